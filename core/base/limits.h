@@ -1,0 +1,36 @@
+#pragma once
+
+// Every bound of the system that is not a flag, with its arithmetic.
+
+#include <cstddef>
+#include <cstdint>
+
+namespace octavo {
+
+// Checkpoints
+inline constexpr uint64_t kSafetensorsHeaderMax = 100'000'000;  // the format's own limit
+inline constexpr uint64_t kIndexFileMax = 256u << 20;           // model.safetensors.index.json
+inline constexpr uint64_t kConfigFileMax = 16u << 20;
+inline constexpr uint64_t kTokenizerFileMax = 64u << 20;
+inline constexpr uint64_t kSideFileMax = 256u << 20;
+
+// Units: 16 MiB of source keeps a BF16 unit's buffers (source 16, codes 8, read-back 8) at 32 MiB,
+// so that a worker with two units in flight works in 256 MiB with its libraries (about 80 MiB)
+// beside them.
+inline constexpr uint64_t kUnitSourceBytesMax = 16u << 20;
+inline constexpr int64_t kUnitRowMultiple = 128;
+
+// RPC
+inline constexpr int kGrpcMessageBytesMax = 64 << 20;  // a Plan of 20,000 units is about 10 MiB
+inline constexpr uint32_t kBeatMs = 250;
+inline constexpr uint32_t kLeaseMs = 750;
+inline constexpr int kCollectiveTimeoutSeconds = 60;
+
+// Serving
+inline constexpr int kKvBlockTokens = 32;        // the key blocks of the numerics
+inline constexpr int kPrefillChunkTokens = 256;  // cancellation and deadlines act within one chunk
+inline constexpr int kQueueRequestsMax = 256;
+inline constexpr int kTopLogprobsMax = 20;
+inline constexpr int kStopStringsMax = 16;
+
+}  // namespace octavo
