@@ -1,0 +1,39 @@
+#pragma once
+
+// What `octavo plan` prints: sizes from the plan, time from rates measured earlier.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "octavo/v1/plan.pb.h"
+
+namespace octavo {
+
+// Bytes per second of this machine; 0: not measured.
+struct MachineRates {
+  double read = 0;    // cold sequential reading
+  double write = 0;   // write with fdatasync
+  double cast = 0;    // source bytes cast, one core
+  double verify = 0;  // digest and read-back, one core
+  int cores = 1;
+};
+
+struct Estimate {
+  uint32_t units = 0;
+  uint32_t phases = 0;
+  uint64_t source_bytes = 0;      // read once, by copies and casts
+  uint64_t reread_bytes = 0;      // read again for joint scales
+  uint64_t output_bytes = 0;      // the whole folder
+  uint64_t disk_bytes = 0;        // free space needed beside the output
+  uint64_t unit_bytes_max = 0;    // largest buffers of one unit in flight
+  uint64_t memory_bytes_min = 0;  // smallest --memory of a worker
+  uint64_t quantized_tensors = 0;
+  uint64_t kept_tensors = 0;
+  std::optional<double> seconds;  // nothing without rates
+  std::string limit;              // "read", "write", "cast", "verify"; empty without rates
+};
+
+Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, int workers);
+
+}  // namespace octavo

@@ -1,0 +1,76 @@
+#pragma once
+
+// Recipes: which linear layers become eight-bit numbers, and how. A recipe is data; a preset is a
+// recipe with a name. Both are YAML:
+//
+//   name: fp8-dynamic
+//   description: one line
+//   dialect: compressed-tensors
+//   rules:                            # the first rule that matches a layer wins
+//     - roles: [down_proj]            # absent: every role
+//       name: model.layers.0.*        # glob (* and ?) over the module name; absent: every name
+//       weight: keep                  # stays as it is
+//     - weight: {type: fp8, scale: channel}
+//       input: {type: fp8, scale: token}
+//       algorithm: absmax             # or mse
+//
+// weight: `keep`, or {type: fp8 | int8, scale: tensor | channel | block, block: [rows, columns]}
+// input:  absent or `none` (activations stay), or {type: fp8 | int8, scale: token | group, group:
+// n};
+//         always found at run time
+// A linear layer that no rule matches stays as it is. Embeddings, norms, lm_head, biases and
+// routers always stay, whatever the rules say.
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "octavo/v1/recipe.pb.h"
+
+namespace octavo {
+
+// Names of the presets, the default first.
+std::span<const std::string_view> PresetNames();
+
+// The YAML text of a preset, as `octavo recipe show NAME` prints it. kNotFound names the presets.
+absl::StatusOr<std::string_view> PresetYaml(std::string_view name);
+absl::StatusOr<v1::Recipe> Preset(std::string_view name);
+
+// Reads a recipe. Unknown keys, wrong values, duplicate keys, more than 64 KiB, more than 256 rules
+// and nesting deeper than 8 are kBadRecipe, naming `file_name` and the line. Schemes that no
+// dialect can say are refused here too (legality.h).
+absl::StatusOr<v1::Recipe> ParseRecipe(std::string_view yaml, std::string_view file_name);
+
+// YAML such that ParseRecipe(RecipeYaml(r)) == r for every r that ParseRecipe can return.
+std::string RecipeYaml(const v1::Recipe& recipe);
+
+// What a recipe says about one tensor.
+struct TensorScheme {
+  const v1::Scheme* scheme = nullptr;  // into the recipe; null: the tensor stays as it is
+  v1::Algorithm algorithm = v1::ALGORITHM_UNSPECIFIED;
+};
+
+// Applies the rules to every tensor: element i belongs to tensors[i]. The recipe must outlive the
+// result. A pattern or role that matches nothing is legal. Schemes illegal for a tensor's family
+// and fused groups (q/k/v, gate/up) with different verdicts are kBadRecipe (legality.h).
+absl::StatusOr<std::vector<TensorScheme>> ResolveSchemes(const v1::Recipe& recipe,
+                                                         std::span<const v1::ModelTensor> tensors);
+
+// True for the weights of linear layers inside the model's layers: what rules may quantize.
+bool IsQuantizable(v1::TensorRole role);
+
+// "model.layers.0.mlp.up_proj" of "model.layers.0.mlp.up_proj.weight".
+std::string_view ModuleName(std::string_view tensor_name);
+
+// Shell glob over the whole of `text`: * any run, ? any one byte. Linear time.
+bool GlobMatches(std::string_view pattern, std::string_view text);
+
+// "down_proj" of DOWN_PROJ: the spelling in recipes and messages.
+std::string RoleName(v1::TensorRole role);
+
+// "FP8 channel / FP8 token dynamic", for people.
+std::string SchemeText(const v1::Scheme& scheme);
+
+}  // namespace octavo
