@@ -1,0 +1,49 @@
+#pragma once
+
+// Conversations to prompts. A checkpoint's chat template is a Jinja program; Octavo knows a number
+// of them by the XXH3-128 digest of their text and renders them with code of its own, byte for byte
+// as `transformers` (apply_chat_template, tokenize=False) does. Any other template is refused, with
+// its digest, rather than approximated.
+//
+// Known: ChatML in several spellings (plain, SmolLM2, Qwen1.5, Qwen2: they differ in the default
+// system prompt), Llama 3 and Llama 3.1 without tools. See the table in chat_template_forms.cc.
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+
+namespace octavo {
+
+struct ChatTurn {
+  std::string role;  // "system", "user", "assistant", or whatever the template passes through
+  std::string content;
+};
+
+struct ChatForm;  // chat_template_forms.h
+
+class ChatTemplate {
+ public:
+  // Errors: kUnsupported when the text is not one of the known templates.
+  static absl::StatusOr<ChatTemplate> FromText(std::string_view template_text,
+                                               std::string_view bos_text,
+                                               std::string_view eos_text);
+
+  // `add_generation_prompt`: end with the header of the assistant's next turn. Errors: kBadRequest
+  // where the template itself would raise an error.
+  absl::StatusOr<std::string> Render(std::span<const ChatTurn> turns,
+                                     bool add_generation_prompt) const;
+
+  // "chatml", "smollm2", "qwen2", "llama3", ...
+  std::string_view name() const;
+
+ private:
+  ChatTemplate(const ChatForm* form, std::string bos_text)
+      : form_(form), bos_text_(std::move(bos_text)) {}
+
+  const ChatForm* form_;
+  std::string bos_text_;
+};
+
+}  // namespace octavo
