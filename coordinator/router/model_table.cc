@@ -1,0 +1,62 @@
+#include "coordinator/router/model_table.h"
+
+#include "core/base/error.h"
+#include "core/base/status.h"
+#include "fmt/format.h"
+#include "fmt/ranges.h"
+
+namespace octavo {
+
+void ModelTable::Put(const v1::ModelInfo& model) {
+  MutexLock lock(mutex_);
+  models_[model.model_id()] = model;
+}
+
+void ModelTable::Remove(const std::string& model_id) {
+  MutexLock lock(mutex_);
+  models_.erase(model_id);
+}
+
+std::vector<v1::ModelInfo> ModelTable::List() const {
+  MutexLock lock(mutex_);
+  std::vector<v1::ModelInfo> list;
+  for (const auto& [id, model] : models_) list.push_back(model);
+  return list;
+}
+
+absl::StatusOr<v1::ModelInfo> ModelTable::Find(const std::string& model) const {
+  MutexLock lock(mutex_);
+  if (model.empty() && models_.size() == 1) return models_.begin()->second;
+  if (const auto it = models_.find(model); it != models_.end()) return it->second;
+  std::vector<std::string> names;
+  for (const auto& [id, entry] : models_) names.push_back(id);
+  if (!model.empty()) {
+    return MakeError(
+        Reason::kNotFound,
+        fmt::format("no model is called '{}'; loaded: [{}]", model, fmt::join(names, ", ")), {},
+        "load it, or name one of these");
+  }
+  if (names.empty()) {
+    return MakeError(Reason::kNotReady, "no model is loaded", {}, "run octavo serve DIR");
+  }
+  return MakeError(Reason::kBadRequest,
+                   fmt::format("several models are loaded: [{}]", fmt::join(names, ", ")), {},
+                   "name one in the field 'model'");
+}
+
+absl::StatusOr<v1::ModelInfo> ModelTable::Route(const std::string& model) const {
+  OCTAVO_ASSIGN_OR_RETURN(v1::ModelInfo info, Find(model));
+  if (info.state() == "ready") return info;
+  std::string what = fmt::format("model '{}' is {}", info.model_id(), info.state());
+  if (info.has_failure()) what += ": " + info.failure().message();
+  return MakeError(Reason::kNotReady, what, {}, "try again when it is ready");
+}
+
+bool ModelTable::StillServing(const v1::ModelInfo& model) const {
+  MutexLock lock(mutex_);
+  const auto it = models_.find(model.model_id());
+  return it != models_.end() && it->second.state() == "ready" &&
+         it->second.group_epoch() == model.group_epoch();
+}
+
+}  // namespace octavo

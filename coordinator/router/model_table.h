@@ -1,0 +1,43 @@
+#pragma once
+
+// The models being served and where their leader ranks are: written by coordinator/control as
+// groups form, break and form again, read by the gateway for every request.
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/base/mutex.h"
+#include "octavo/v1/inference.pb.h"
+
+namespace octavo {
+
+// Thread-safe.
+class ModelTable {
+ public:
+  // Inserts or replaces the entry with this model_id.
+  void Put(const v1::ModelInfo& model);
+  void Remove(const std::string& model_id);
+
+  // Sorted by model id.
+  std::vector<v1::ModelInfo> List() const;
+
+  // The entry called `model`, in whatever state; an empty name means the only one there is.
+  // Errors: kNotFound (naming the models there are), kNotReady (the table is empty and no model was
+  // named), kBadRequest (several and none named).
+  absl::StatusOr<v1::ModelInfo> Find(const std::string& model) const;
+
+  // As Find, for an entry that can take a request now. Errors as Find, kNotReady while the group
+  // loads or forms again or has failed (with its failure).
+  absl::StatusOr<v1::ModelInfo> Route(const std::string& model) const;
+
+  // Whether the group that `model` (a result of Route) described is still the one serving it.
+  bool StillServing(const v1::ModelInfo& model) const;
+
+ private:
+  mutable Mutex mutex_;
+  std::map<std::string, v1::ModelInfo> models_ OCTAVO_GUARDED_BY(mutex_);
+};
+
+}  // namespace octavo
