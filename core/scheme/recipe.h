@@ -64,7 +64,8 @@ bool IsQuantizable(v1::TensorRole role);
 // "model.layers.0.mlp.up_proj" of "model.layers.0.mlp.up_proj.weight".
 std::string_view ModuleName(std::string_view tensor_name);
 
-// Shell glob over the whole of `text`: * any run, ? any one byte. Linear time.
+// Shell glob over the whole of `text`: * any run, ? any one byte. Time at most
+// |pattern| x |text|.
 bool GlobMatches(std::string_view pattern, std::string_view text);
 
 // "down_proj" of DOWN_PROJ: the spelling in recipes and messages.

@@ -1,0 +1,75 @@
+#include <array>
+
+#include "core/base/error.h"
+#include "core/base/status.h"
+#include "core/scheme/recipe.h"
+#include "fmt/format.h"
+#include "fmt/ranges.h"
+
+namespace octavo {
+namespace {
+
+struct PresetText {
+  std::string_view name;
+  std::string_view yaml;
+};
+
+constexpr std::array kPresets = {
+    PresetText{"fp8-dynamic", R"(name: fp8-dynamic
+description: FP8 weights with one scale per output row, FP8 activations scaled per token at run time
+dialect: compressed-tensors
+rules:
+  - weight: {type: fp8, scale: channel}
+    input: {type: fp8, scale: token}
+    algorithm: absmax
+)"},
+    PresetText{"fp8-weight-only", R"(name: fp8-weight-only
+description: FP8 weights with one scale per output row, activations stay as they are (W8A16)
+dialect: compressed-tensors
+rules:
+  - weight: {type: fp8, scale: channel}
+    input: none
+    algorithm: absmax
+)"},
+    PresetText{"fp8-block", R"(name: fp8-block
+description: FP8 weights in blocks of 128 x 128, FP8 activations scaled per 128 elements at run time
+dialect: compressed-tensors
+rules:
+  - weight: {type: fp8, scale: block, block: [128, 128]}
+    input: {type: fp8, scale: group, group: 128}
+    algorithm: absmax
+)"},
+    PresetText{"int8-dynamic", R"(name: int8-dynamic
+description: INT8 weights with one scale per output row, INT8 activations scaled per token at run time
+dialect: compressed-tensors
+rules:
+  - weight: {type: int8, scale: channel}
+    input: {type: int8, scale: token}
+    algorithm: absmax
+)"},
+};
+
+constexpr auto kNames = [] {
+  std::array<std::string_view, kPresets.size()> names;
+  for (size_t i = 0; i < names.size(); ++i) names[i] = kPresets[i].name;
+  return names;
+}();
+
+}  // namespace
+
+std::span<const std::string_view> PresetNames() { return kNames; }
+
+absl::StatusOr<std::string_view> PresetYaml(std::string_view name) {
+  for (const PresetText& preset : kPresets) {
+    if (preset.name == name) return preset.yaml;
+  }
+  return MakeError(Reason::kNotFound, fmt::format("no preset is called '{}'", name), {},
+                   fmt::format("Presets: {}; or give a YAML file", fmt::join(kNames, ", ")));
+}
+
+absl::StatusOr<v1::Recipe> Preset(std::string_view name) {
+  OCTAVO_ASSIGN_OR_RETURN(const std::string_view yaml, PresetYaml(name));
+  return ParseRecipe(yaml, name);
+}
+
+}  // namespace octavo

@@ -1,0 +1,183 @@
+#include "core/scheme/recipe.h"
+
+#include <map>
+#include <tuple>
+
+#include "core/base/error.h"
+#include "core/base/status.h"
+#include "core/scheme/legality.h"
+#include "fmt/format.h"
+
+namespace octavo {
+namespace {
+
+bool IsExpert(v1::TensorRole role) {
+  return role == v1::EXPERT_GATE || role == v1::EXPERT_UP || role == v1::EXPERT_DOWN;
+}
+
+// Layers that servers fuse into one product must be quantized alike: 1 is q/k/v, 2 is gate/up, 3 is
+// all experts of a layer. 0 stands alone.
+int FusedGroup(v1::TensorRole role) {
+  switch (role) {
+    case v1::Q_PROJ:
+    case v1::K_PROJ:
+    case v1::V_PROJ:
+      return 1;
+    case v1::GATE_PROJ:
+    case v1::UP_PROJ:
+      return 2;
+    default:
+      return IsExpert(role) ? 3 : 0;
+  }
+}
+
+bool RuleMatches(const v1::Rule& rule, v1::TensorRole role, std::string_view module) {
+  if (rule.roles_size() > 0) {
+    bool found = false;
+    for (const int wanted : rule.roles()) found = found || wanted == role;
+    if (!found) return false;
+  }
+  return rule.name_pattern().empty() || GlobMatches(rule.name_pattern(), module);
+}
+
+bool SameVerdict(const TensorScheme& a, const TensorScheme& b) {
+  if (a.scheme == nullptr || b.scheme == nullptr) return a.scheme == b.scheme;
+  if (a.scheme->SerializeAsString() != b.scheme->SerializeAsString()) return false;
+  // One joint scale needs one algorithm.
+  return a.scheme->weight().granularity() != v1::PER_TENSOR || a.algorithm == b.algorithm;
+}
+
+absl::Status CheckFusedGroups(std::span<const v1::ModelTensor> tensors,
+                              std::span<const TensorScheme> schemes) {
+  std::map<std::tuple<int32_t, int>, size_t> first_of;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const int group = FusedGroup(tensors[i].role());
+    if (group == 0) continue;
+    const auto [first, inserted] = first_of.try_emplace({tensors[i].layer(), group}, i);
+    if (inserted || SameVerdict(schemes[first->second], schemes[i])) continue;
+    return MakeError(
+        Reason::kBadRecipe,
+        fmt::format("the recipe treats {} and {} differently, but servers fuse them into one layer",
+                    ModuleName(tensors[first->second].spec().name()),
+                    ModuleName(tensors[i].spec().name())),
+        {}, "Let one rule match q, k and v, or gate and up, or all experts alike");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<TensorScheme>> ResolveSchemes(const v1::Recipe& recipe,
+                                                         std::span<const v1::ModelTensor> tensors) {
+  std::vector<TensorScheme> schemes(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const v1::ModelTensor& tensor = tensors[i];
+    if (!IsQuantizable(tensor.role())) continue;
+    const std::string_view module = ModuleName(tensor.spec().name());
+    for (const v1::Rule& rule : recipe.rules()) {
+      if (!RuleMatches(rule, tensor.role(), module)) continue;
+      if (rule.scheme().weight().type() != v1::NUMERIC_KEEP) {
+        schemes[i] = {&rule.scheme(), rule.algorithm()};
+      }
+      break;
+    }
+    if (schemes[i].scheme != nullptr) {
+      OCTAVO_RETURN_IF_ERROR(CheckLegal(*schemes[i].scheme, schemes[i].algorithm, recipe.dialect(),
+                                        IsExpert(tensor.role()), module));
+    }
+  }
+  OCTAVO_RETURN_IF_ERROR(CheckFusedGroups(tensors, schemes));
+  return schemes;
+}
+
+bool IsQuantizable(v1::TensorRole role) {
+  switch (role) {
+    case v1::Q_PROJ:
+    case v1::K_PROJ:
+    case v1::V_PROJ:
+    case v1::O_PROJ:
+    case v1::GATE_PROJ:
+    case v1::UP_PROJ:
+    case v1::DOWN_PROJ:
+      return true;
+    default:
+      return IsExpert(role);
+  }
+}
+
+std::string_view ModuleName(std::string_view tensor_name) {
+  constexpr std::string_view kSuffix = ".weight";
+  if (tensor_name.ends_with(kSuffix)) tensor_name.remove_suffix(kSuffix.size());
+  return tensor_name;
+}
+
+bool GlobMatches(std::string_view pattern, std::string_view text) {
+  size_t p = 0;
+  size_t t = 0;
+  size_t star = std::string_view::npos;  // the last * seen; everything before it is settled
+  size_t star_text = 0;                  // where in text that * stops matching
+  while (t < text.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      star_text = t;
+    } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == text[t])) {
+      ++p;
+      ++t;
+    } else if (star != std::string_view::npos) {
+      p = star + 1;
+      t = ++star_text;
+    } else {
+      return false;
+    }
+  }
+  while (p < pattern.size() && pattern[p] == '*') ++p;
+  return p == pattern.size();
+}
+
+std::string RoleName(v1::TensorRole role) {
+  std::string name = v1::TensorRole_Name(role);
+  for (char& c : name) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return name;
+}
+
+namespace {
+
+std::string_view TypeText(v1::NumericType type) {
+  switch (type) {
+    case v1::NUMERIC_FP8_E4M3:
+      return "FP8";
+    case v1::NUMERIC_INT8:
+      return "INT8";
+    default:
+      return "kept";
+  }
+}
+
+std::string FormatText(const v1::NumericFormat& format) {
+  switch (format.granularity()) {
+    case v1::PER_TENSOR:
+      return fmt::format("{} tensor", TypeText(format.type()));
+    case v1::PER_CHANNEL:
+      return fmt::format("{} channel", TypeText(format.type()));
+    case v1::PER_BLOCK:
+      return fmt::format("{} block {}x{}", TypeText(format.type()), format.block_rows(),
+                         format.block_columns());
+    case v1::PER_TOKEN:
+      return fmt::format("{} token dynamic", TypeText(format.type()));
+    case v1::PER_GROUP:
+      return fmt::format("{} group {} dynamic", TypeText(format.type()), format.block_columns());
+    default:
+      return std::string(TypeText(format.type()));
+  }
+}
+
+}  // namespace
+
+std::string SchemeText(const v1::Scheme& scheme) {
+  if (!scheme.has_input()) return FormatText(scheme.weight()) + " weights only";
+  return FormatText(scheme.weight()) + " / " + FormatText(scheme.input());
+}
+
+}  // namespace octavo
