@@ -7,8 +7,9 @@
 
 namespace octavo {
 
-// Arms one point: "name" dies at its first passage, "name:3" at its third. An empty spec disarms.
-// Called by main only, from the environment variable OCTAVO_FAULT_POINT.
+// Arms one point: "name" dies at its first passage, "name:3" at its third. With "@FILE" behind it
+// only one process dies: the one that creates FILE, which must not exist before. An empty spec
+// disarms. Called by main only, from the environment variable OCTAVO_FAULT_POINT.
 void ArmFaultPoint(std::string_view spec);
 
 // Dies here if `name` is armed and its count is reached. Costs one relaxed load otherwise.

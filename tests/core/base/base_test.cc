@@ -102,6 +102,26 @@ TEST(Fault, KillsAtTheCountedPassage) {
   EXPECT_EQ(WTERMSIG(status), SIGKILL);
 }
 
+// With a file, only the process that creates it dies.
+TEST(Fault, FileMakesItHappenOnce) {
+  const std::string file = testing::TempDir() + "/fault_once_" + RandomHex(4);
+  int killed = 0;
+  for (int run = 0; run < 3; ++run) {
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      ArmFaultPoint("here@" + file);
+      FaultPoint("here");
+      _exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    if (WIFSIGNALED(status)) ++killed;
+  }
+  EXPECT_EQ(killed, 1);
+  unlink(file.c_str());
+}
+
 TEST(Fault, DisarmedDoesNothing) {
   ArmFaultPoint("");
   FaultPoint("here");
