@@ -1,0 +1,41 @@
+#pragma once
+
+// How a checkpoint is laid over the ranks of a serving group: which units of K, KV groups and rows
+// of the vocabulary each rank owns, which rows or columns of which tensor it reads, and what memory
+// that takes. Pure: same inputs, same plan, on every machine. (docs/numerics.md section 5: units.)
+
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "absl/status/statusor.h"
+#include "octavo/v1/model.pb.h"
+#include "octavo/v1/plan.pb.h"
+#include "octavo/v1/recipe.pb.h"
+
+namespace octavo {
+
+// One tensor as it lies on disk. Scale tensors are not listed on their own: they belong to their
+// weight.
+struct ServedTensor {
+  v1::ModelTensor tensor;
+  std::optional<v1::Scheme> scheme;     // absent: not quantized
+  std::optional<v1::TensorSpec> scale;  // with `scheme`
+};
+
+struct ServeOptions {
+  uint32_t rank_count = 1;
+  int64_t max_model_len = 0;       // 0: the model's own, shortened to fit the budget
+  uint64_t rank_memory_bytes = 0;  // for weights, KV cache and scratch of one rank; 0: no limit
+  uint32_t max_sequences = 1;      // sequences of max_model_len that the KV cache holds at once
+};
+
+// Refused, with the reason: more ranks than KV heads or than units of K (a unit would be cut), a
+// rank count that cuts a block-scaled unit, missing or misshapen tensors (kBadCheckpoint), schemes
+// that the runner does not compute (kUnsupported), a budget that does not hold the weights or an
+// explicit max_model_len (kOutOfMemory, with the numbers).
+absl::StatusOr<v1::ServePlan> PlanServing(const v1::ModelSpec& model,
+                                          std::span<const ServedTensor> tensors,
+                                          const ServeOptions& options);
+
+}  // namespace octavo
