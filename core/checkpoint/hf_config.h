@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "core/tensor/dtype.h"
 #include "octavo/v1/model.pb.h"
 
 namespace octavo {
@@ -21,6 +22,9 @@ absl::StatusOr<v1::ModelSpec> ParseConfig(std::string_view config_text,
 // True when config.json has a quantization_config (or the older compression_config). kBadCheckpoint
 // if it is no JSON.
 absl::StatusOr<bool> HasQuantization(std::string_view config_text);
+
+// "bfloat16", "float16", "float32"; empty for what is no dtype of weights.
+std::string_view TorchName(DType dtype);
 
 // config.json of `spec` in the spelling that transformers 4 and 5 both read; `ParseConfig` gives
 // `spec` back.
