@@ -42,7 +42,7 @@ Engine::~Engine() {
   thread_.request_stop();
 }
 
-absl::Status Engine::CheckIds(std::span<const int32_t> ids) const {
+absl::Status Engine::CheckIds(const google::protobuf::RepeatedField<int32_t>& ids) const {
   for (const int32_t id : ids) {
     if (id < 0 || id >= options_.vocab_size) {
       return MakeError(

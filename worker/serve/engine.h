@@ -87,7 +87,7 @@ class Engine {
   };
 
   absl::StatusOr<std::shared_ptr<EngineCall>> Queue(Active active, NewSequence sequence);
-  absl::Status CheckIds(std::span<const int32_t> ids) const;
+  absl::Status CheckIds(const google::protobuf::RepeatedField<int32_t>& ids) const;
   void Loop(const std::stop_token& stop);
   // Takes the next decision; nothing to compute: false, after a short wait.
   bool Decide(v1::Step& step);
