@@ -16,7 +16,7 @@ if [[ -f $stamp && $(<"$stamp") == "$want" ]]; then
   exit 0
 fi
 [[ -x $venv/bin/python ]] || python3 -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check uv==0.11.26
+"$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check uv==0.13.9
 override=$(mktemp)
 trap 'rm -f "$override"' EXIT
 printf 'torch==2.13.0\ntorchvision\ntorchaudio\n' >"$override"
