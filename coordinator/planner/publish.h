@@ -51,15 +51,18 @@ absl::Status FinishFolder(const v1::Job& job, const v1::Plan& plan,
                           std::span<const v1::Receipt> receipts);
 
 // The manifest that FinishFolder writes.
-absl::StatusOr<v1::Manifest> MakeManifest(const v1::Job& job, const v1::Plan& plan,
+absl::StatusOr<v1::Manifest> MakeManifest(const v1::Plan& plan,
                                           std::span<const v1::Receipt> receipts);
 
 // The model card (README.md): recipe, command with SRC and DST, error figures, how to load it.
+// Lists the files of `manifest`, which does not hold the card itself yet.
 std::string ModelCard(const v1::Plan& plan, const v1::Manifest& manifest);
 
 // Moves a finished staging folder to its final name: one rename that never replaces anything
 // (kOutputExists); with `overwrite` an exchange, after which the old folder is removed. Syncs the
-// parent. Passes the fault points mid-publish (before the rename) and after-publish.
+// parent. Passes the fault points mid-publish (before the rename) and after-publish. After a crash,
+// ask LookAtOutput first: kSame means that the rename happened, and what is left under staging_dir
+// (the old folder of an exchange) is to be removed.
 absl::Status PublishFolder(const std::string& staging_dir, const std::string& output_dir,
                            bool overwrite);
 

@@ -1,0 +1,172 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <map>
+
+#include "coordinator/planner/publish.h"
+#include "core/base/checksum.h"
+#include "core/base/error.h"
+#include "core/base/status.h"
+#include "core/tensor/bare/tree.h"
+#include "fmt/format.h"
+
+namespace octavo {
+namespace {
+
+v1::Digest ToProto(const Digest128& digest) {
+  v1::Digest out;
+  out.set_low(digest.low);
+  out.set_high(digest.high);
+  return out;
+}
+
+// The canonical 16 bytes: big-endian, high half first, as Hex spells them.
+std::array<char, 16> Bytes(const v1::Digest& digest) {
+  std::array<char, 16> out;
+  for (int i = 0; i < 8; ++i) {
+    out[i] = static_cast<char>(digest.high() >> (56 - 8 * i));
+    out[8 + i] = static_cast<char>(digest.low() >> (56 - 8 * i));
+  }
+  return out;
+}
+
+// Sorts the ranges, checks that they tile the file, and digests their digests.
+absl::Status Seal(v1::ManifestFile* file) {
+  auto* ranges = file->mutable_ranges();
+  std::sort(ranges->begin(), ranges->end(),
+            [](const v1::ManifestRange& a, const v1::ManifestRange& b) {
+              return std::pair(a.begin(), a.end()) < std::pair(b.begin(), b.end());
+            });
+  uint64_t at = 0;
+  DigestStream digest;
+  for (const v1::ManifestRange& range : *ranges) {
+    if (range.begin() != at || range.end() < at) {
+      return MakeError(Reason::kInternal, "the receipts do not cover the file exactly",
+                       {.file = file->name(), .offset = at});
+    }
+    at = range.end();
+    const auto bytes = Bytes(range.digest());
+    digest.Add(std::string_view(bytes.data(), bytes.size()));
+  }
+  if (at != file->size()) {
+    return MakeError(Reason::kInternal, "the receipts do not reach the end of the file",
+                     {.file = file->name(), .offset = at});
+  }
+  *file->mutable_digest() = ToProto(digest.Finish());
+  return absl::OkStatus();
+}
+
+void AddRange(uint64_t begin, uint64_t end, const v1::Digest& digest, v1::ManifestFile* file) {
+  v1::ManifestRange* range = file->add_ranges();
+  range->set_begin(begin);
+  range->set_end(end);
+  *range->mutable_digest() = digest;
+}
+
+v1::ManifestFile SmallFile(const std::string& name, uint64_t size, const v1::Digest& digest) {
+  v1::ManifestFile file;
+  file.set_name(name);
+  file.set_size(size);
+  AddRange(0, size, digest, &file);
+  return file;
+}
+
+// One receipt per unit, by unit id; what each unit wrote is what the plan gave it.
+absl::StatusOr<std::vector<const v1::Receipt*>> ByUnit(const v1::Plan& plan,
+                                                       std::span<const v1::Receipt> receipts) {
+  std::vector<const v1::Receipt*> by_unit(plan.units_size());
+  for (const v1::Receipt& receipt : receipts) {
+    if (receipt.unit_id() >= by_unit.size() || by_unit[receipt.unit_id()] != nullptr) {
+      return MakeError(Reason::kInternal,
+                       fmt::format("a second or unknown receipt of unit {}", receipt.unit_id()));
+    }
+    by_unit[receipt.unit_id()] = &receipt;
+  }
+  for (size_t unit = 0; unit < by_unit.size(); ++unit) {
+    if (by_unit[unit] == nullptr) {
+      return MakeError(Reason::kInternal, fmt::format("no receipt of unit {}", unit));
+    }
+  }
+  return by_unit;
+}
+
+struct ErrorSums {
+  std::vector<std::array<double, 2>> pieces;  // squared error, squared source
+  double max_abs_error = 0;
+  uint64_t zero_groups = 0;
+};
+
+// One entry per quantized tensor, in the order of the plan's units; pieces merge over Tree.
+void AddErrors(std::span<const v1::Receipt* const> by_unit, v1::Manifest* manifest) {
+  std::map<std::string_view, size_t> index;
+  std::vector<std::pair<std::string_view, ErrorSums>> tensors;
+  for (const v1::Receipt* receipt : by_unit) {
+    for (const v1::PieceReport& report : receipt->reports()) {
+      const auto [entry, inserted] = index.try_emplace(report.tensor(), tensors.size());
+      if (inserted) tensors.push_back({report.tensor(), {}});
+      ErrorSums& sums = tensors[entry->second].second;
+      sums.pieces.push_back({report.squared_error(), report.squared_source()});
+      sums.max_abs_error = std::max(sums.max_abs_error, report.max_abs_error());
+      sums.zero_groups += report.zero_groups();
+    }
+  }
+  for (auto& [name, sums] : tensors) {
+    for (const MergeStep& step : MergeSteps(static_cast<int>(sums.pieces.size()))) {
+      for (int i = 0; i < 2; ++i) sums.pieces[step.into][i] += sums.pieces[step.from][i];
+    }
+    const auto [error, source] = sums.pieces.front();
+    v1::TensorError* out = manifest->add_errors();
+    out->set_tensor(std::string(name));
+    out->set_relative_error(source > 0 ? std::sqrt(error / source) : 0);
+    out->set_max_abs_error(sums.max_abs_error);
+    out->set_zero_groups(sums.zero_groups);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<v1::Manifest> MakeManifest(const v1::Plan& plan,
+                                          std::span<const v1::Receipt> receipts) {
+  OCTAVO_ASSIGN_OR_RETURN(const auto by_unit, ByUnit(plan, receipts));
+  v1::Manifest manifest;
+  manifest.set_format("octavo-manifest-1");
+  *manifest.mutable_recipe() = plan.recipe();
+  *manifest.mutable_sources() = plan.sources();
+  AddErrors(by_unit, &manifest);
+
+  std::vector<v1::ManifestFile> files(plan.outputs_size());
+  for (int i = 0; i < plan.outputs_size(); ++i) {
+    const v1::OutputFile& output = plan.outputs(i);
+    files[i] = SmallFile(output.name(), output.head().size(), ToProto(DigestOf(output.head())));
+    files[i].set_size(output.size());
+  }
+  for (const v1::Receipt* receipt : by_unit) {
+    for (const v1::RangeDigest& range : receipt->ranges()) {
+      if (range.range().file() >= files.size()) {
+        return MakeError(Reason::kInternal, "a receipt names a file outside the plan");
+      }
+      AddRange(range.range().begin(), range.range().end(), range.digest(),
+               &files[range.range().file()]);
+    }
+  }
+  for (const v1::SourceFile& side : plan.side_files()) {
+    files.push_back(SmallFile(side.name(), side.size(), side.header_digest()));
+  }
+  for (v1::ManifestFile& file : files) OCTAVO_RETURN_IF_ERROR(Seal(&file));
+  std::sort(files.begin(), files.end(), [](const v1::ManifestFile& a, const v1::ManifestFile& b) {
+    return a.name() < b.name();
+  });
+  for (v1::ManifestFile& file : files) *manifest.add_files() = std::move(file);
+
+  const std::string card = ModelCard(plan, manifest);
+  v1::ManifestFile card_file = SmallFile("README.md", card.size(), ToProto(DigestOf(card)));
+  OCTAVO_RETURN_IF_ERROR(Seal(&card_file));
+  auto* all = manifest.mutable_files();
+  *all->Add() = std::move(card_file);
+  std::sort(all->begin(), all->end(), [](const v1::ManifestFile& a, const v1::ManifestFile& b) {
+    return a.name() < b.name();
+  });
+  return manifest;
+}
+
+}  // namespace octavo

@@ -1,0 +1,45 @@
+#pragma once
+
+// The two halves of BuildPlan: where everything goes (layout), and who reads what when (units).
+// Private to coordinator/planner.
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/scheme/recipe.h"
+#include "octavo/v1/model.pb.h"
+#include "octavo/v1/plan.pb.h"
+
+namespace octavo {
+
+struct Checkpoint;
+
+// One source tensor and its places in the output.
+struct PlacedTensor {
+  const v1::ModelTensor* source = nullptr;
+  TensorScheme scheme;        // null scheme: copied
+  uint32_t source_file = 0;   // index into Checkpoint.files
+  uint32_t output_file = 0;   // index into Plan.outputs
+  uint64_t weight_begin = 0;  // absolute, in the output file
+  uint64_t scale_begin = 0;   // where quantized
+  uint64_t scale_bytes = 0;   // of one scale: its dtype's size
+  v1::DType scale_dtype = v1::DTYPE_UNSPECIFIED;
+
+  // Anything not two-dimensional counts as one row.
+  int64_t rows() const { return source->spec().shape_size() == 2 ? source->spec().shape(0) : 1; }
+  uint64_t source_bytes() const { return source->spec().end() - source->spec().begin(); }
+};
+
+// Fills plan->outputs (tensor files, config.json, index). Element i of the result belongs to
+// checkpoint.tensors[i].
+absl::StatusOr<std::vector<PlacedTensor>> LayOutFiles(const Checkpoint& checkpoint,
+                                                      std::span<const TensorScheme> schemes,
+                                                      v1::Plan* plan);
+
+// Fills plan->units, tie_group_count, source_bytes.
+void CutUnits(std::span<const PlacedTensor> tensors, v1::Plan* plan);
+
+}  // namespace octavo

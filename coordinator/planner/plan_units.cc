@@ -1,0 +1,231 @@
+#include <algorithm>
+#include <array>
+#include <map>
+#include <tuple>
+
+#include "coordinator/planner/plan_parts.h"
+#include "core/base/limits.h"
+
+namespace octavo {
+namespace {
+
+// The streams of units, in the order of their ids. Each fills its open unit before it starts the
+// next one.
+enum Stream { kStatAmax, kDirect, kStatMse, kCastAbsmax, kCastMse, kStreamCount };
+
+struct StreamKind {
+  uint32_t phase;
+  v1::UnitKind kind;
+};
+constexpr std::array<StreamKind, kStreamCount> kStreams = {{{0, v1::UNIT_STAT_AMAX},
+                                                            {0, v1::UNIT_CAST},
+                                                            {1, v1::UNIT_STAT_MSE},
+                                                            {1, v1::UNIT_CAST},
+                                                            {2, v1::UNIT_CAST}}};
+
+// Tensors that share one scale (a per-tensor scale of one tensor is a set of one).
+struct TieSet {
+  std::vector<const PlacedTensor*> members;  // in source order
+  uint64_t bytes = 0;
+};
+
+// q/k/v, and gate/up (of one expert), are fused by servers and share a per-tensor scale. The key is
+// (layer, expert, which), or a key of its own for every other tensor.
+std::tuple<int32_t, int32_t, int64_t> TieKey(const PlacedTensor& tensor, int64_t own) {
+  const v1::ModelTensor& source = *tensor.source;
+  switch (source.role()) {
+    case v1::Q_PROJ:
+    case v1::K_PROJ:
+    case v1::V_PROJ:
+      return {source.layer(), -1, -1};
+    case v1::GATE_PROJ:
+    case v1::UP_PROJ:
+      return {source.layer(), -1, -2};
+    case v1::EXPERT_GATE:
+    case v1::EXPERT_UP:
+      return {source.layer(), source.expert(), -2};
+    default:
+      return {source.layer(), source.expert(), own};
+  }
+}
+
+bool HasTensorScale(const PlacedTensor& tensor) {
+  return tensor.scheme.scheme != nullptr &&
+         tensor.scheme.scheme->weight().granularity() == v1::PER_TENSOR;
+}
+
+v1::FileRange Range(uint32_t file, uint64_t begin, uint64_t bytes) {
+  v1::FileRange range;
+  range.set_file(file);
+  range.set_begin(begin);
+  range.set_end(begin + bytes);
+  return range;
+}
+
+// Sets format, algorithm and output ranges of a piece whose rows are set.
+void SetOutput(const PlacedTensor& tensor, v1::Piece* piece) {
+  const v1::TensorSpec& spec = tensor.source->spec();
+  const auto rows = static_cast<uint64_t>(tensor.rows());
+  const uint64_t begin = piece->row_begin();
+  const uint64_t count = piece->row_end() - piece->row_begin();
+  if (tensor.scheme.scheme == nullptr) {
+    const uint64_t row_bytes = tensor.source_bytes() / rows;
+    *piece->mutable_weight_out() =
+        Range(tensor.output_file, tensor.weight_begin + begin * row_bytes, count * row_bytes);
+    return;
+  }
+  const v1::NumericFormat& format = tensor.scheme.scheme->weight();
+  const auto columns = static_cast<uint64_t>(spec.shape(1));
+  *piece->mutable_format() = format;
+  piece->set_algorithm(tensor.scheme.algorithm);
+  piece->set_scale_dtype(tensor.scale_dtype);
+  *piece->mutable_weight_out() =
+      Range(tensor.output_file, tensor.weight_begin + begin * columns, count * columns);
+  uint64_t first = begin;  // scales before this piece
+  uint64_t scales = count;
+  if (format.granularity() == v1::PER_TENSOR) {
+    if (begin != 0) return;
+    scales = 1;
+  } else if (format.granularity() == v1::PER_BLOCK) {
+    const uint64_t block_rows = format.block_rows();
+    const uint64_t per_row = (columns + format.block_columns() - 1) / format.block_columns();
+    first = begin / block_rows * per_row;
+    scales = (count + block_rows - 1) / block_rows * per_row;
+  }
+  *piece->mutable_scale_out() =
+      Range(tensor.output_file, tensor.scale_begin + first * tensor.scale_bytes,
+            scales * tensor.scale_bytes);
+}
+
+class Cutter {
+ public:
+  explicit Cutter(v1::Plan* plan) : plan_(plan) {}
+
+  // Rows [0, rows) of a tensor, cut at multiples of 128 rows wherever a unit is full.
+  void AddTensor(Stream stream, const PlacedTensor& tensor, int32_t tie_group) {
+    const int64_t rows = tensor.rows();
+    const uint64_t row_bytes = tensor.source_bytes() / rows;
+    int64_t begin = 0;
+    while (begin < rows) {
+      const uint64_t room = kUnitSourceBytesMax - std::min(Filled(stream), kUnitSourceBytesMax);
+      int64_t count = static_cast<int64_t>(room / row_bytes);
+      if (count < rows - begin) count = count / kUnitRowMultiple * kUnitRowMultiple;
+      if (count == 0) {
+        if (Filled(stream) > 0) {
+          Close(stream);
+          continue;
+        }
+        count = kUnitRowMultiple;  // rows so wide that 128 of them are more than a unit should be
+      }
+      count = std::min(count, rows - begin);
+      AddPiece(stream, tensor, begin, begin + count, tie_group);
+      begin += count;
+    }
+  }
+
+  // All tensors of a tie set into one unit.
+  void AddWhole(const TieSet& set, int32_t tie_group) {
+    if (Filled(kDirect) + set.bytes > kUnitSourceBytesMax) Close(kDirect);
+    for (const PlacedTensor* tensor : set.members) {
+      AddPiece(kDirect, *tensor, 0, tensor->rows(), tie_group);
+    }
+  }
+
+  void Finish() {
+    for (int stream = 0; stream < kStreamCount; ++stream) {
+      Close(static_cast<Stream>(stream));
+      for (v1::Unit& unit : done_[stream]) {
+        unit.set_id(plan_->units_size());
+        if (unit.kind() == v1::UNIT_CAST || unit.kind() == v1::UNIT_COPY) {
+          plan_->set_source_bytes(plan_->source_bytes() + unit.source_bytes());
+        }
+        *plan_->add_units() = std::move(unit);
+      }
+    }
+  }
+
+ private:
+  uint64_t Filled(Stream stream) const { return open_[stream].source_bytes(); }
+
+  void AddPiece(Stream stream, const PlacedTensor& tensor, int64_t begin, int64_t end,
+                int32_t tie_group) {
+    v1::Unit& unit = open_[stream];
+    v1::Piece* piece = unit.add_pieces();
+    *piece->mutable_source() = tensor.source->spec();
+    piece->set_row_begin(begin);
+    piece->set_row_end(end);
+    piece->set_tie_group(tie_group);
+    SetOutput(tensor, piece);
+    if (kStreams[stream].kind != v1::UNIT_CAST) {  // statistics only
+      piece->clear_weight_out();
+      piece->clear_scale_out();
+    }
+    unit.set_source_bytes(unit.source_bytes() +
+                          tensor.source_bytes() / tensor.rows() * (end - begin));
+    unit.set_output_bytes(unit.output_bytes() + piece->weight_out().end() -
+                          piece->weight_out().begin() + piece->scale_out().end() -
+                          piece->scale_out().begin());
+  }
+
+  void Close(Stream stream) {
+    v1::Unit& unit = open_[stream];
+    if (unit.pieces_size() == 0) return;
+    unit.set_phase(kStreams[stream].phase);
+    const bool casts = std::any_of(unit.pieces().begin(), unit.pieces().end(),
+                                   [](const v1::Piece& piece) { return piece.has_format(); });
+    unit.set_kind(casts ? kStreams[stream].kind : v1::UNIT_COPY);
+    done_[stream].push_back(std::move(unit));
+    unit.Clear();
+  }
+
+  v1::Plan* plan_;
+  std::array<v1::Unit, kStreamCount> open_;
+  std::array<std::vector<v1::Unit>, kStreamCount> done_;
+};
+
+}  // namespace
+
+void CutUnits(std::span<const PlacedTensor> tensors, v1::Plan* plan) {
+  std::vector<const PlacedTensor*> ordered;
+  for (const PlacedTensor& tensor : tensors) {
+    if (tensor.source_bytes() > 0) ordered.push_back(&tensor);
+  }
+  std::sort(ordered.begin(), ordered.end(), [](const PlacedTensor* a, const PlacedTensor* b) {
+    return std::pair(a->source_file, a->source->spec().begin()) <
+           std::pair(b->source_file, b->source->spec().begin());
+  });
+  std::map<std::tuple<int32_t, int32_t, int64_t>, TieSet> ties;
+  for (size_t i = 0; i < ordered.size(); ++i) {
+    if (!HasTensorScale(*ordered[i])) continue;
+    TieSet& set = ties[TieKey(*ordered[i], static_cast<int64_t>(i))];
+    set.members.push_back(ordered[i]);
+    set.bytes += ordered[i]->source_bytes();
+  }
+
+  Cutter cutter(plan);
+  int32_t tie_groups = 0;
+  for (size_t i = 0; i < ordered.size(); ++i) {
+    const PlacedTensor& tensor = *ordered[i];
+    if (!HasTensorScale(tensor)) {
+      cutter.AddTensor(kDirect, tensor, -1);
+      continue;
+    }
+    const TieSet& set = ties.at(TieKey(tensor, static_cast<int64_t>(i)));
+    if (set.members.front() != &tensor) continue;  // done with its first member
+    const int32_t tie_group = tie_groups++;
+    if (set.bytes <= kUnitSourceBytesMax) {
+      cutter.AddWhole(set, tie_group);
+      continue;
+    }
+    const bool mse = tensor.scheme.algorithm == v1::MSE;
+    for (const PlacedTensor* member : set.members) {
+      cutter.AddTensor(kStatAmax, *member, tie_group);
+      if (mse) cutter.AddTensor(kStatMse, *member, tie_group);
+      cutter.AddTensor(mse ? kCastMse : kCastAbsmax, *member, tie_group);
+    }
+  }
+  cutter.Finish();
+  plan->set_tie_group_count(static_cast<uint32_t>(tie_groups));
+}
+
+}  // namespace octavo

@@ -1,0 +1,148 @@
+#include "coordinator/planner/quantize_plan.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "coordinator/planner/plan_parts.h"
+#include "core/base/checksum.h"
+#include "core/base/error.h"
+#include "core/base/status.h"
+#include "core/checkpoint/checkpoint.h"
+#include "core/scheme/legality.h"
+#include "core/store/local_store.h"
+#include "core/tensor/bare/tree.h"
+
+namespace octavo {
+namespace {
+
+// Sums of equal length, merged over Tree in the order given.
+std::vector<double> TreeSum(std::vector<std::vector<double>> sums) {
+  for (const MergeStep& step : MergeSteps(static_cast<int>(sums.size()))) {
+    for (size_t i = 0; i < sums[step.into].size(); ++i) sums[step.into][i] += sums[step.from][i];
+  }
+  return sums.empty() ? std::vector<double>() : std::move(sums.front());
+}
+
+}  // namespace
+
+absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recipe& recipe) {
+  if (checkpoint.quantized) {
+    return MakeError(Reason::kUnsupported, "the source is already quantized",
+                     {.file = "config.json"}, "Give the BF16, F16 or F32 original");
+  }
+  v1::Plan plan;
+  *plan.mutable_model() = checkpoint.model;
+  *plan.mutable_recipe() = recipe;
+  OCTAVO_ASSIGN_OR_RETURN(const auto schemes, ResolveSchemes(recipe, checkpoint.tensors));
+  OCTAVO_ASSIGN_OR_RETURN(const auto placed, LayOutFiles(checkpoint, schemes, &plan));
+  CutUnits(placed, &plan);
+
+  std::set<std::string> taken = {"octavo_manifest.json", "README.md"};
+  for (const v1::OutputFile& output : plan.outputs()) taken.insert(output.name());
+  for (const v1::SourceFile& file : checkpoint.files) {
+    v1::SourceFile* source = plan.add_sources();
+    *source = file;
+    source->set_mtime_ns(0);
+  }
+  const LocalStore store;
+  for (const std::string& name : checkpoint.side_files) {
+    if (taken.contains(name)) continue;
+    OCTAVO_ASSIGN_OR_RETURN(*plan.add_side_files(), IdentifySideFile(store, checkpoint.dir, name));
+    plan.mutable_side_files(plan.side_files_size() - 1)->set_mtime_ns(0);
+  }
+
+  for (size_t i = 0; i < schemes.size(); ++i) {
+    if (schemes[i].scheme == nullptr) continue;
+    const v1::TensorSpec& spec = checkpoint.tensors[i].spec();
+    std::string text = DimensionWarning(*schemes[i].scheme, spec.shape(0), spec.shape(1));
+    if (text.empty()) continue;
+    v1::Warning* warning = plan.add_warnings();
+    warning->set_tensor(spec.name());
+    warning->set_text(std::move(text));
+  }
+  uint64_t bytes = 0;
+  for (const v1::OutputFile& output : plan.outputs()) bytes += output.size();
+  for (const v1::SourceFile& file : plan.side_files()) bytes += file.size();
+  plan.set_output_bytes(bytes);
+  return plan;
+}
+
+std::string PlanDigest(const v1::Plan& plan) { return DigestOf(plan.SerializeAsString()).Hex(); }
+
+std::vector<uint32_t> UnitsPerPhase(const v1::Plan& plan) {
+  std::vector<uint32_t> counts;
+  for (const v1::Unit& unit : plan.units()) {
+    if (unit.phase() >= counts.size()) counts.resize(unit.phase() + 1);
+    ++counts[unit.phase()];
+  }
+  return counts;
+}
+
+bool UnitReady(const v1::Plan& plan, std::span<const uint32_t> units_per_phase,
+               std::span<const uint32_t> done_per_phase, uint32_t unit) {
+  for (uint32_t phase = 0; phase < plan.units(static_cast<int>(unit)).phase(); ++phase) {
+    if (done_per_phase[phase] < units_per_phase[phase]) return false;
+  }
+  return true;
+}
+
+std::vector<v1::TieStat> MergeStats(const v1::Plan& plan, uint32_t phase,
+                                    std::span<const v1::Receipt> receipts) {
+  std::vector<const v1::Receipt*> ordered;
+  for (const v1::Receipt& receipt : receipts) ordered.push_back(&receipt);
+  std::sort(ordered.begin(), ordered.end(),
+            [](const v1::Receipt* a, const v1::Receipt* b) { return a->unit_id() < b->unit_id(); });
+  struct Merged {
+    uint32_t amax_bits = 0;
+    std::vector<std::vector<double>> errors;  // by (unit, piece)
+  };
+  std::map<uint32_t, Merged> merged;
+  for (const v1::Receipt* receipt : ordered) {
+    const v1::Unit& unit = plan.units(static_cast<int>(receipt->unit_id()));
+    if (unit.phase() > phase) continue;
+    for (const v1::PieceStat& stat : receipt->stats()) {
+      Merged& group = merged[stat.tie_group()];
+      if (unit.kind() == v1::UNIT_STAT_AMAX) {
+        group.amax_bits = std::max(group.amax_bits, stat.amax_bits());
+      } else if (unit.kind() == v1::UNIT_STAT_MSE) {
+        group.errors.emplace_back(stat.mse_errors().begin(), stat.mse_errors().end());
+      }
+    }
+  }
+  std::vector<v1::TieStat> stats;
+  for (auto& [tie_group, group] : merged) {
+    v1::TieStat& stat = stats.emplace_back();
+    stat.set_tie_group(tie_group);
+    stat.set_amax_bits(group.amax_bits);
+    const std::vector<double> errors = TreeSum(std::move(group.errors));
+    stat.mutable_mse_errors()->Add(errors.begin(), errors.end());
+  }
+  return stats;
+}
+
+v1::Task MakeTask(const v1::Job& job, const v1::Plan& plan, uint32_t unit, uint64_t epoch,
+                  std::span<const v1::TieStat> stats) {
+  v1::Task task;
+  task.set_job_id(job.id());
+  task.set_epoch(epoch);
+  *task.mutable_unit() = plan.units(static_cast<int>(unit));
+  task.set_source_dir(job.request().source_dir());
+  task.set_staging_dir(job.staging_dir());
+  std::set<uint32_t> ties;
+  std::set<std::string_view> files;
+  for (const v1::Piece& piece : task.unit().pieces()) {
+    files.insert(piece.source().file());
+    if (piece.tie_group() >= 0) ties.insert(static_cast<uint32_t>(piece.tie_group()));
+  }
+  for (const v1::TieStat& stat : stats) {
+    if (ties.contains(stat.tie_group())) *task.add_tie_stats() = stat;
+  }
+  for (const v1::SourceFile& file : job.sources()) {
+    if (files.contains(file.name())) *task.add_sources() = file;
+  }
+  for (const v1::OutputFile& output : plan.outputs()) task.add_output_names(output.name());
+  return task;
+}
+
+}  // namespace octavo

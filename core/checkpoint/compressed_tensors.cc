@@ -1,0 +1,155 @@
+#include "core/checkpoint/compressed_tensors.h"
+
+#include <map>
+#include <set>
+
+#include "core/checkpoint/config_json.h"
+
+namespace octavo {
+namespace {
+
+using nlohmann::ordered_json;
+
+// The version of the format that we write; readers show it and decide nothing by it.
+constexpr char kFormatVersion[] = "0.14.0";
+
+ordered_json ArgsJson(const v1::NumericFormat& format, v1::Algorithm algorithm) {
+  ordered_json args;
+  args["num_bits"] = 8;
+  args["type"] = format.type() == v1::NUMERIC_INT8 ? "int" : "float";
+  args["symmetric"] = true;
+  args["group_size"] = nullptr;
+  args["block_structure"] = nullptr;
+  switch (format.granularity()) {
+    case v1::PER_TENSOR:
+      args["strategy"] = "tensor";
+      break;
+    case v1::PER_CHANNEL:
+      args["strategy"] = "channel";
+      break;
+    case v1::PER_BLOCK:
+      args["strategy"] = "block";
+      args["block_structure"] = {format.block_rows(), format.block_columns()};
+      break;
+    case v1::PER_TOKEN:
+      args["strategy"] = "token";
+      break;
+    default:
+      args["strategy"] = "group";
+      args["group_size"] = format.block_columns();
+  }
+  args["dynamic"] = format.dynamic();
+  args["actorder"] = nullptr;
+  // Readers demand that a dynamic scale has no observer.
+  if (format.dynamic()) {
+    args["observer"] = nullptr;
+  } else {
+    args["observer"] = algorithm == v1::MSE ? "mse" : "minmax";
+  }
+  args["observer_kwargs"] = ordered_json::object();
+  return args;
+}
+
+// Weight-only float is "naive" by the format's own inference; the storage is the same for all
+// three.
+std::string_view StorageFormat(const v1::Scheme& scheme) {
+  if (scheme.weight().type() == v1::NUMERIC_INT8) return "int-quantized";
+  return scheme.has_input() ? "float-quantized" : "naive-quantized";
+}
+
+bool IsLinear(v1::TensorRole role) {
+  return IsQuantizable(role) || role == v1::LM_HEAD || role == v1::ROUTER;
+}
+
+struct Group {
+  const v1::Scheme* scheme = nullptr;
+  v1::Algorithm algorithm = v1::ABSMAX;
+  std::vector<std::string> modules;
+};
+
+}  // namespace
+
+DType CodeDType(v1::NumericType type) {
+  if (type == v1::NUMERIC_FP8_E4M3) return DType::kF8E4M3;
+  return type == v1::NUMERIC_INT8 ? DType::kI8 : DType::kInvalid;
+}
+
+ScaleShape ScaleShapeOf(const v1::TensorSpec& weight, const v1::NumericFormat& format) {
+  ScaleShape scale;
+  scale.name = std::string(ModuleName(weight.name())) + ".weight_scale";
+  scale.dtype = weight.dtype() == v1::BF16 ? DType::kBF16 : DType::kF32;
+  const int64_t rows = weight.shape(0);
+  const int64_t columns = weight.shape(1);
+  if (format.granularity() == v1::PER_TENSOR) {
+    scale.shape = {1};
+  } else if (format.granularity() == v1::PER_BLOCK) {
+    const int64_t block_rows = format.block_rows();
+    const int64_t block_columns = format.block_columns();
+    scale.shape = {(rows + block_rows - 1) / block_rows,
+                   (columns + block_columns - 1) / block_columns};
+  } else {
+    scale.shape = {rows, 1};
+  }
+  return scale;
+}
+
+ordered_json QuantizationConfigJson(const v1::ModelSpec& model,
+                                    std::span<const v1::ModelTensor> tensors,
+                                    std::span<const TensorScheme> schemes) {
+  std::vector<Group> groups;
+  std::map<std::string, size_t> group_of;  // by scheme and algorithm
+  std::set<std::string> ignored = {"lm_head"};
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (!IsLinear(tensors[i].role())) continue;
+    const std::string module(ModuleName(tensors[i].spec().name()));
+    if (schemes[i].scheme == nullptr) {
+      ignored.insert(module);
+      continue;
+    }
+    const std::string key =
+        schemes[i].scheme->SerializeAsString() + static_cast<char>('0' + schemes[i].algorithm);
+    const auto [entry, inserted] = group_of.try_emplace(key, groups.size());
+    if (inserted) groups.push_back({schemes[i].scheme, schemes[i].algorithm, {}});
+    groups[entry->second].modules.push_back(module);
+  }
+
+  ordered_json config_groups = ordered_json::object();
+  std::set<std::string_view> formats;
+  for (const Group& group : groups) formats.insert(StorageFormat(*group.scheme));
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const Group& group = groups[g];
+    ordered_json& json = config_groups["group_" + std::to_string(g)];
+    // A class name beside exact names is read in different orders by different readers: with
+    // several groups every module is named. Experts are looked up under "Linear" only.
+    if (groups.size() == 1 || model.expert_count() > 0) {
+      json["targets"] = {"Linear"};
+    } else {
+      json["targets"] = group.modules;
+    }
+    json["weights"] = ArgsJson(group.scheme->weight(), group.algorithm);
+    json["input_activations"] = nullptr;
+    if (group.scheme->has_input()) {
+      json["input_activations"] = ArgsJson(group.scheme->input(), v1::ABSMAX);
+    }
+    json["output_activations"] = nullptr;
+    if (formats.size() > 1) json["format"] = StorageFormat(*group.scheme);
+  }
+
+  ordered_json config;
+  config["config_groups"] = std::move(config_groups);
+  config["format"] = formats.size() == 1 ? *formats.begin() : "mixed-precision";
+  config["global_compression_ratio"] = nullptr;
+  config["ignore"] = ignored;
+  config["kv_cache_scheme"] = nullptr;
+  config["quant_method"] = "compressed-tensors";
+  config["quantization_status"] = "compressed";
+  config["version"] = kFormatVersion;
+  return config;
+}
+
+std::string QuantizedConfigText(ordered_json config, ordered_json quantization_config) {
+  config["quantization_config"] = std::move(quantization_config);
+  return JsonText(config);
+}
+
+}  // namespace octavo
