@@ -17,8 +17,8 @@
 
 namespace octavo {
 
-// How far the values that the codes stand for lie from the source values, over some elements. All
-// in F64: error = code * scale - source, computed with one rounding (fused).
+// How far the values that the codes stand for lie from the source values, over some elements:
+// error = fma(code, scale, -source) in F32; squares and sums in F64.
 struct CastFigures {
   double squared_error = 0;   // lane sum of error^2 (each term added by one fused multiply-add)
   double squared_source = 0;  // lane sum of source^2 (likewise)
@@ -32,11 +32,6 @@ struct CastRule {
   int int8_min = -127;  // or -128; INT8 only
 };
 
-// Points of the MSE grid: fraction 1 - i/100 of the maximum for point i.
-inline constexpr size_t kMseGridSize = 20;
-// The power of the error that the grid sums.
-inline constexpr float kMseNorm = 2.4f;
-
 struct QuantizeOps {
   // F32 bits of the largest magnitude of `count` values; F32 subnormals count as 0. A result of
   // kF32InfBits or more says that a NaN or an infinity is among them; 0 for count 0.
@@ -48,10 +43,10 @@ struct QuantizeOps {
   void (*cast_row)(const void* source, SourceType type, size_t columns, const float* scales,
                    size_t group_columns, CastRule rule, uint8_t* codes, CastFigures* figures);
 
-  // Adds nothing, writes `points` sums: errors[p] = F64 lane sum over the row of
-  // Pow(|d|, kMseNorm) with d = fma(code, scales[p], -x) in F32, codes as cast_row makes them under
-  // scales[p].
-  // REQUIRES: as cast_row; points <= kMseGridSize.
+  // What the MSE search compares: errors[p] = sum of |code * scales[p] - x|^2.4 over the row, for
+  // `points` scales, computed in units of the scale:
+  //   F64 lane sum of ErrorPower(|value(code) - fl(x / scales[p])|), times ErrorPowerOfScale.
+  // Codes as cast_row makes them. REQUIRES: as cast_row, and |x / scale| < 2^100.
   void (*grid_errors_row)(const void* source, SourceType type, size_t columns, const float* scales,
                           size_t points, CastRule rule, double* errors);
 };

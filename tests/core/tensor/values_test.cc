@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/tensor/bare/amax.h"
+#include "core/tensor/bare/error_power.h"
 #include "core/tensor/bare/float_bits.h"
 #include "core/tensor/bare/fp8.h"
 #include "core/tensor/bare/fp_env.h"
@@ -181,6 +182,21 @@ TEST(Scale, IsRoundedOnceAndNeverZero) {
   EXPECT_EQ(Int8DynamicScale(0).scale, kF32MinNormal);
   EXPECT_EQ(Int8DynamicScale(BitsOf(254.0f)).scale, 2.0f);
   EXPECT_EQ(Int8DynamicScale(BitsOf(254.0f)).factor, 0.5f);
+}
+
+TEST(ErrorPower, IsThePowerOf2Point4) {
+  std::mt19937 random(3);
+  std::uniform_real_distribution<double> exponent(-50.0, 50.0);
+  for (int i = 0; i < 200000; ++i) {
+    const float d = static_cast<float>(std::exp2(exponent(random)));
+    const double want = std::pow(static_cast<double>(d), 2.4);
+    ASSERT_NEAR(ErrorPower(d) / want, 1.0, 3e-7) << d;
+    const float scale = FloatFromBits((random() % 0x7f000000u) + kF32MinNormalBits);
+    ASSERT_NEAR(ErrorPowerOfScale(scale) / std::pow(static_cast<double>(scale), 2.4), 1.0, 3e-7);
+  }
+  EXPECT_EQ(ErrorPower(0.0f), 0.0f);
+  EXPECT_EQ(ErrorPower(0x1p-51f), 0.0f);
+  EXPECT_EQ(ErrorPower(1e30f), ErrorPower(0x1p50f));
 }
 
 TEST(LaneSum, FoldsSixteenLanesByHalves) {

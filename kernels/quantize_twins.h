@@ -1,0 +1,23 @@
+#pragma once
+
+// The twins behind kernels/quantize.h and kernels/quantize_activation.h, one set per instruction
+// set; for kernels/quantize.cc and the files that define them only.
+
+#include "kernels/quantize.h"
+#include "kernels/quantize_activation.h"
+
+namespace octavo {
+
+void GridErrorsRowAvx2(const void* source, SourceType type, size_t columns, const float* scales,
+                       size_t points, CastRule rule, double* errors);
+void GridErrorsRowAvx512(const void* source, SourceType type, size_t columns, const float* scales,
+                         size_t points, CastRule rule, double* errors);
+
+extern const QuantizeOps kQuantizeReference;
+extern const QuantizeOps kQuantizeAvx2;
+extern const QuantizeOps kQuantizeAvx512;
+extern const QuantizeActivationOps kQuantizeActivationReference;
+extern const QuantizeActivationOps kQuantizeActivationAvx2;
+extern const QuantizeActivationOps kQuantizeActivationAvx512;
+
+}  // namespace octavo
