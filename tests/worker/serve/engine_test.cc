@@ -1,0 +1,265 @@
+#include "worker/serve/engine.h"
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "core/base/error.h"
+#include "gtest/gtest.h"
+#include "worker/serve/follower.h"
+
+namespace octavo {
+namespace {
+
+using std::chrono::milliseconds;
+using News = EngineCall::News;
+
+constexpr int64_t kVocab = 16;
+
+// A model of one rule: after token t comes t + 1 (mod 16), with certainty that falls with t.
+class FakeGroup {
+ public:
+  explicit FakeGroup(int followers = 0, SchedulerLimits limits = Limits()) {
+    for (int i = 0; i < followers; ++i) {
+      followers_.push_back(
+          std::make_unique<Follower>(9, [](const v1::Step&) { return absl::OkStatus(); }));
+    }
+    engine = std::make_unique<Engine>(
+        Engine::Options{.group_epoch = 9, .vocab_size = kVocab, .limits = limits},
+        Engine::Hooks{.send = [this](const v1::Step& step) { return Send(step); },
+                      .run = [this](const v1::Step& step) { return Run(step); },
+                      .collect = [this](uint64_t) { return done_; },
+                      .broken = [this](const absl::Status&) { ++broken; }},
+        Clock::System());
+  }
+  ~FakeGroup() { engine.reset(); }
+
+  static SchedulerLimits Limits() {
+    return {.block_count = 64, .max_model_len = 2048, .queue_max = 2, .chunk_tokens = 256};
+  }
+
+  // Runs a call to its end.
+  static v1::EngineEvent Drain(EngineCall& call) {
+    v1::EngineEvent all;
+    for (int i = 0; i < 1000; ++i) {
+      v1::EngineEvent event;
+      const News news = call.Wait(milliseconds(20), &event);
+      if (news == News::kNothing) continue;
+      if (news == News::kFailed) return all;
+      all.MergeFrom(event);
+      if (news == News::kFinished) return all;
+    }
+    ADD_FAILURE() << "the call did not end";
+    return all;
+  }
+
+  std::atomic<int> broken = 0;
+  std::atomic<int> steps = 0;
+  std::atomic<int> delay_ms = 0;
+  std::atomic<bool> spoil_digest = false;
+  absl::Status run_failure;
+  std::unique_ptr<Engine> engine;
+
+ private:
+  absl::Status Send(const v1::Step& step) {
+    done_.clear();
+    for (auto& follower : followers_) done_.push_back(follower->Execute(step));
+    if (spoil_digest) done_.back().mutable_state()->set_low(done_.back().state().low() ^ 1);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::span<const float>> Run(const v1::Step& step) {
+    ++steps;
+    std::this_thread::sleep_for(milliseconds(delay_ms));
+    if (!run_failure.ok()) return run_failure;
+    logits_.clear();
+    for (const v1::StepChunk& chunk : step.chunks()) {
+      for (int i = 0; i < chunk.tokens_size(); ++i) {
+        const bool last = i + 1 == chunk.tokens_size();
+        if (!chunk.logits_all() && !(chunk.logits_last() && last)) continue;
+        std::vector<float> row(kVocab, 0.0f);
+        row[static_cast<size_t>((chunk.tokens(i) + 1) % kVocab)] =
+            10.0f - static_cast<float>(chunk.tokens(i)) / 4;
+        logits_.insert(logits_.end(), row.begin(), row.end());
+      }
+    }
+    return logits_;
+  }
+
+  std::vector<std::unique_ptr<Follower>> followers_;
+  std::vector<v1::StepDone> done_;
+  std::vector<float> logits_;
+};
+
+v1::EngineRequest Request(std::vector<int32_t> prompt, uint32_t max_tokens) {
+  v1::EngineRequest request;
+  request.mutable_prompt()->Add(prompt.begin(), prompt.end());
+  request.set_max_tokens(max_tokens);
+  return request;
+}
+
+std::vector<int32_t> Ids(const v1::EngineEvent& event) {
+  std::vector<int32_t> ids;
+  for (const v1::EngineToken& token : event.tokens()) ids.push_back(token.id());
+  return ids;
+}
+
+TEST(Engine, GeneratesUntilMaxTokens) {
+  FakeGroup group(2);
+  const auto call = *group.engine->Generate(Request({3, 4, 5}, 4));
+  const v1::EngineEvent event = FakeGroup::Drain(*call);
+  EXPECT_EQ(Ids(event), (std::vector<int32_t>{6, 7, 8, 9}));
+  EXPECT_EQ(event.finish(), v1::FINISH_LENGTH);
+  EXPECT_EQ(group.steps, 4);
+  EXPECT_EQ(group.engine->figures().kv_blocks_free, 64u);
+}
+
+TEST(Engine, StopsAtAStopId) {
+  FakeGroup group;
+  v1::EngineRequest request = Request({3}, 100);
+  request.add_stop_ids(12);
+  request.add_stop_ids(6);
+  const v1::EngineEvent event = FakeGroup::Drain(**group.engine->Generate(request));
+  EXPECT_EQ(Ids(event), (std::vector<int32_t>{4, 5, 6}));
+  EXPECT_EQ(event.finish(), v1::FINISH_STOP);
+  EXPECT_EQ(event.stop_id(), 6);
+}
+
+TEST(Engine, ScoresTheSameInAnyChunks) {
+  FakeGroup group(1);
+  v1::EngineScoreRequest request;
+  for (int i = 0; i < 300; ++i) request.add_ids((i * i) % 16);
+  request.set_want_digests(true);
+  std::vector<v1::EngineScoreResponse> scores;
+  for (const uint32_t chunk : {0u, 1u, 7u, 64u}) {
+    request.set_chunk(chunk);
+    const auto call = *group.engine->Score(request);
+    FakeGroup::Drain(*call);
+    scores.push_back(call->TakeScore());
+  }
+  ASSERT_EQ(scores[0].logprobs_size(), 299);
+  ASSERT_EQ(scores[0].digests_size(), 300);
+  double sum = 0;
+  for (const float logprob : scores[0].logprobs()) sum -= static_cast<double>(logprob);
+  EXPECT_NEAR(scores[0].nll_sum(), sum, 1e-9);
+  for (const auto& score : scores) {
+    for (int i = 0; i < 299; ++i) EXPECT_EQ(score.logprobs(i), scores[0].logprobs(i));
+    for (int i = 0; i < 300; ++i) EXPECT_TRUE(Equal(score.digests(i), scores[0].digests(i)));
+  }
+}
+
+TEST(Engine, CancelActsWithinAStepAndFreesTheNext) {
+  FakeGroup group;
+  group.delay_ms = 5;
+  const auto first = *group.engine->Generate(Request({3}, 1000));
+  const auto second = *group.engine->Generate(Request({8}, 2));
+  v1::EngineEvent event;
+  while (first->Wait(milliseconds(50), &event) != News::kEvent) {
+  }
+  const int before = group.steps;
+  group.engine->Cancel(*first);
+  EXPECT_EQ(FakeGroup::Drain(*first).finish(), v1::FINISH_CANCELLED);
+  EXPECT_LE(group.steps - before, 3);
+  EXPECT_EQ(Ids(FakeGroup::Drain(*second)), (std::vector<int32_t>{9, 10}));
+}
+
+TEST(Engine, DeadlinesEndQueuedAndRunningCalls) {
+  FakeGroup group;
+  group.delay_ms = 5;
+  const auto now = Clock::System().Now();
+  const auto running = *group.engine->Generate(Request({3}, 1000), now + milliseconds(80));
+  const auto queued = *group.engine->Generate(Request({3}, 1000), now + milliseconds(40));
+  EXPECT_EQ(FakeGroup::Drain(*queued).finish(), v1::FINISH_DEADLINE);
+  const v1::EngineEvent event = FakeGroup::Drain(*running);
+  EXPECT_EQ(event.finish(), v1::FINISH_DEADLINE);
+  EXPECT_GT(event.tokens_size(), 2);
+  EXPECT_EQ(ReasonOf(group.engine->Generate(Request({3}, 1), now).status()), Reason::kDeadline);
+}
+
+TEST(Engine, RejectsByReason) {
+  FakeGroup group;
+  group.delay_ms = 20;
+  EXPECT_EQ(ReasonOf(group.engine->Generate(Request({16}, 1)).status()), Reason::kBadRequest);
+  EXPECT_EQ(ReasonOf(group.engine->Generate(Request({-1}, 1)).status()), Reason::kBadRequest);
+  EXPECT_EQ(ReasonOf(group.engine->Generate(Request({1}, 0)).status()), Reason::kBadRequest);
+  v1::EngineRequest hot = Request({1}, 1);
+  hot.mutable_sampling()->set_temperature(-3);
+  EXPECT_EQ(ReasonOf(group.engine->Generate(hot).status()), Reason::kBadRequest);
+  std::vector<std::shared_ptr<EngineCall>> calls;
+  absl::Status full;
+  while (full.ok()) {
+    auto call = group.engine->Generate(Request({1}, 1000));
+    full = call.status();
+    if (call.ok()) calls.push_back(*call);
+    ASSERT_LT(calls.size(), 5u);
+  }
+  EXPECT_EQ(ReasonOf(full), Reason::kQueueFull);
+}
+
+TEST(Engine, ADifferenceBetweenRanksEndsTheGroup) {
+  FakeGroup group(2);
+  group.spoil_digest = true;
+  const auto call = *group.engine->Generate(Request({3}, 10));
+  FakeGroup::Drain(*call);
+  EXPECT_EQ(ReasonOf(call->failure()), Reason::kStateMismatch);
+  EXPECT_EQ(ReasonOf(group.engine->Generate(Request({3}, 1)).status()), Reason::kStateMismatch);
+  for (int i = 0; i < 100 && group.broken == 0; ++i) std::this_thread::sleep_for(milliseconds(5));
+  EXPECT_EQ(group.broken, 1);
+}
+
+TEST(Engine, AFailedStepFailsEveryCallWithItsReason) {
+  FakeGroup group;
+  group.run_failure = MakeError(Reason::kGroupLost, "rank 1 closed");
+  const auto call = *group.engine->Generate(Request({3}, 10));
+  FakeGroup::Drain(*call);
+  EXPECT_EQ(ReasonOf(call->failure()), Reason::kGroupLost);
+}
+
+TEST(Engine, AbortFailsCallsWithoutWaitingForTheStep) {
+  FakeGroup group;
+  group.delay_ms = 1500;
+  const auto call = *group.engine->Generate(Request({3}, 10));
+  std::this_thread::sleep_for(milliseconds(50));
+  const auto start = std::chrono::steady_clock::now();
+  group.engine->Abort(MakeError(Reason::kGroupLost, "rank 1 was lost"));
+  FakeGroup::Drain(*call);
+  EXPECT_EQ(ReasonOf(call->failure()), Reason::kGroupLost);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(500));
+}
+
+TEST(Follower, RefusesOtherEpochsAndGaps) {
+  Follower follower(5, [](const v1::Step&) { return absl::OkStatus(); });
+  v1::Step step;
+  step.set_group_epoch(5);
+  step.set_index(0);
+  EXPECT_FALSE(follower.Execute(step).has_failure());
+  step.set_index(2);
+  EXPECT_EQ(follower.Execute(step).failure().reason(), "STATE_MISMATCH");
+  step.set_index(1);
+  EXPECT_EQ(follower.Execute(step).failure().reason(), "STATE_MISMATCH");
+  Follower other(6, [](const v1::Step&) { return absl::OkStatus(); });
+  EXPECT_EQ(other.Execute(step).failure().reason(), "FENCED");
+}
+
+TEST(StepState, EveryPartCounts) {
+  v1::Step step;
+  v1::StepChunk* chunk = step.add_chunks();
+  chunk->add_tokens(1);
+  chunk->add_blocks(2);
+  const v1::Digest base = StepState().Advance(step);
+  for (int change = 0; change < 5; ++change) {
+    v1::Step other = step;
+    if (change == 0) other.set_index(1);
+    if (change == 1) other.mutable_chunks(0)->set_tokens(0, 3);
+    if (change == 2) other.mutable_chunks(0)->set_blocks(0, 3);
+    if (change == 3) other.mutable_chunks(0)->set_start(3);
+    if (change == 4) other.mutable_chunks(0)->set_sequence(3);
+    EXPECT_FALSE(Equal(StepState().Advance(other), base)) << change;
+  }
+  StepState twice;
+  (void)twice.Advance(step);
+  EXPECT_FALSE(Equal(twice.Advance(step), base));
+}
+
+}  // namespace
+}  // namespace octavo

@@ -1,0 +1,279 @@
+#include "worker/serve/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/base/error.h"
+#include "core/base/log.h"
+#include "core/base/status.h"
+#include "core/tensor/bare/fp_env.h"
+#include "fmt/format.h"
+#include "worker/serve/sampler.h"
+
+namespace octavo {
+namespace {
+
+// An idle engine looks for expired deadlines this often.
+constexpr std::chrono::milliseconds kIdleWait{20};
+// Logits of a scored chunk stay under this, whatever the vocabulary.
+constexpr uint64_t kScoreLogitsBytes = 32u << 20;
+
+absl::Status FromFailure(const v1::Failure& failure, uint64_t rank) {
+  const Reason reason = ReasonFromName(failure.reason()).value_or(Reason::kInternal);
+  return MakeError(reason, fmt::format("rank {}: {}", rank, failure.message()));
+}
+
+uint32_t ScoreChunk(uint32_t asked, int64_t vocab_size) {
+  const uint64_t row = static_cast<uint64_t>(vocab_size) * sizeof(float);
+  const auto fits =
+      static_cast<uint32_t>(std::clamp<uint64_t>(kScoreLogitsBytes / row, 1, 1 << 20));
+  return asked == 0 ? fits : std::min(asked, fits);
+}
+
+}  // namespace
+
+Engine::Engine(const Options& options, Hooks hooks, const Clock& clock)
+    : options_(options), hooks_(std::move(hooks)), clock_(clock), scheduler_(options.limits) {
+  thread_ = std::jthread([this](const std::stop_token& stop) { Loop(stop); });
+}
+
+Engine::~Engine() {
+  Abort(MakeError(Reason::kCancelled, "the model was unloaded"));
+  thread_.request_stop();
+}
+
+absl::Status Engine::CheckIds(const google::protobuf::RepeatedField<int32_t>& ids) const {
+  for (const int32_t id : ids) {
+    if (id < 0 || id >= options_.vocab_size) {
+      return MakeError(
+          Reason::kBadRequest,
+          fmt::format("token id {} is outside the vocabulary of {}", id, options_.vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Generate(const v1::EngineRequest& request,
+                                                             std::optional<Clock::Nanos> deadline) {
+  OCTAVO_RETURN_IF_ERROR(CheckSampling(request.sampling()));
+  OCTAVO_RETURN_IF_ERROR(CheckIds(request.prompt()));
+  if (request.max_tokens() == 0) {
+    return MakeError(Reason::kBadRequest, "max_tokens is 0", {}, "ask for at least one token");
+  }
+  if (request.logprobs() > kTopLogprobsMax) {
+    return MakeError(Reason::kBadRequest, fmt::format("{} alternatives per token, at most {}",
+                                                      request.logprobs(), kTopLogprobsMax));
+  }
+  NewSequence sequence;
+  sequence.tokens.assign(request.prompt().begin(), request.prompt().end());
+  sequence.max_new_tokens = request.max_tokens();
+  sequence.deadline = deadline;
+  Active active;
+  active.request = request;
+  active.length = sequence.tokens.size();
+  return Queue(std::move(active), std::move(sequence));
+}
+
+absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Score(const v1::EngineScoreRequest& request,
+                                                          std::optional<Clock::Nanos> deadline) {
+  OCTAVO_RETURN_IF_ERROR(CheckIds(request.ids()));
+  NewSequence sequence;
+  sequence.tokens.assign(request.ids().begin(), request.ids().end());
+  sequence.chunk_tokens = ScoreChunk(request.chunk(), options_.vocab_size);
+  sequence.logits_all = true;
+  sequence.deadline = deadline;
+  Active active;
+  active.score = request;
+  active.scoring = true;
+  active.length = sequence.tokens.size();
+  return Queue(std::move(active), std::move(sequence));
+}
+
+absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Queue(Active active, NewSequence sequence) {
+  MutexLock lock(mutex_);
+  OCTAVO_RETURN_IF_ERROR(failure_);
+  sequence.id = next_id_++;
+  active.call = std::make_shared<EngineCall>(sequence.id);
+  OCTAVO_RETURN_IF_ERROR(scheduler_.Add(std::move(sequence), clock_.Now()));
+  auto call = active.call;
+  active_[call->id()] = std::make_shared<Active>(std::move(active));
+  changed_.NotifyAll();
+  return call;
+}
+
+void Engine::Cancel(const EngineCall& call) {
+  MutexLock lock(mutex_);
+  scheduler_.Cancel(call.id());
+  changed_.NotifyAll();
+}
+
+void Engine::Abort(const absl::Status& why) {
+  MutexLock lock(mutex_);
+  if (failure_.ok()) failure_ = why;
+  for (auto& [id, active] : active_) active->call->Fail(failure_);
+  active_.clear();
+  changed_.NotifyAll();
+}
+
+EngineFigures Engine::figures() const {
+  MutexLock lock(mutex_);
+  EngineFigures figures = figures_;
+  figures.queued = scheduler_.queue_size();
+  figures.running = scheduler_.running_size();
+  figures.kv_blocks = scheduler_.pool().block_count();
+  figures.kv_blocks_free = scheduler_.pool().free_count();
+  return figures;
+}
+
+void Engine::Loop(const std::stop_token& stop) {
+  const FpEnv environment;
+  while (!stop.stop_requested()) {
+    v1::Step step;
+    if (!Decide(step)) continue;
+    absl::StatusOr<std::span<const float>> logits = RunEverywhere(step);
+    absl::Status status = logits.status();
+    if (status.ok()) status = Absorb(step, *logits);
+    if (!status.ok()) {
+      spdlog::error("step {} of group {} failed: {}", step.index(), options_.group_epoch,
+                    std::string(status.message()));
+      Abort(status);
+      hooks_.broken(status);
+      return;
+    }
+  }
+}
+
+bool Engine::Decide(v1::Step& step) {
+  MutexLock lock(mutex_);
+  if (!failure_.ok()) {
+    changed_.WaitFor(mutex_, kIdleWait);
+    return false;
+  }
+  Scheduler::Decision decision = scheduler_.Next(clock_.Now());
+  for (const Scheduler::Ended& ended : decision.ended) {
+    const auto it = active_.find(ended.id);
+    if (it == active_.end()) continue;
+    it->second->call->Finish(
+        ended.why == Scheduler::End::kDeadline ? v1::FINISH_DEADLINE : v1::FINISH_CANCELLED, -1);
+    active_.erase(it);
+  }
+  if (decision.chunks.empty()) {
+    if (decision.ended.empty()) changed_.WaitFor(mutex_, kIdleWait);
+    return false;
+  }
+  step.set_group_epoch(options_.group_epoch);
+  step.set_index(next_step_++);
+  for (v1::StepChunk& chunk : decision.chunks) *step.add_chunks() = std::move(chunk);
+  return true;
+}
+
+absl::StatusOr<std::span<const float>> Engine::RunEverywhere(const v1::Step& step) {
+  OCTAVO_RETURN_IF_ERROR(hooks_.send(step));
+  OCTAVO_ASSIGN_OR_RETURN(const std::span<const float> logits, hooks_.run(step));
+  OCTAVO_ASSIGN_OR_RETURN(const std::vector<v1::StepDone> done, hooks_.collect(step.index()));
+  OCTAVO_RETURN_IF_ERROR(CompareStates(step, done));
+  return logits;
+}
+
+absl::Status Engine::CompareStates(const v1::Step& step, const std::vector<v1::StepDone>& done) {
+  const v1::Digest mine = state_.Advance(step);
+  for (size_t i = 0; i < done.size(); ++i) {
+    if (done[i].has_failure()) return FromFailure(done[i].failure(), i + 1);
+    if (done[i].index() != step.index() || !Equal(done[i].state(), mine)) {
+      return MakeError(
+          Reason::kStateMismatch,
+          fmt::format("rank {} executed something else in step {}", i + 1, step.index()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Absorb(const v1::Step& step, std::span<const float> logits) {
+  const auto vocab = static_cast<size_t>(options_.vocab_size);
+  size_t row = 0;
+  for (const v1::StepChunk& chunk : step.chunks()) {
+    const size_t rows = chunk.logits_all()    ? static_cast<size_t>(chunk.tokens_size())
+                        : chunk.logits_last() ? 1
+                                              : 0;
+    OCTAVO_CHECK((row + rows) * vocab <= logits.size());
+    const std::span<const float> mine = logits.subspan(row * vocab, rows * vocab);
+    row += rows;
+    std::shared_ptr<Active> active;
+    {
+      MutexLock lock(mutex_);
+      ++figures_.steps;
+      if (chunk.tokens_size() > 1) {
+        figures_.prompt_tokens += static_cast<uint64_t>(chunk.tokens_size());
+      }
+      const auto it = active_.find(chunk.sequence());
+      if (it != active_.end()) active = it->second;
+    }
+    if (active == nullptr || rows == 0) continue;
+    OCTAVO_RETURN_IF_ERROR(active->scoring ? AbsorbScore(*active, chunk, mine)
+                                           : AbsorbToken(*active, mine));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::AbsorbScore(Active& active, const v1::StepChunk& chunk,
+                                 std::span<const float> logits) {
+  const auto vocab = static_cast<size_t>(options_.vocab_size);
+  const auto& ids = active.score.ids();
+  v1::EngineScoreResponse part;
+  double sum = 0;
+  for (int i = 0; i < chunk.tokens_size(); ++i) {
+    const std::span<const float> row = logits.subspan(static_cast<size_t>(i) * vocab, vocab);
+    if (active.score.want_digests()) *part.add_digests() = DigestOfRow(row.data(), vocab);
+    const int next = static_cast<int>(chunk.start()) + i + 1;
+    OCTAVO_ASSIGN_OR_RETURN(const LogSum row_sum, LogSumOf(row));
+    if (next >= ids.size()) continue;
+    const float logprob = row_sum.LogProb(row[static_cast<size_t>(ids[next])]);
+    part.add_logprobs(logprob);
+    sum -= static_cast<double>(logprob);
+  }
+  part.set_nll_sum(sum);
+  active.call->AddScores(part);
+  if (chunk.start() + static_cast<uint32_t>(chunk.tokens_size()) ==
+      static_cast<uint32_t>(ids.size())) {
+    active.call->Finish(v1::FINISH_STOP, -1);
+    Forget(active.call->id());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Engine::AbsorbToken(Active& active, std::span<const float> row) {
+  const v1::EngineRequest& request = active.request;
+  OCTAVO_ASSIGN_OR_RETURN(v1::EngineToken token, Sample(row, request.sampling(), active.length,
+                                                        {.want_logprob = request.want_logprob(),
+                                                         .top_logprobs = request.logprobs()}));
+  const int32_t id = token.id();
+  ++active.length;
+  ++active.emitted;
+  active.call->AddToken(std::move(token));
+  const bool stopped = std::ranges::find(request.stop_ids(), id) != request.stop_ids().end();
+  bool room = false;
+  {
+    MutexLock lock(mutex_);
+    ++figures_.new_tokens;
+    if (!stopped && scheduler_.IsRunning(active.call->id())) {
+      room = scheduler_.Append(active.call->id(), id);
+    }
+  }
+  if (stopped) {
+    active.call->Finish(v1::FINISH_STOP, id);
+  } else if (!room || active.emitted >= request.max_tokens()) {
+    active.call->Finish(v1::FINISH_LENGTH, -1);
+  } else {
+    return absl::OkStatus();
+  }
+  Forget(active.call->id());
+  return absl::OkStatus();
+}
+
+void Engine::Forget(uint64_t id) {
+  MutexLock lock(mutex_);
+  scheduler_.Remove(id);
+  active_.erase(id);
+}
+
+}  // namespace octavo

@@ -1,0 +1,122 @@
+#pragma once
+
+// The leader's loop: schedule, have every rank run the step, compare what they ran, sample, emit.
+// The only owner of sequences. One step is one decision; followers execute it and never decide.
+//
+// Knows neither gRPC nor how steps travel: that comes in as callbacks.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "core/base/clock.h"
+#include "core/base/mutex.h"
+#include "octavo/v1/engine.pb.h"
+#include "worker/serve/engine_call.h"
+#include "worker/serve/scheduler.h"
+#include "worker/serve/step_state.h"
+
+namespace octavo {
+
+// What the engine has done so far and what it holds now; for metrics.
+struct EngineFigures {
+  uint64_t steps = 0;
+  uint64_t prompt_tokens = 0;  // computed
+  uint64_t new_tokens = 0;     // sampled
+  size_t queued = 0;
+  size_t running = 0;
+  uint32_t kv_blocks = 0;
+  uint32_t kv_blocks_free = 0;
+};
+
+class Engine {
+ public:
+  struct Options {
+    uint64_t group_epoch = 0;
+    int64_t vocab_size = 0;
+    SchedulerLimits limits;
+  };
+  struct Hooks {
+    // Gives a step to every follower; returns at once.
+    std::function<absl::Status(const v1::Step&)> send;
+    // Runs a step on this rank. The rows of logits asked for, [rows, vocab_size], in the order of
+    // chunks and positions; valid until the next call.
+    std::function<absl::StatusOr<std::span<const float>>(const v1::Step&)> run;
+    // Waits until every follower has acknowledged step `index`: one StepDone each. Must end with
+    // kGroupLost soon after the group is aborted.
+    std::function<absl::StatusOr<std::vector<v1::StepDone>>(uint64_t index)> collect;
+    // The group is of no use any more. Called once, from the engine's thread.
+    std::function<void(const absl::Status&)> broken;
+  };
+
+  Engine(const Options& options, Hooks hooks, const Clock& clock);
+  // Fails what is left with kCancelled. The hooks must return soon when this is called: abort the
+  // group first.
+  ~Engine();
+
+  // Queues a request. Errors: those of Scheduler::Add and CheckSampling, kBadRequest (an id outside
+  // the vocabulary, max_tokens 0), or the failure that ended the group.
+  absl::StatusOr<std::shared_ptr<EngineCall>> Generate(
+      const v1::EngineRequest& request, std::optional<Clock::Nanos> deadline = std::nullopt);
+  absl::StatusOr<std::shared_ptr<EngineCall>> Score(
+      const v1::EngineScoreRequest& request, std::optional<Clock::Nanos> deadline = std::nullopt);
+
+  // Ends the call with FINISH_CANCELLED before the next step.
+  void Cancel(const EngineCall& call);
+
+  // From any thread: fails every call with `why` at once, and all later ones.
+  void Abort(const absl::Status& why);
+
+  EngineFigures figures() const;
+
+ private:
+  // A request being worked on.
+  struct Active {
+    std::shared_ptr<EngineCall> call;
+    v1::EngineRequest request;     // of a generation
+    v1::EngineScoreRequest score;  // of a score
+    bool scoring = false;
+    uint32_t emitted = 0;
+    uint64_t length = 0;  // tokens so far, prompt included
+  };
+
+  absl::StatusOr<std::shared_ptr<EngineCall>> Queue(Active active, NewSequence sequence);
+  absl::Status CheckIds(const google::protobuf::RepeatedField<int32_t>& ids) const;
+  void Loop(const std::stop_token& stop);
+  // Takes the next decision; nothing to compute: false, after a short wait.
+  bool Decide(v1::Step& step);
+  // Has every rank run `step`.
+  absl::StatusOr<std::span<const float>> RunEverywhere(const v1::Step& step);
+  absl::Status CompareStates(const v1::Step& step, const std::vector<v1::StepDone>& done);
+  // What the logits of a step mean for its sequences.
+  absl::Status Absorb(const v1::Step& step, std::span<const float> logits);
+  absl::Status AbsorbScore(Active& active, const v1::StepChunk& chunk,
+                           std::span<const float> logits);
+  absl::Status AbsorbToken(Active& active, std::span<const float> row);
+  // Frees a sequence that is done.
+  void Forget(uint64_t id);
+
+  const Options options_;
+  const Hooks hooks_;
+  const Clock& clock_;
+
+  mutable Mutex mutex_;
+  CondVar changed_;
+  Scheduler scheduler_ OCTAVO_GUARDED_BY(mutex_);
+  absl::flat_hash_map<uint64_t, std::shared_ptr<Active>> active_ OCTAVO_GUARDED_BY(mutex_);
+  uint64_t next_id_ OCTAVO_GUARDED_BY(mutex_) = 1;
+  absl::Status failure_ OCTAVO_GUARDED_BY(mutex_);
+  EngineFigures figures_ OCTAVO_GUARDED_BY(mutex_);
+
+  uint64_t next_step_ = 0;  // the loop's own
+  StepState state_;
+  std::jthread thread_;
+};
+
+}  // namespace octavo

@@ -1,0 +1,61 @@
+#include "worker/serve/engine_call.h"
+
+#include <utility>
+
+namespace octavo {
+
+EngineCall::News EngineCall::Wait(std::chrono::milliseconds timeout, v1::EngineEvent* event) {
+  const auto until = std::chrono::steady_clock::now() + timeout;
+  MutexLock lock(mutex_);
+  while (!finished_ && failure_.ok() && event_.tokens_size() == 0) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= until) return News::kNothing;
+    changed_.WaitFor(mutex_, until - now);
+  }
+  // Tokens that came before a failure are delivered before it.
+  if (!failure_.ok() && event_.tokens_size() == 0) return News::kFailed;
+  *event = std::exchange(event_, v1::EngineEvent());
+  return finished_ ? News::kFinished : News::kEvent;
+}
+
+absl::Status EngineCall::failure() const {
+  MutexLock lock(mutex_);
+  return failure_;
+}
+
+v1::EngineScoreResponse EngineCall::TakeScore() {
+  MutexLock lock(mutex_);
+  return std::exchange(score_, v1::EngineScoreResponse());
+}
+
+void EngineCall::AddToken(v1::EngineToken token) {
+  MutexLock lock(mutex_);
+  if (finished_ || !failure_.ok()) return;
+  *event_.add_tokens() = std::move(token);
+  changed_.NotifyAll();
+}
+
+void EngineCall::AddScores(const v1::EngineScoreResponse& part) {
+  MutexLock lock(mutex_);
+  const double sum = score_.nll_sum() + part.nll_sum();
+  score_.MergeFrom(part);
+  score_.set_nll_sum(sum);
+}
+
+void EngineCall::Finish(v1::FinishReason reason, int32_t stop_id) {
+  MutexLock lock(mutex_);
+  if (finished_ || !failure_.ok()) return;
+  finished_ = true;
+  event_.set_finish(reason);
+  event_.set_stop_id(stop_id);
+  changed_.NotifyAll();
+}
+
+void EngineCall::Fail(const absl::Status& status) {
+  MutexLock lock(mutex_);
+  if (finished_ || !failure_.ok()) return;
+  failure_ = status;
+  changed_.NotifyAll();
+}
+
+}  // namespace octavo

@@ -1,0 +1,49 @@
+#pragma once
+
+// One request inside the engine, as its caller sees it: a mailbox that the engine fills without
+// ever waiting for the caller, and that the caller empties at its own pace. Everything produced
+// between two looks comes out as one event, so a slow reader costs constant memory.
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "core/base/mutex.h"
+#include "octavo/v1/engine.pb.h"
+
+namespace octavo {
+
+class EngineCall {
+ public:
+  // What Wait found.
+  enum class News { kNothing, kEvent, kFinished, kFailed };
+
+  explicit EngineCall(uint64_t id) : id_(id) {}
+  uint64_t id() const { return id_; }
+
+  // Waits for at most `timeout`. kEvent: tokens came, moved to *event. kFinished: *event is the
+  // last one (its `finish` is set), or the score is complete. kFailed: see failure().
+  News Wait(std::chrono::milliseconds timeout, v1::EngineEvent* event);
+
+  absl::Status failure() const;
+  // Of a score call that kFinished.
+  v1::EngineScoreResponse TakeScore();
+
+  // The engine's side.
+  void AddToken(v1::EngineToken token);
+  void AddScores(const v1::EngineScoreResponse& part);
+  void Finish(v1::FinishReason reason, int32_t stop_id);
+  void Fail(const absl::Status& status);  // does nothing when finished
+
+ private:
+  const uint64_t id_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  v1::EngineEvent event_ OCTAVO_GUARDED_BY(mutex_);
+  v1::EngineScoreResponse score_ OCTAVO_GUARDED_BY(mutex_);
+  bool finished_ OCTAVO_GUARDED_BY(mutex_) = false;
+  absl::Status failure_ OCTAVO_GUARDED_BY(mutex_);
+};
+
+}  // namespace octavo

@@ -1,0 +1,49 @@
+#pragma once
+
+// This worker's line to the coordinator: dials for ever with backoff, says Hello, beats on a thread
+// of its own, hands directives on, and says when a lease begins and ends.
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "octavo/v1/cluster.pb.h"
+
+namespace octavo {
+
+class AttachClient {
+ public:
+  struct Options {
+    std::string coordinator;  // host:port
+    std::string token;
+    v1::Hello hello;
+  };
+  // Called one at a time, from threads of the client; they must not block for long, and must not
+  // destroy the client.
+  struct Handlers {
+    // The coordinator's Welcome came: a lease begins.
+    std::function<void()> attached;
+    // The stream ended, or this process slept through its lease.
+    std::function<void()> detached;
+    // Everything but Welcome.
+    std::function<void(v1::Directive)> directive;
+    // Dialing again is no use (wrong token): the worker should exit with this.
+    std::function<void(absl::Status)> fatal;
+  };
+
+  AttachClient(Options options, Handlers handlers);
+  ~AttachClient();  // hangs up
+
+  // Dropped when there is no lease. Thread-safe.
+  void Send(const v1::Report& report);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// VmHWM of this process in bytes, as the kernel counts it.
+uint64_t PeakResidentBytes();
+
+}  // namespace octavo
