@@ -5,8 +5,8 @@
 // as `transformers` (apply_chat_template, tokenize=False) does. Any other template is refused, with
 // its digest, rather than approximated.
 //
-// Known: ChatML in several spellings (plain, SmolLM2, Qwen1.5, Qwen2: they differ in the default
-// system prompt), Llama 3 and Llama 3.1 without tools. See the table in chat_template_forms.cc.
+// Known: ChatML in several spellings (plain, SmolLM2, Qwen2, Qwen1.5: they differ in the default
+// system prompt and at the end) and Llama 3 in its three revisions. See chat_template.cc.
 
 #include <span>
 #include <string>
@@ -21,7 +21,7 @@ struct ChatTurn {
   std::string content;
 };
 
-struct ChatForm;  // chat_template_forms.h
+struct ChatForm;
 
 class ChatTemplate {
  public:
@@ -39,11 +39,12 @@ class ChatTemplate {
   std::string_view name() const;
 
  private:
-  ChatTemplate(const ChatForm* form, std::string bos_text)
-      : form_(form), bos_text_(std::move(bos_text)) {}
+  ChatTemplate(const ChatForm* form, std::string_view bos_text, std::string_view eos_text)
+      : form_(form), bos_text_(bos_text), eos_text_(eos_text) {}
 
   const ChatForm* form_;
   std::string bos_text_;
+  std::string eos_text_;
 };
 
 }  // namespace octavo

@@ -5,6 +5,7 @@ INT8: within 0.001 of an emulation of docs/numerics.md written here; compressed-
 (amax / 127.5), so that figure is only printed.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -43,7 +44,7 @@ class CountedQuantization:
     """Counts how often compressed-tensors quantizes anything while a model runs."""
 
     def __enter__(self):
-        from compressed_tensors.quantization.lifecycle import forward
+        forward = importlib.import_module("compressed_tensors.quantization.lifecycle.forward")
         self.module, self.original, self.calls = forward, forward.fake_quantize, 0
 
         def counted(*args, **kwargs):
