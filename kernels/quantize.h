@@ -30,6 +30,9 @@ struct CastFigures {
 struct CastRule {
   CodeType code = CodeType::kFp8;
   int int8_min = -127;  // or -128; INT8 only
+  // Rounds the quotient to the source's type before it becomes a code, as tools do that divide in
+  // the model's type. Plain code on every instruction set: for byte parity, not for speed.
+  bool round_quotient = false;
 };
 
 struct QuantizeOps {

@@ -94,6 +94,9 @@ void CodedGrid(const char* at, size_t columns, const float* scales, size_t point
 
 void GridErrorsRowAvx512(const void* source, SourceType type, size_t columns, const float* scales,
                          size_t points, CastRule rule, double* errors) {
+  if (rule.round_quotient) {
+    return kQuantizeReference.grid_errors_row(source, type, columns, scales, points, rule, errors);
+  }
   const char* at = static_cast<const char*>(source);
   switch (type) {
     case SourceType::kBf16:

@@ -174,6 +174,10 @@ void CastTyped(const char* at, size_t columns, const float* scales, size_t group
 
 void CastRow(const void* source, SourceType type, size_t columns, const float* scales,
              size_t group_columns, CastRule rule, uint8_t* codes, CastFigures* figures) {
+  if (rule.round_quotient) {
+    return kQuantizeReference.cast_row(source, type, columns, scales, group_columns, rule, codes,
+                                       figures);
+  }
   const char* at = static_cast<const char*>(source);
   const float limit = static_cast<float>(-rule.int8_min);
   const auto run = [&](auto fp8, auto int8) {
