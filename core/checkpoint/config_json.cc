@@ -7,6 +7,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "core/base/error.h"
 #include "core/base/status.h"
+#include "core/checkpoint/printable.h"
 #include "fmt/format.h"
 
 namespace octavo {
@@ -34,7 +35,7 @@ class Checker {
     auto& keys = keys_.back();
     if (keys.size() >= kKeysMax) return Fail(fmt::format("more than {} keys", kKeysMax));
     if (!keys.insert(name).second) {
-      return Fail(fmt::format("key \"{}\" appears twice", JsonErrorText(name)));
+      return Fail(fmt::format("key \"{}\" appears twice", Printable(name)));
     }
     return true;
   }
@@ -75,11 +76,7 @@ std::string JsonErrorText(std::string_view what) {
   if (const size_t at = what.find("] "); what.starts_with("[json") && at != what.npos) {
     what.remove_prefix(at + 2);
   }
-  std::string out(what.substr(0, 160));
-  for (char& c : out) {
-    if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) > 0x7e) c = '?';
-  }
-  return out;
+  return Printable(what);
 }
 
 absl::Status CheckJsonText(std::string_view text, std::string_view file_name, uint64_t offset) {

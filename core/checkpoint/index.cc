@@ -6,6 +6,7 @@
 #include "core/base/error.h"
 #include "core/base/status.h"
 #include "core/checkpoint/config_json.h"
+#include "core/checkpoint/printable.h"
 #include "core/store/store.h"
 #include "fmt/format.h"
 
@@ -34,10 +35,10 @@ class IndexHandler {
   bool string(std::string& value) {
     if (section_ != Section::kWeights || depth_ != 2) return Scalar("a string");
     if (!IsPlainFileName(value)) {
-      return Fail(fmt::format("\"{}\" is no plain file name", JsonErrorText(value)));
+      return Fail(fmt::format("\"{}\" is no plain file name", Printable(value)));
     }
     if (!value.ends_with(".safetensors")) {
-      return Fail(fmt::format("\"{}\" is no safetensors file", JsonErrorText(value)));
+      return Fail(fmt::format("\"{}\" is no safetensors file", Printable(value)));
     }
     if (!index_.weight_map.emplace(tensor_, std::move(value)).second) {
       return Fail("tensor appears twice");
