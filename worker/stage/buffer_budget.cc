@@ -1,0 +1,70 @@
+#include "worker/stage/buffer_budget.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "core/base/error.h"
+#include "fmt/format.h"
+
+namespace octavo {
+namespace {
+
+// How often a waiting borrower looks at its stop token.
+constexpr std::chrono::milliseconds kStopCheck{50};
+
+}  // namespace
+
+BufferBudget::Loan::Loan(BufferBudget* budget, size_t size)
+    : budget_(budget), size_(size), bytes_(std::make_unique_for_overwrite<std::byte[]>(size)) {}
+
+BufferBudget::Loan::Loan(Loan&& other) noexcept
+    : budget_(std::exchange(other.budget_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      bytes_(std::move(other.bytes_)) {}
+
+BufferBudget::Loan::~Loan() {
+  if (budget_ == nullptr) return;
+  bytes_.reset();
+  budget_->Return(size_);
+}
+
+absl::StatusOr<BufferBudget::Loan> BufferBudget::Borrow(uint64_t size,
+                                                        const std::stop_token& stop) {
+  if (size > limit_) {
+    return MakeError(
+        Reason::kOutOfMemory,
+        fmt::format("a block of rows needs {} bytes of buffers, {} are allowed", size, limit_), {},
+        "Give the worker more --memory");
+  }
+  {
+    MutexLock lock(mutex_);
+    while (in_use_ + size > limit_) {
+      if (stop.stop_requested()) return MakeError(Reason::kCancelled, "the task was stopped");
+      returned_.WaitFor(mutex_, kStopCheck);
+    }
+    in_use_ += size;
+    peak_ = std::max(peak_, in_use_);
+  }
+  return Loan(this, size);
+}
+
+void BufferBudget::Return(size_t size) {
+  {
+    MutexLock lock(mutex_);
+    in_use_ -= size;
+  }
+  returned_.NotifyAll();
+}
+
+uint64_t BufferBudget::in_use() const {
+  MutexLock lock(mutex_);
+  return in_use_;
+}
+
+uint64_t BufferBudget::peak() const {
+  MutexLock lock(mutex_);
+  return peak_;
+}
+
+}  // namespace octavo

@@ -1,0 +1,53 @@
+#pragma once
+
+// A bound over the bytes of buffers that several threads hold at once.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <stop_token>
+
+#include "absl/status/statusor.h"
+#include "core/base/mutex.h"
+
+namespace octavo {
+
+class BufferBudget {
+ public:
+  // Bytes on loan; they go back when it is destroyed. Not initialized.
+  class Loan {
+   public:
+    Loan(Loan&& other) noexcept;
+    Loan& operator=(Loan&&) = delete;
+    ~Loan();
+    std::span<std::byte> bytes() const { return {bytes_.get(), size_}; }
+
+   private:
+    friend class BufferBudget;
+    Loan(BufferBudget* budget, size_t size);
+    BufferBudget* budget_;
+    size_t size_;
+    std::unique_ptr<std::byte[]> bytes_;
+  };
+
+  explicit BufferBudget(uint64_t limit) : limit_(limit) {}
+
+  // Waits until `size` bytes fit. kOutOfMemory if they never can, naming both numbers; kCancelled
+  // when stopped. Must outlive its loans.
+  absl::StatusOr<Loan> Borrow(uint64_t size, const std::stop_token& stop);
+
+  uint64_t in_use() const;
+  uint64_t peak() const;
+
+ private:
+  void Return(size_t size);
+
+  const uint64_t limit_;
+  mutable Mutex mutex_;
+  CondVar returned_;
+  uint64_t in_use_ OCTAVO_GUARDED_BY(mutex_) = 0;
+  uint64_t peak_ OCTAVO_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace octavo

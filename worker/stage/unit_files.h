@@ -1,0 +1,70 @@
+#pragma once
+
+// The files of one task: sources whose identity was checked, and outputs that lie ready in the
+// staging folder. Every error names the file and the byte offset.
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "octavo/v1/task.pb.h"
+
+namespace octavo {
+
+// An open file descriptor.
+class OpenFile {
+ public:
+  OpenFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  ~OpenFile();
+  OpenFile(const OpenFile&) = delete;
+  OpenFile& operator=(const OpenFile&) = delete;
+
+  int fd() const { return fd_; }
+  const std::string& path() const { return path_; }
+
+  // Fills `out` from `offset`. A file that ends before is kSourceChanged.
+  absl::Status ReadAt(uint64_t offset, std::span<std::byte> out) const;
+  // kDiskFull, kIo.
+  absl::Status WriteAt(uint64_t offset, std::span<const std::byte> bytes) const;
+  // Asks the kernel to read ahead, or to start writing back; returns at once, never fails.
+  void ReadAhead(uint64_t offset, uint64_t size) const;
+  void StartWriteBack(uint64_t offset, uint64_t size) const;
+  absl::Status Sync() const;
+
+ private:
+  const int fd_;
+  const std::string path_;
+};
+
+// Source files of a task, by name.
+class SourceFiles {
+ public:
+  // Opens what the task's pieces read and compares size and mtime with task.sources.
+  // kInputMissing, kSourceChanged.
+  static absl::StatusOr<SourceFiles> Open(const v1::Task& task);
+  // The same comparison again, after reading.
+  absl::Status CheckUnchanged() const;
+  const OpenFile& Get(const std::string& name) const { return *files_.at(name).file; }
+
+ private:
+  struct Source {
+    std::unique_ptr<OpenFile> file;
+    v1::SourceFile facts;
+  };
+  std::map<std::string, Source> files_;
+};
+
+// Shared: a Run writes to it while a SyncTouched of another thread may hold it.
+using SharedFile = std::shared_ptr<const OpenFile>;
+
+// Output files of a task, by FileRange.file. kFenced if one is not there (its job ended), kInternal
+// if a range of the unit does not fit into it.
+absl::StatusOr<std::map<uint32_t, SharedFile>> OpenOutputs(const v1::Task& task);
+
+}  // namespace octavo

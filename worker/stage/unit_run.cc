@@ -1,0 +1,169 @@
+#include "worker/stage/unit_run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "core/base/error.h"
+#include "core/base/fault.h"
+#include "core/base/limits.h"
+#include "core/base/status.h"
+#include "core/tensor/bare/tree.h"
+#include "core/tensor/dtype_proto.h"
+
+namespace octavo {
+namespace {
+
+QuantizeRule RuleOf(const v1::Piece& piece) {
+  QuantizeRule rule;
+  rule.format = piece.format();
+  rule.algorithm = piece.algorithm();
+  rule.scale_dtype = FromProto(piece.scale_dtype());
+  return rule;
+}
+
+// Buffers that a piece needs at a time: source rows (reused to read back), codes, scales.
+uint64_t BufferBytes(const v1::Piece& piece) {
+  if (!piece.has_format()) return kChunkBytes * 2;
+  const int64_t rows = ChunkRows(piece);
+  const uint64_t scales = ScaleBytes(RuleOf(piece), rows, ColumnsOf(piece.source()));
+  // Reading back reuses the source rows; scales of very narrow rows may need more.
+  return std::max(static_cast<uint64_t>(rows) * RowBytes(piece), scales) +
+         CodeBytes(rows, ColumnsOf(piece.source())) + scales;
+}
+
+absl::Status CheckTask(const v1::Task& task) {
+  for (const v1::Piece& piece : task.unit().pieces()) {
+    const v1::TensorSpec& source = piece.source();
+    const bool rows_fit = piece.row_begin() >= 0 && piece.row_begin() < piece.row_end() &&
+                          piece.row_end() <= RowsOf(source);
+    const bool is_matrix = source.shape_size() == 2 && source.shape(1) > 0;
+    if (!rows_fit || source.end() <= source.begin() || (piece.has_format() && !is_matrix)) {
+      return MakeError(Reason::kInternal, "a task's piece does not fit its tensor",
+                       {.file = source.file(), .tensor = source.name()});
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<UnitRun>> UnitRun::Open(const v1::Task& task, Isa isa,
+                                                       BufferBudget* budget,
+                                                       const std::stop_token& stop) {
+  OCTAVO_RETURN_IF_ERROR(CheckTask(task));
+  OCTAVO_ASSIGN_OR_RETURN(SourceFiles sources, SourceFiles::Open(task));
+  for (const v1::Piece& piece : task.unit().pieces()) {
+    const uint64_t row_bytes = RowBytes(piece);
+    sources.Get(piece.source().file())
+        .ReadAhead(piece.source().begin() + static_cast<uint64_t>(piece.row_begin()) * row_bytes,
+                   static_cast<uint64_t>(piece.row_end() - piece.row_begin()) * row_bytes);
+  }
+  OCTAVO_ASSIGN_OR_RETURN(auto outputs, OpenOutputs(task));
+  uint64_t bytes = 0;
+  std::vector<std::unique_ptr<Quantizer>> quantizers;
+  for (const v1::Piece& piece : task.unit().pieces()) {
+    bytes = std::max(bytes, BufferBytes(piece));
+    quantizers.emplace_back();
+    if (!piece.has_format()) continue;
+    OCTAVO_ASSIGN_OR_RETURN(quantizers.back(), MakeQuantizer(RuleOf(piece), isa));
+  }
+  OCTAVO_ASSIGN_OR_RETURN(BufferBudget::Loan loan, budget->Borrow(bytes, stop));
+  std::unique_ptr<UnitRun> run(
+      new UnitRun(task, std::move(sources), std::move(outputs), std::move(loan), stop));
+  run->quantizers_ = std::move(quantizers);
+  return run;
+}
+
+UnitRun::UnitRun(const v1::Task& task, SourceFiles sources, std::map<uint32_t, SharedFile> outputs,
+                 BufferBudget::Loan loan, std::stop_token stop)
+    : task_(task),
+      sources_(std::move(sources)),
+      outputs_(std::move(outputs)),
+      loan_(std::move(loan)),
+      stop_(std::move(stop)) {
+  receipt_.set_job_id(task.job_id());
+  receipt_.set_unit_id(task.unit().id());
+  receipt_.set_epoch(task.epoch());
+  for (const v1::TieStat& stat : task.tie_stats()) {
+    stats_[static_cast<int32_t>(stat.tie_group())] = stat;
+  }
+}
+
+absl::Status UnitRun::Do() {
+  const v1::Unit& unit = task_.unit();
+  if (unit.kind() == v1::UNIT_CAST) OCTAVO_RETURN_IF_ERROR(FindJointStats());
+  for (int i = 0; i < unit.pieces_size(); ++i) {
+    const v1::Piece& piece = unit.pieces(i);
+    if (unit.kind() == v1::UNIT_STAT_AMAX || unit.kind() == v1::UNIT_STAT_MSE) {
+      OCTAVO_RETURN_IF_ERROR(ReportStat(i));
+    } else if (piece.has_format()) {
+      OCTAVO_RETURN_IF_ERROR(CastPiece(piece, *quantizers_[i]));
+    } else {
+      OCTAVO_RETURN_IF_ERROR(CopyPiece(piece));
+    }
+    const v1::FileRange& out = piece.weight_out();
+    if (out.end() > out.begin()) {
+      outputs_.at(out.file())->StartWriteBack(out.begin(), out.end() - out.begin());
+    }
+  }
+  return sources_.CheckUnchanged();
+}
+
+absl::Status UnitRun::CheckStop() const {
+  if (!stop_.stop_requested()) return absl::OkStatus();
+  return MakeError(Reason::kCancelled, "the task was stopped");
+}
+
+const v1::TieStat* UnitRun::StatOf(const v1::Piece& piece) const {
+  const auto found = stats_.find(piece.tie_group());
+  return found == stats_.end() ? nullptr : &found->second;
+}
+
+absl::Status UnitRun::Read(const v1::Piece& piece, uint64_t offset, std::span<std::byte> out) {
+  OCTAVO_RETURN_IF_ERROR(CheckStop());
+  const Stopwatch watch(&read_seconds_);
+  bytes_read_ += out.size();
+  return sources_.Get(piece.source().file()).ReadAt(piece.source().begin() + offset, out);
+}
+
+absl::Status UnitRun::WriteVerified(const v1::FileRange& range, uint64_t at,
+                                    std::span<const std::byte> bytes,
+                                    std::span<std::byte> scratch) {
+  const Stopwatch watch(&write_seconds_);
+  const OpenFile& file = *outputs_.at(range.file());
+  const uint64_t offset = range.begin() + at;
+  if (offset + bytes.size() > range.end()) {
+    return MakeError(Reason::kInternal, "a unit would write outside its range",
+                     {.file = file.path(), .offset = offset});
+  }
+  OCTAVO_RETURN_IF_ERROR(file.WriteAt(offset, bytes));
+  bytes_written_ += bytes.size();
+  const std::span<std::byte> back = scratch.first(bytes.size());
+  OCTAVO_RETURN_IF_ERROR(file.ReadAt(offset, back));
+  if (std::memcmp(back.data(), bytes.data(), bytes.size()) == 0) return absl::OkStatus();
+  return MakeError(Reason::kCorrupted, "the bytes read back are not the bytes written",
+                   {.file = file.path(), .offset = offset},
+                   "The disk or its driver is at fault; write elsewhere");
+}
+
+void UnitRun::AddDigest(const v1::FileRange& range, const DigestStream& stream) {
+  v1::RangeDigest* out = receipt_.add_ranges();
+  *out->mutable_range() = range;
+  const Digest128 digest = stream.Finish();
+  out->mutable_digest()->set_low(digest.low);
+  out->mutable_digest()->set_high(digest.high);
+}
+
+v1::Receipt UnitRun::TakeReceipt() {
+  receipt_.set_bytes_read(bytes_read_);
+  receipt_.set_bytes_written(bytes_written_);
+  receipt_.set_read_seconds(read_seconds_);
+  receipt_.set_cast_seconds(cast_seconds_);
+  receipt_.set_write_seconds(write_seconds_);
+  return std::move(receipt_);
+}
+
+}  // namespace octavo
