@@ -119,7 +119,7 @@ absl::Status UnitRun::CastPiece(const v1::Piece& piece, const Quantizer& quantiz
   DigestStream scale_digest;
   std::vector<v1::PieceReport> blocks;
   uint64_t scale_at = 0;
-  OCTAVO_RETURN_IF_ERROR(ForChunks(piece, [&](const Chunk& chunk) -> absl::Status {
+  auto visit = [&](const Chunk& chunk) -> absl::Status {
     const auto rest = loan_.bytes().subspan(chunk.bytes.size());
     const auto codes = rest.first(static_cast<uint64_t>(chunk.rows) * columns);
     const auto scales =
@@ -137,7 +137,8 @@ absl::Status UnitRun::CastPiece(const v1::Piece& piece, const Quantizer& quantiz
     OCTAVO_RETURN_IF_ERROR(WriteVerified(piece.weight_out(), at, codes, chunk.bytes));
     weight_digest.Add(codes);
     return absl::OkStatus();
-  }));
+  };
+  OCTAVO_RETURN_IF_ERROR(ForChunks(piece, visit));
   AddDigest(piece.weight_out(), weight_digest);
   if (scale_at > 0) AddDigest(scale_out, scale_digest);
   v1::PieceReport report = MergeReports(std::move(blocks));
@@ -152,14 +153,15 @@ absl::Status UnitRun::CastPiece(const v1::Piece& piece, const Quantizer& quantiz
 
 absl::StatusOr<uint32_t> UnitRun::PieceAmax(const v1::Piece& piece, const Quantizer& quantizer) {
   uint32_t amax = 0;
-  OCTAVO_RETURN_IF_ERROR(ForChunks(piece, [&](const Chunk& chunk) -> absl::Status {
+  auto visit = [&](const Chunk& chunk) -> absl::Status {
     const Stopwatch watch(&cast_seconds_);
     OCTAVO_ASSIGN_OR_RETURN(
         const uint32_t bits,
         quantizer.Amax(RowsIn(piece, chunk.bytes, chunk.begin, chunk.begin, chunk.rows)));
     amax = std::max(amax, bits);
     return absl::OkStatus();
-  }));
+  };
+  OCTAVO_RETURN_IF_ERROR(ForChunks(piece, visit));
   return amax;
 }
 
@@ -167,7 +169,7 @@ absl::StatusOr<std::vector<double>> UnitRun::PieceGrid(const v1::Piece& piece,
                                                        const Quantizer& quantizer,
                                                        uint32_t joint_amax_bits) {
   std::vector<std::vector<double>> blocks;
-  OCTAVO_RETURN_IF_ERROR(ForChunks(piece, [&](const Chunk& chunk) -> absl::Status {
+  auto visit = [&](const Chunk& chunk) -> absl::Status {
     const Stopwatch watch(&cast_seconds_);
     for (int64_t row = 0; row < chunk.rows; row += kUnitRowMultiple) {
       const int64_t rows = std::min(kUnitRowMultiple, chunk.rows - row);
@@ -178,7 +180,8 @@ absl::StatusOr<std::vector<double>> UnitRun::PieceGrid(const v1::Piece& piece,
       blocks.push_back(std::move(sums));
     }
     return absl::OkStatus();
-  }));
+  };
+  OCTAVO_RETURN_IF_ERROR(ForChunks(piece, visit));
   return MergeSums(std::move(blocks));
 }
 
