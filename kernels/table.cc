@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "kernels/probe.h"
 #include "kernels/quantize.h"
 #include "kernels/quantize_activation.h"
 
@@ -14,6 +15,7 @@ std::vector<KernelRow> AllKernelRows() {
   };
   add(QuantizeKernelRows());
   add(QuantizeActivationKernelRows());
+  add(ProbeKernelRows());
   return rows;
 }
 
