@@ -82,7 +82,7 @@ TEST(RegexTest, WhatPcre2ReadsDifferentlyIsRefusedByName) {
 }
 
 TEST(RegexTest, WrongPatternsAreErrorsOfTheFile) {
-  for (const std::string pattern :
+  for (const std::string& pattern :
        {std::string("(a"), std::string("[a"), std::string("a\\"), std::string("*"),
         std::string("\xff"), std::string(kPatternBytesMax + 1, 'a')}) {
     const auto regex = Regex::Compile(pattern);
@@ -99,14 +99,14 @@ absl::Status Find(std::string_view pattern, const std::string& text) {
 }
 
 TEST(RegexTest, EndlessBacktrackingIsAnError) {
-  const absl::Status status = Find("(?:a+)+b", std::string(64, 'a'));
+  const absl::Status status = Find("(?:a+)+(?:b|c)", std::string(64, 'a'));
   ASSERT_FALSE(status.ok());
   EXPECT_EQ(ReasonOf(status), Reason::kBadRequest);
   EXPECT_THAT(std::string(status.message()), HasSubstr("too much work"));
 }
 
 TEST(RegexTest, LookingFarAheadFromEveryPositionIsAnError) {
-  const absl::Status status = Find("[^b]*b", std::string(2'000'000, 'a'));
+  const absl::Status status = Find("[^b]*b", std::string(1'000'000, 'a'));
   ASSERT_FALSE(status.ok());
   EXPECT_EQ(ReasonOf(status), Reason::kBadRequest);
 }
