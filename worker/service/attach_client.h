@@ -35,6 +35,9 @@ class AttachClient {
   AttachClient(Options options, Handlers handlers);
   ~AttachClient();  // hangs up
 
+  // Begins to dial. Once.
+  void Start();
+
   // Dropped when there is no lease. Thread-safe.
   void Send(const v1::Report& report);
 
@@ -42,8 +45,5 @@ class AttachClient {
   class Impl;
   std::unique_ptr<Impl> impl_;
 };
-
-// VmHWM of this process in bytes, as the kernel counts it.
-uint64_t PeakResidentBytes();
 
 }  // namespace octavo
