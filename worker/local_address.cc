@@ -31,8 +31,7 @@ absl::StatusOr<std::string> LocalHostTowards(const std::string& address) {
   addrinfo hints = {};
   hints.ai_socktype = SOCK_DGRAM;
   addrinfo* found = nullptr;
-  if (const int error = getaddrinfo(to.host.c_str(), to.port.c_str(), &hints, &found);
-      error != 0) {
+  if (const int error = getaddrinfo(to.host.c_str(), to.port.c_str(), &hints, &found); error != 0) {
     return MakeError(Reason::kUnreachable,
                      fmt::format("cannot resolve '{}': {}", to.host, gai_strerror(error)));
   }
@@ -42,11 +41,10 @@ absl::StatusOr<std::string> LocalHostTowards(const std::string& address) {
   socklen_t size = sizeof(local);
   char host[NI_MAXHOST] = {};
   // Connecting a datagram socket only looks up the route.
-  const bool ok =
-      fd >= 0 && connect(fd, list->ai_addr, list->ai_addrlen) == 0 &&
-      getsockname(fd, reinterpret_cast<sockaddr*>(&local), &size) == 0 &&
-      getnameinfo(reinterpret_cast<sockaddr*>(&local), size, host, sizeof(host), nullptr, 0,
-                  NI_NUMERICHOST) == 0;
+  const bool ok = fd >= 0 && connect(fd, list->ai_addr, list->ai_addrlen) == 0 &&
+                  getsockname(fd, reinterpret_cast<sockaddr*>(&local), &size) == 0 &&
+                  getnameinfo(reinterpret_cast<sockaddr*>(&local), size, host, sizeof(host),
+                              nullptr, 0, NI_NUMERICHOST) == 0;
   const int error = errno;
   if (fd >= 0) close(fd);
   if (!ok) return ErrnoError("cannot find the local address towards", error, {.file = address});

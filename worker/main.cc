@@ -108,11 +108,10 @@ class Worker {
   }
 
   void Stop() {
-    attach_.reset();
+    attach_->Stop();
     tasks_.reset();
     ranks_->Detached();
-    if (server_ != nullptr) server_->Stop(milliseconds(500));
-    server_.reset();
+    server_->Stop(milliseconds(500));
   }
 
  private:
@@ -124,14 +123,16 @@ class Worker {
                             AdvertisedAddress(flags_.advertise, flags_.listen, flags_.coordinator));
     OCTAVO_ASSIGN_OR_RETURN(const HostPort self, SplitAddress(advertised));
     ranks_.emplace(
-        RankHost::Options{
-            .host = self.host,
-            .load = [isa, threads](const v1::LoadRank& load, Communicator* communicator) {
-              return LoadModel(load, communicator, {.threads = threads, .isa = isa});
-            },
-            .link = [token](const std::vector<std::string>& addresses) {
-              return MakeFollowerLink(addresses, token);
-            }},
+        RankHost::Options{.host = self.host,
+                          .load =
+                              [isa, threads](const v1::LoadRank& load, Communicator* communicator) {
+                                return LoadModel(load, communicator,
+                                                 {.threads = threads, .isa = isa});
+                              },
+                          .link =
+                              [token](const std::vector<std::string>& addresses) {
+                                return MakeFollowerLink(addresses, token);
+                              }},
         [this](v1::Report report) { Send(report); }, &metrics_);
     engine_service_ = MakeEngineService(&*ranks_, &metrics_, token);
     grpc::Service* services[] = {engine_service_.get()};
@@ -169,22 +170,22 @@ class Worker {
     hello.set_version(std::string(kVersion));
     spdlog::info("worker {}: listening on {}, {} threads, {}", hello.worker_id(),
                  server_->address(), Threads(), hello.isa());
-    attach_.emplace(std::move(options),
-                    AttachClient::Handlers{
-                        .attached =
-                            [this] {
-                              metrics_.Add(metric::kWorkerReconnects);
-                              ranks_->Attached();
-                              tasks_->Attached();
-                              attached_ = true;
-                            },
-                        .detached =
-                            [this] {
-                              tasks_->Detached();
-                              ranks_->Detached();
-                            },
-                        .directive = [this](v1::Directive directive) { Obey(directive); },
-                        .fatal = [this](absl::Status status) { Fail(std::move(status)); }});
+    attach_.emplace(
+        std::move(options),
+        AttachClient::Handlers{.attached =
+                                   [this] {
+                                     metrics_.Add(metric::kWorkerReconnects);
+                                     ranks_->Attached();
+                                     tasks_->Attached();
+                                     attached_ = true;
+                                   },
+                               .detached =
+                                   [this] {
+                                     tasks_->Detached();
+                                     ranks_->Detached();
+                                   },
+                               .directive = [this](v1::Directive directive) { Obey(directive); },
+                               .fatal = [this](absl::Status status) { Fail(std::move(status)); }});
     attach_->Start();
   }
 

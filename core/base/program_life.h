@@ -16,8 +16,8 @@ void BlockStopSignals();
 // True when SIGTERM or SIGINT has come; false after `timeout`.
 bool WaitForStop(std::chrono::milliseconds timeout);
 
-// Writes {"address":...,"metrics":...,"pid":...} and a newline to `fd` and closes it. Negative: does
-// nothing.
+// Writes {"address":...,"metrics":...,"pid":...} and a newline to `fd` and closes it. Negative:
+// does nothing.
 absl::Status ReportReady(int fd, std::string_view address, std::string_view metrics);
 
 // Ends this process at once, with exit code 75, when `fd` reports end of file: whoever holds its

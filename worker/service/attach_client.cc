@@ -41,7 +41,9 @@ class AttachClient::Impl {
     dials_ = std::jthread([this](const std::stop_token& stop) { DialLoop(stop); });
   }
 
-  ~Impl() {
+  ~Impl() { Stop(); }
+
+  void Stop() {
     beats_.request_stop();
     dials_.request_stop();
     {
@@ -194,6 +196,8 @@ AttachClient::AttachClient(Options options, Handlers handlers)
 AttachClient::~AttachClient() = default;
 
 void AttachClient::Start() { impl_->Start(); }
+
+void AttachClient::Stop() { impl_->Stop(); }
 
 void AttachClient::Send(const v1::Report& report) { impl_->Send(report); }
 
