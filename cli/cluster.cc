@@ -40,13 +40,12 @@ void PrintText(const v1::ListWorkersResponse& workers, const v1::ListModelsRespo
              "isa", "threads", "memory", "peak", "units", "model");
   for (const v1::WorkerInfo& worker : workers.workers()) {
     const v1::Hello& hello = worker.hello();
-    fmt::print("{:<14.14} {:>8} {:<8} {:<10} {:>7} {:>10} {:>10} {:>7}  {}\n", hello.worker_id(),
-               hello.pid(), worker.state(), hello.isa(), hello.thread_count(),
-               HumanBytes(hello.memory_bytes()), HumanBytes(worker.rss_peak_bytes()),
-               worker.units_done(),
-               worker.model_id().empty()
-                   ? "-"
-                   : fmt::format("{} rank {}", worker.model_id(), worker.rank()));
+    fmt::print(
+        "{:<14.14} {:>8} {:<8} {:<10} {:>7} {:>10} {:>10} {:>7}  {}\n", hello.worker_id(),
+        hello.pid(), worker.state(), hello.isa(), hello.thread_count(),
+        HumanBytes(hello.memory_bytes()), HumanBytes(worker.rss_peak_bytes()), worker.units_done(),
+        worker.model_id().empty() ? "-"
+                                  : fmt::format("{} rank {}", worker.model_id(), worker.rank()));
   }
   for (const v1::ModelInfo& model : models.models()) {
     fmt::print("model {}: {}, {} over {} rank{}, up to {} tokens\n", model.model_id(),
@@ -61,8 +60,8 @@ absl::Status ShowCluster(const Context& context, const ClusterFlags& flags, bool
   SetTimeout(workers_call, std::chrono::seconds(10));
   SetTimeout(models_call, std::chrono::seconds(10));
   v1::ListWorkersResponse workers;
-  OCTAVO_RETURN_IF_ERROR(FromGrpc(
-      v1::Cluster::NewStub(session->channel())->ListWorkers(&workers_call, {}, &workers)));
+  OCTAVO_RETURN_IF_ERROR(
+      FromGrpc(v1::Cluster::NewStub(session->channel())->ListWorkers(&workers_call, {}, &workers)));
   v1::ListModelsResponse models;
   OCTAVO_RETURN_IF_ERROR(
       FromGrpc(v1::Models::NewStub(session->channel())->List(&models_call, {}, &models)));

@@ -73,9 +73,12 @@ absl::Status WriteClusterFile(const std::string& state_dir, const ClusterRecord&
                        {"metrics", process.metrics},
                        {"restarts", process.restarts}});
   }
-  const Json json = {{"address", record.address}, {"metrics", record.metrics},
-                     {"token", record.token},     {"keeper_pid", record.keeper_pid},
-                     {"pids", pids},              {"workers", workers}};
+  const Json json = {{"address", record.address},
+                     {"metrics", record.metrics},
+                     {"token", record.token},
+                     {"keeper_pid", record.keeper_pid},
+                     {"pids", pids},
+                     {"workers", workers}};
   return WritePrivate(ClusterFilePath(state_dir), json.dump(2) + "\n");
 }
 

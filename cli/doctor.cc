@@ -65,8 +65,7 @@ void AddDoctor(CLI::App& app, Context& context) {
   CLI::App* command = app.add_subcommand("doctor", "Would a checkpoint load, tensor by tensor");
   command->add_option("DIR", flags->dir, "A checkpoint folder")->required();
   command->add_flag("--quick", flags->quick, "Compare sizes with the manifest, not digests");
-  command->callback(
-      [&context, flags] { context.action = [flags] { return Doctor(*flags); }; });
+  command->callback([&context, flags] { context.action = [flags] { return Doctor(*flags); }; });
 }
 
 }  // namespace octavo

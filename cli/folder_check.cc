@@ -31,10 +31,10 @@ absl::Status CheckRange(const LocalStore& store, const std::string& path,
   const Digest128 found = digest.Finish();
   const Digest128 wanted{range.digest().low(), range.digest().high()};
   if (found == wanted) return absl::OkStatus();
-  return MakeError(Reason::kCorrupted,
-                   fmt::format("bytes up to {} have digest {}, not {}", range.end(), found.Hex(),
-                               wanted.Hex()),
-                   {.file = path, .offset = range.begin()}, "Quantize again");
+  return MakeError(
+      Reason::kCorrupted,
+      fmt::format("bytes up to {} have digest {}, not {}", range.end(), found.Hex(), wanted.Hex()),
+      {.file = path, .offset = range.begin()}, "Quantize again");
 }
 
 }  // namespace
@@ -44,8 +44,7 @@ absl::StatusOr<FolderCheck> CheckFolder(const std::string& dir, bool digests) {
   FolderCheck check;
   const std::string manifest_path = JoinPath(dir, kManifestName);
   if (!store.Exists(manifest_path)) return check;
-  OCTAVO_ASSIGN_OR_RETURN(const std::string text,
-                          ReadWhole(store, manifest_path, kSideFileMax));
+  OCTAVO_ASSIGN_OR_RETURN(const std::string text, ReadWhole(store, manifest_path, kSideFileMax));
   v1::Manifest manifest;
   if (!google::protobuf::util::JsonStringToMessage(text, &manifest).ok()) {
     return MakeError(Reason::kBadCheckpoint, "not a manifest", {.file = manifest_path});

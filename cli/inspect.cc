@@ -80,10 +80,11 @@ void PrintText(const Checkpoint& checkpoint, const CheckpointSummary& summary,
                const std::map<std::string, uint64_t>& schemes) {
   const v1::ModelSpec& model = checkpoint.model;
   fmt::print("{}: {} ({})\n", checkpoint.dir, model.architecture(), model.family());
-  fmt::print("{} layers, hidden {}, MLP {}, {} heads of {} ({} KV), vocabulary {}{}, up to {} tokens\n",
-             model.layer_count(), model.hidden_size(), model.intermediate_size(),
-             model.head_count(), model.head_dim(), model.kv_head_count(), model.vocab_size(),
-             model.tied_embeddings() ? " (tied)" : "", model.max_position());
+  fmt::print(
+      "{} layers, hidden {}, MLP {}, {} heads of {} ({} KV), vocabulary {}{}, up to {} tokens\n",
+      model.layer_count(), model.hidden_size(), model.intermediate_size(), model.head_count(),
+      model.head_dim(), model.kv_head_count(), model.vocab_size(),
+      model.tied_embeddings() ? " (tied)" : "", model.max_position());
   fmt::print("\n{:<16} {:<8} {:<16} {:>6} {:>10} {:>11}\n", "role", "dtype", "shape", "count",
              "params", "bytes");
   for (const RoleSummary& role : summary.roles) {
@@ -129,9 +130,8 @@ void AddInspect(CLI::App& app, Context& context) {
   CLI::App* command = app.add_subcommand("inspect", "What is in a checkpoint");
   command->add_option("DIR", flags->dir, "A checkpoint folder")->required();
   command->add_flag("--json", flags->json, "One JSON object");
-  command->callback([&context, flags] {
-    context.action = [flags] { return Inspect(flags->dir, flags->json); };
-  });
+  command->callback(
+      [&context, flags] { context.action = [flags] { return Inspect(flags->dir, flags->json); }; });
 }
 
 }  // namespace octavo

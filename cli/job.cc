@@ -56,9 +56,9 @@ absl::Status WatchJob(const Context& context, const JobFlags& flags) {
   StopSignal stop;
   OCTAVO_ASSIGN_OR_RETURN(auto session, Session::Remote(context, flags.cluster));
   ProgressDisplay display(stderr);
-  OCTAVO_ASSIGN_OR_RETURN(const v1::Job job, FollowJob(*session, stop, flags.id, [&](const auto& now) {
-                            display.Show(now);
-                          }));
+  OCTAVO_ASSIGN_OR_RETURN(
+      const v1::Job job,
+      FollowJob(*session, stop, flags.id, [&](const auto& now) { display.Show(now); }));
   display.Finish();
   Print(job, flags.json);
   return OutcomeOf(job);

@@ -95,8 +95,9 @@ absl::StatusOr<v1::Job> FollowJob(const Session& session, const StopSignal& stop
     if (!ended.ok() && ReasonOf(ended) != Reason::kUnreachable) return ended;
     OCTAVO_RETURN_IF_ERROR(session.Health());
     if (std::chrono::steady_clock::now() >= deadline) {
-      return ended.ok() ? MakeError(Reason::kUnreachable, "the coordinator stopped telling of the job")
-                        : ended;
+      return ended.ok()
+                 ? MakeError(Reason::kUnreachable, "the coordinator stopped telling of the job")
+                 : ended;
     }
     stop.WaitFor(milliseconds(100));
   }
@@ -104,7 +105,8 @@ absl::StatusOr<v1::Job> FollowJob(const Session& session, const StopSignal& stop
 
 absl::Status OutcomeOf(const v1::Job& job) {
   if (job.state() == v1::JOB_DONE) return absl::OkStatus();
-  if (job.state() == v1::JOB_CANCELLED) return MakeError(Reason::kCancelled, "the job was cancelled");
+  if (job.state() == v1::JOB_CANCELLED)
+    return MakeError(Reason::kCancelled, "the job was cancelled");
   const auto reason = ReasonFromName(job.failure().reason());
   return MakeError(reason.value_or(Reason::kInternal), job.failure().message());
 }

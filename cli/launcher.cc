@@ -78,8 +78,8 @@ ChildSpec LocalCluster::CoordinatorSpec() const {
   spec.program = bin_dir_ + "/octavo-coordinator";
   const std::string listen =
       address_.empty() ? fmt::format("{}:{}", options_.listen_host, options_.port) : address_;
-  spec.args = {"--listen", listen, "--metrics-listen", "127.0.0.1:0", "--state",
-               options_.state_dir};
+  spec.args = {"--listen",    listen,    "--metrics-listen",
+               "127.0.0.1:0", "--state", options_.state_dir};
   if (!options_.log_level.empty()) {
     spec.args.insert(spec.args.end(), {"--log-level", options_.log_level});
   }
@@ -96,8 +96,8 @@ ChildSpec LocalCluster::WorkerSpec(int index) const {
   ChildSpec spec;
   spec.name = fmt::format("worker {}", index);
   spec.program = bin_dir_ + "/octavo-worker";
-  spec.args = {"--coordinator", address_, "--listen", "127.0.0.1:0", "--metrics-listen",
-               "127.0.0.1:0", "--threads", std::to_string(threads)};
+  spec.args = {"--coordinator",    address_,      "--listen",  "127.0.0.1:0",
+               "--metrics-listen", "127.0.0.1:0", "--threads", std::to_string(threads)};
   if (!options_.memory.empty()) spec.args.insert(spec.args.end(), {"--memory", options_.memory});
   if (!options_.isa.empty()) spec.args.insert(spec.args.end(), {"--isa", options_.isa});
   if (!options_.log_level.empty()) {

@@ -25,13 +25,13 @@ namespace octavo {
 
 struct LocalClusterOptions {
   int workers = 1;
-  std::string state_dir;    // journal, lock and logs of the children; made if missing
-  std::string memory;       // of each worker, as its flag takes it ("1GiB")
-  int threads = 0;          // of each worker; 0: the cores divided by the workers
-  std::string isa;          // empty: the worker chooses
-  std::string log_level;    // of the children
+  std::string state_dir;  // journal, lock and logs of the children; made if missing
+  std::string memory;     // of each worker, as its flag takes it ("1GiB")
+  int threads = 0;        // of each worker; 0: the cores divided by the workers
+  std::string isa;        // empty: the worker chooses
+  std::string log_level;  // of the children
   std::string listen_host = "127.0.0.1";
-  uint16_t port = 0;        // of the coordinator; 0: any
+  uint16_t port = 0;                          // of the coordinator; 0: any
   std::vector<std::string> coordinator_args;  // more flags
   std::vector<std::string> worker_args;
 };

@@ -53,9 +53,9 @@ void PrintText(const v1::Plan& plan, const Estimate& estimate, int workers) {
   fmt::print("units: {} in {} phase{}\n", estimate.units, estimate.phases,
              estimate.phases == 1 ? "" : "s");
   fmt::print("read: {}{}\n", HumanBytes(estimate.source_bytes),
-             estimate.reread_bytes == 0
-                 ? std::string()
-                 : fmt::format(", and {} again for joint scales", HumanBytes(estimate.reread_bytes)));
+             estimate.reread_bytes == 0 ? std::string()
+                                        : fmt::format(", and {} again for joint scales",
+                                                      HumanBytes(estimate.reread_bytes)));
   fmt::print("output: {}\n", HumanBytes(estimate.output_bytes));
   fmt::print("disk needed: {}\n", HumanBytes(estimate.disk_bytes));
   fmt::print("memory: {} for the largest unit; --memory at least {}\n",

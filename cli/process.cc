@@ -69,8 +69,9 @@ std::string LastError(const std::string& log_path) {
 absl::StatusOr<ReadyLine> ParseReady(const ChildSpec& spec, const std::string& line) {
   const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object() || !json.contains("address") || !json["address"].is_string()) {
-    return MakeError(Reason::kInternal,
-                     fmt::format("{} reported something else than its address: {}", spec.name, line));
+    return MakeError(
+        Reason::kInternal,
+        fmt::format("{} reported something else than its address: {}", spec.name, line));
   }
   ReadyLine ready;
   ready.address = json["address"].get<std::string>();
@@ -134,9 +135,9 @@ absl::StatusOr<Child> Child::Spawn(const ChildSpec& spec, int parent_fd) {
                                      std::to_string(kParentFd)});
   std::vector<std::string> environment = spec.environment;
   Child child;
-  const int error = posix_spawn(&child.pid_, spec.program.c_str(), &setup.actions,
-                                &setup.attributes, Pointers(arguments).data(),
-                                Pointers(environment).data());
+  const int error =
+      posix_spawn(&child.pid_, spec.program.c_str(), &setup.actions, &setup.attributes,
+                  Pointers(arguments).data(), Pointers(environment).data());
   if (error != 0) {
     child.pid_ = -1;
     return ErrnoError(fmt::format("cannot start {}", spec.name), error, {.file = spec.program});
@@ -218,10 +219,10 @@ std::string ExitText(int wait_status) {
 absl::Status ExitError(const ChildSpec& spec, int wait_status) {
   const std::string said = LastError(spec.log_path);
   if (WIFSIGNALED(wait_status) || said.empty()) {
-    return MakeError(WIFSIGNALED(wait_status) ? Reason::kUnreachable
-                                              : ReasonOfExit(WEXITSTATUS(wait_status)),
-                     fmt::format("{} {}", spec.name, ExitText(wait_status)),
-                     {.file = spec.log_path}, "its log says why");
+    return MakeError(
+        WIFSIGNALED(wait_status) ? Reason::kUnreachable : ReasonOfExit(WEXITSTATUS(wait_status)),
+        fmt::format("{} {}", spec.name, ExitText(wait_status)), {.file = spec.log_path},
+        "its log says why");
   }
   return MakeError(ReasonOfExit(WEXITSTATUS(wait_status)), said);
 }

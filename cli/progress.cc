@@ -79,8 +79,8 @@ std::vector<std::string> ProgressLines(const v1::Job& job, int width) {
   }
   lines.push_back(fmt::format("{} {:>3.0f} %  {} / {} units  {}  {}",
                               BarText(Fraction(progress), 24), 100 * Fraction(progress),
-                              progress.units_done(), progress.units_total(),
-                              StateText(job.state()), Tail(progress)));
+                              progress.units_done(), progress.units_total(), StateText(job.state()),
+                              Tail(progress)));
   for (std::string& line : lines) {
     if (line.size() > static_cast<size_t>(width)) line.resize(static_cast<size_t>(width));
   }

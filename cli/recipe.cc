@@ -1,12 +1,13 @@
 // octavo recipe list | show NAME
 
+#include "core/scheme/recipe.h"
+
 #include <memory>
 
 #include "CLI/CLI.hpp"
 #include "cli/context.h"
 #include "cli/recipe_source.h"
 #include "core/base/status.h"
-#include "core/scheme/recipe.h"
 #include "fmt/format.h"
 
 namespace octavo {

@@ -45,8 +45,9 @@ void AddClusterFlags(CLI::App& command, ClusterFlags& flags) {
       ->check(CLI::Range(1, kWorkersMax));
   command.add_option("--memory", flags.memory, "Memory of each worker, like 512MiB")
       ->capture_default_str();
-  command.add_option("--threads", flags.threads,
-                     "Threads of each worker (default: the cores shared out)")
+  command
+      .add_option("--threads", flags.threads,
+                  "Threads of each worker (default: the cores shared out)")
       ->check(CLI::Range(1, 1024));
   command.add_option("--isa", flags.isa, "Instruction set of the workers' kernels")
       ->check(CLI::IsMember({"auto", "reference", "avx2", "avx512"}));
@@ -72,13 +73,14 @@ absl::StatusOr<std::unique_ptr<Session>> Session::Local(const Context& context,
   options.memory = flags.memory;
   options.threads = flags.threads;
   options.isa = flags.isa;
+  options.port = static_cast<uint16_t>(flags.port);
   options.log_level = context.log_level;
   auto session = std::unique_ptr<Session>(new Session);
   OCTAVO_ASSIGN_OR_RETURN(session->local_, LocalCluster::Start(options));
   session->address_ = session->local_->address();
   session->channel_ = MakeChannel(session->address_, session->local_->token());
-  session->lease_watch_ = std::jthread(
-      [pointer = session.get()](std::stop_token stop) { pointer->WatchLeases(stop); });
+  session->lease_watch_ =
+      std::jthread([pointer = session.get()](std::stop_token stop) { pointer->WatchLeases(stop); });
   return session;
 }
 

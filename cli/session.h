@@ -30,6 +30,7 @@ struct ClusterFlags {
   int workers = 1;
   std::string memory = "1GiB";
   int threads = 0;
+  int port = 0;  // of the local coordinator; 0: any
   std::string isa;
 };
 void AddCoordinatorFlags(CLI::App& command, ClusterFlags& flags);

@@ -1,5 +1,7 @@
 // octavo synth: a random checkpoint of a given family and shape.
 
+#include "core/checkpoint/synth.h"
+
 #include <memory>
 
 #include "CLI/CLI.hpp"
@@ -7,7 +9,6 @@
 #include "cli/quantity.h"
 #include "core/base/error.h"
 #include "core/base/status.h"
-#include "core/checkpoint/synth.h"
 #include "fmt/format.h"
 
 namespace octavo {
@@ -79,8 +80,7 @@ void AddSynth(CLI::App& app, Context& context) {
       ->capture_default_str();
   command->add_option("--seed", flags->seed, "Same seed, same bytes")->capture_default_str();
   command->add_option("--threads", flags->threads, "Default: all cores");
-  command->callback(
-      [&context, flags] { context.action = [flags] { return Synth(*flags); }; });
+  command->callback([&context, flags] { context.action = [flags] { return Synth(*flags); }; });
 }
 
 }  // namespace octavo

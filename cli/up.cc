@@ -105,8 +105,9 @@ absl::Status Up(const Context& context, const UpFlags& flags) {
   unlink(ClusterFilePath(state).c_str());
   const std::string log = state + "/keeper.log";
   std::vector<std::string> arguments = {
-      "octavo",  "--log-level", context.log_level,    "up",   "--keeper",
-      "--state", state,         "--workers",          std::to_string(flags.cluster.workers),
+      "octavo",   "--log-level",       context.log_level,
+      "up",       "--keeper",          "--state",
+      state,      "--workers",         std::to_string(flags.cluster.workers),
       "--memory", flags.cluster.memory};
   if (flags.cluster.threads > 0) {
     arguments.insert(arguments.end(), {"--threads", std::to_string(flags.cluster.threads)});
@@ -185,9 +186,8 @@ void AddUp(CLI::App& app, Context& context) {
   auto state = std::make_shared<std::string>();
   CLI::App* down = app.add_subcommand("down", "Stop the cluster that `octavo up` started");
   down->add_option("--state", *state, "The folder given to `octavo up`");
-  down->callback([&context, state] {
-    context.action = [&context, state] { return Down(context, *state); };
-  });
+  down->callback(
+      [&context, state] { context.action = [&context, state] { return Down(context, *state); }; });
 }
 
 }  // namespace octavo
