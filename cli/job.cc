@@ -57,11 +57,11 @@ absl::Status WatchJob(const Context& context, const JobFlags& flags) {
   OCTAVO_ASSIGN_OR_RETURN(auto session, Session::Remote(context, flags.cluster));
   ProgressDisplay display(stderr);
   OCTAVO_ASSIGN_OR_RETURN(
-      const v1::Job job,
+      const Followed followed,
       FollowJob(*session, stop, flags.id, [&](const auto& now) { display.Show(now); }));
   display.Finish();
-  Print(job, flags.json);
-  return OutcomeOf(job);
+  Print(followed.job, flags.json);
+  return OutcomeOf(followed.job);
 }
 
 absl::Status Cancel(const Context& context, const JobFlags& flags) {

@@ -71,13 +71,13 @@ absl::StatusOr<v1::Job> CancelJob(const Session& session, const std::string& id)
   return job;
 }
 
-absl::StatusOr<v1::Job> FollowJob(const Session& session, const StopSignal& stop,
-                                  const std::string& id,
-                                  const std::function<void(const v1::Job&)>& show) {
+absl::StatusOr<Followed> FollowJob(const Session& session, const StopSignal& stop,
+                                   const std::string& id,
+                                   const std::function<void(const v1::Job&)>& show) {
   auto stub = v1::Jobs::NewStub(session.channel());
   v1::WatchJobRequest request;
   request.set_id(id);
-  v1::Job last;
+  Followed followed;
   auto deadline = std::chrono::steady_clock::now() + kPatience;
   while (true) {
     grpc::ClientContext context;
@@ -86,13 +86,14 @@ absl::StatusOr<v1::Job> FollowJob(const Session& session, const StopSignal& stop
     v1::Job job;
     while (reader->Read(&job)) {
       deadline = std::chrono::steady_clock::now() + kPatience;
-      last = job;
+      followed.job = job;
       if (show) show(job);
     }
     const absl::Status ended = FromGrpc(reader->Finish());
-    if (IsTerminal(last.state())) return last;
+    if (IsTerminal(followed.job.state())) return followed;
     if (stop.requested()) return MakeError(Reason::kCancelled, "interrupted");
     if (!ended.ok() && ReasonOf(ended) != Reason::kUnreachable) return ended;
+    followed.coordinator_restarted = true;
     OCTAVO_RETURN_IF_ERROR(session.Health());
     if (std::chrono::steady_clock::now() >= deadline) {
       return ended.ok()

@@ -22,11 +22,17 @@ absl::StatusOr<v1::Job> SubmitJob(const Session& session, const StopSignal& stop
 absl::StatusOr<v1::Job> GetJob(const Session& session, const std::string& id);
 absl::StatusOr<v1::Job> CancelJob(const Session& session, const std::string& id);
 
+struct Followed {
+  v1::Job job;  // as it ended
+  // The coordinator went away in between. One that came back holds unfinished jobs as cancelled
+  // until they are submitted again.
+  bool coordinator_restarted = false;
+};
 // Follows a job to its end, calling `show` for every state seen. kCancelled when `stop` fires
 // first (the job itself goes on), kUnreachable when the coordinator stays away.
-absl::StatusOr<v1::Job> FollowJob(const Session& session, const StopSignal& stop,
-                                  const std::string& id,
-                                  const std::function<void(const v1::Job&)>& show);
+absl::StatusOr<Followed> FollowJob(const Session& session, const StopSignal& stop,
+                                   const std::string& id,
+                                   const std::function<void(const v1::Job&)>& show);
 
 // OK for a job that is done; otherwise the failure, with its reason.
 absl::Status OutcomeOf(const v1::Job& job);

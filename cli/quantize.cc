@@ -61,25 +61,37 @@ void PrintResult(const v1::Job& job, bool json) {
   if (!job.report_path().empty()) fmt::print("report: {}\n", job.report_path());
 }
 
+constexpr int kSubmissionsMax = 50;
+
 absl::StatusOr<v1::Job> RunJob(const Session& session, const StopSignal& stop,
                                const v1::SubmitJobRequest& request) {
-  OCTAVO_ASSIGN_OR_RETURN(v1::Job job, SubmitJob(session, stop, request));
-  for (const v1::Warning& warning : job.warnings()) {
-    fmt::print(stderr, "warning: {}{}{}\n", warning.tensor(), warning.tensor().empty() ? "" : ": ",
-               warning.text());
-  }
-  if (IsTerminal(job.state())) return job;
   ProgressDisplay display(stderr);
-  auto followed =
-      FollowJob(session, stop, job.id(), [&](const v1::Job& now) { display.Show(now); });
-  display.Finish();
-  // A resident cluster would go on with the job; a local one stops with us, and its journal knows
-  // where the job stands.
-  if (!followed.ok() && stop.requested() && session.local() == nullptr) {
-    OCTAVO_RETURN_IF_ERROR(
-        WithContext(CancelJob(session, job.id()).status(), "the job could not be cancelled"));
+  for (int submission = 0;; ++submission) {
+    OCTAVO_ASSIGN_OR_RETURN(const v1::Job job, SubmitJob(session, stop, request));
+    if (submission == 0) {
+      for (const v1::Warning& warning : job.warnings()) {
+        fmt::print(stderr, "warning: {}{}{}\n", warning.tensor(),
+                   warning.tensor().empty() ? "" : ": ", warning.text());
+      }
+    }
+    if (IsTerminal(job.state())) return job;
+    auto followed =
+        FollowJob(session, stop, job.id(), [&](const v1::Job& now) { display.Show(now); });
+    if (!followed.ok()) {
+      // A resident cluster would go on with the job; a local one stops with us, and its journal
+      // knows where the job stands.
+      if (stop.requested() && session.local() == nullptr) {
+        OCTAVO_RETURN_IF_ERROR(
+            WithContext(CancelJob(session, job.id()).status(), "the job could not be cancelled"));
+      }
+      return followed.status();
+    }
+    if (followed->job.state() != v1::JOB_CANCELLED || !followed->coordinator_restarted ||
+        submission == kSubmissionsMax) {
+      display.Finish();
+      return followed->job;
+    }
   }
-  return followed;
 }
 
 absl::Status Quantize(const Context& context, const QuantizeFlags& flags) {
