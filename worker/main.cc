@@ -25,8 +25,9 @@
 #include "fmt/format.h"
 #include "grpcpp/impl/codegen/service_type.h"
 #include "kernels/isa.h"
+#include "worker/device/probe.h"
+#include "worker/load_model.h"
 #include "worker/local_address.h"
-#include "worker/runner/runner.h"
 #include "worker/serve/rank_host.h"
 #include "worker/service/attach_client.h"
 #include "worker/service/engine_service.h"
@@ -66,27 +67,30 @@ void BoundHeap() {
   mallopt(M_TRIM_THRESHOLD, 1 << 20);
 }
 
+absl::StatusOr<Isa> ChooseIsa(const std::string& name) {
+  const std::optional<Isa> isa = ParseIsa(name);
+  if (isa.has_value() && IsSupported(*isa)) return *isa;
+  return MakeError(isa.has_value() ? Reason::kHardware : Reason::kUsage,
+                   fmt::format("--isa {} is not something this machine runs", name), {},
+                   fmt::format("use auto or {}", Name(BestIsa())));
+}
+
 // A running worker. Members end from the last to the first.
 class Worker {
  public:
   explicit Worker(const Flags& flags) : flags_(flags), metrics_(MetricHome::kWorker, "worker") {}
 
   absl::Status Start(const std::string& token) {
-    const std::optional<Isa> isa = ParseIsa(flags_.isa);
-    if (!isa.has_value() || !IsSupported(*isa)) {
-      return MakeError(isa.has_value() ? Reason::kHardware : Reason::kUsage,
-                       fmt::format("--isa {} is not something this machine runs", flags_.isa), {},
-                       fmt::format("use auto or {}", Name(BestIsa())));
-    }
+    OCTAVO_ASSIGN_OR_RETURN(const Isa isa, ChooseIsa(flags_.isa));
     if (flags_.memory < kMemoryMin) {
       return MakeError(Reason::kUsage, fmt::format("--memory {} is too little", flags_.memory), {},
                        "give at least 192MiB");
     }
     OCTAVO_ASSIGN_OR_RETURN(exposer_, Exposer::Start(&metrics_, flags_.metrics_listen));
     stage_.emplace(QuantizeStage::Options{
-        .buffer_bytes = std::min(flags_.memory - kBaselineBytes, kTaskBufferMax), .isa = *isa});
-    OCTAVO_RETURN_IF_ERROR(Listen(token, *isa));
-    Attach(token, *isa);
+        .buffer_bytes = std::min(flags_.memory - kBaselineBytes, kTaskBufferMax), .isa = isa});
+    OCTAVO_RETURN_IF_ERROR(Listen(token, isa));
+    Attach(token, isa);
     return absl::OkStatus();
   }
 
@@ -138,17 +142,6 @@ class Worker {
     grpc::Service* services[] = {engine_service_.get()};
     OCTAVO_ASSIGN_OR_RETURN(server_, RpcServer::Start({.listen = flags_.listen}, services));
     return absl::OkStatus();
-  }
-
-  static absl::StatusOr<RankModel> LoadModel(const v1::LoadRank& load, Communicator* communicator,
-                                             const RunnerOptions& options) {
-    OCTAVO_ASSIGN_OR_RETURN(
-        std::shared_ptr<ModelRunner> runner,
-        ModelRunner::Load(load.model_dir(), load.plan(), load.rank(), communicator, options));
-    return RankModel{
-        .run = [runner](const v1::Step& step, Logits* out) { return runner->Run(step, out); },
-        .kv_block_count = runner->kv_block_count(),
-        .weight_bytes = runner->weight_bytes()};
   }
 
   void Attach(const std::string& token, Isa isa) {
@@ -293,6 +286,15 @@ absl::Status RunWorker(const Flags& flags) {
   return status;
 }
 
+absl::Status RunProbeCommand(const ProbeOptions& options, const std::string& isa_name) {
+  OCTAVO_RETURN_IF_ERROR(InitLogging("octavo-worker", "warn"));
+  ProbeOptions complete = options;
+  OCTAVO_ASSIGN_OR_RETURN(complete.isa, ChooseIsa(isa_name));
+  OCTAVO_ASSIGN_OR_RETURN(const ProbeResult result, RunProbe(complete));
+  fmt::print("{}\n", ToJson(result));
+  return absl::OkStatus();
+}
+
 int Main(int argc, char** argv) {
   BoundHeap();
   BlockStopSignals();
@@ -311,13 +313,21 @@ int Main(int argc, char** argv) {
   app.add_option("--ready-fd", flags.ready_fd, "descriptor told when attached");
   app.add_option("--parent-fd", flags.parent_fd, "exit when this descriptor ends");
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error or off");
+  ProbeOptions probe;
+  bool json = false;
+  CLI::App* probe_command = app.add_subcommand("probe", "measures this machine; prints JSON");
+  probe_command->add_flag("--json", json, "print JSON (it always does)");
+  probe_command->add_option("--dir", probe.dir, "where the disk is measured");
+  probe_command->add_option("--seconds", probe.seconds, "time to take, roughly");
+  probe_command->add_option("--threads", probe.threads, "threads (0: one per processor)");
+  probe_command->add_option("--isa", flags.isa, "auto, reference, avx2 or avx512");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error);
     return code == 0 ? 0 : ExitCodeOf(MakeError(Reason::kUsage, "flags"));
   }
-  return Finish(RunWorker(flags));
+  return Finish(probe_command->parsed() ? RunProbeCommand(probe, flags.isa) : RunWorker(flags));
 }
 
 }  // namespace
