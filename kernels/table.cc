@@ -2,9 +2,15 @@
 
 #include <string>
 
+#include "kernels/activation.h"
+#include "kernels/attention.h"
+#include "kernels/matmul.h"
+#include "kernels/norm.h"
 #include "kernels/probe.h"
 #include "kernels/quantize.h"
 #include "kernels/quantize_activation.h"
+#include "kernels/rope.h"
+#include "kernels/softmax.h"
 
 namespace octavo {
 
@@ -16,6 +22,12 @@ std::vector<KernelRow> AllKernelRows() {
   add(QuantizeKernelRows());
   add(QuantizeActivationKernelRows());
   add(ProbeKernelRows());
+  add(MatmulKernelRows());
+  add(AttentionKernelRows());
+  add(NormKernelRows());
+  add(RopeKernelRows());
+  add(ActivationKernelRows());
+  add(SoftmaxKernelRows());
   return rows;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <stop_token>
 #include <thread>
 
@@ -9,10 +10,8 @@
 #include "core/base/limits.h"
 #include "core/base/log.h"
 #include "core/base/mutex.h"
-#include "core/metrics/metrics.h"
 #include "core/rpc/channel.h"
 #include "core/rpc/status.h"
-#include "grpcpp/channel.h"
 #include "octavo/v1/service/coordinator.grpc.pb.h"
 
 namespace octavo {
@@ -34,16 +33,11 @@ class AttachClient::Impl {
   Impl(Options options, Handlers handlers)
       : options_(std::move(options)),
         handlers_(std::move(handlers)),
-        stub_(v1::Coordinator::NewStub(MakeChannel(options_.coordinator, options_.token))) {}
+        stub_(v1::Coordinator::NewStub(MakeChannel(options_.coordinator, options_.token))),
+        beats_([this](const std::stop_token& stop) { BeatLoop(stop); }),
+        dials_([this](const std::stop_token& stop) { DialLoop(stop); }) {}
 
-  void Start() {
-    beats_ = std::jthread([this](const std::stop_token& stop) { BeatLoop(stop); });
-    dials_ = std::jthread([this](const std::stop_token& stop) { DialLoop(stop); });
-  }
-
-  ~Impl() { Stop(); }
-
-  void Stop() {
+  ~Impl() {
     beats_.request_stop();
     dials_.request_stop();
     {
@@ -51,8 +45,8 @@ class AttachClient::Impl {
       if (context_ != nullptr) context_->TryCancel();
       changed_.NotifyAll();
     }
-    if (beats_.joinable()) beats_.join();
-    if (dials_.joinable()) dials_.join();
+    beats_.join();
+    dials_.join();
   }
 
   void Send(const v1::Report& report) {
@@ -143,7 +137,7 @@ class AttachClient::Impl {
         Watch();
       }
       v1::Report report;
-      report.mutable_beat()->set_rss_peak_bytes(ReadMemoryUse().peak);
+      report.mutable_beat()->set_rss_peak_bytes(PeakResidentBytes());
       Send(report);
       Sleep(stop, beat);
     }
@@ -195,10 +189,14 @@ AttachClient::AttachClient(Options options, Handlers handlers)
     : impl_(std::make_unique<Impl>(std::move(options), std::move(handlers))) {}
 AttachClient::~AttachClient() = default;
 
-void AttachClient::Start() { impl_->Start(); }
-
-void AttachClient::Stop() { impl_->Stop(); }
-
 void AttachClient::Send(const v1::Report& report) { impl_->Send(report); }
+
+uint64_t PeakResidentBytes() {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("VmHWM:")) return std::stoull(line.substr(6)) * 1024;
+  }
+  return 0;
+}
 
 }  // namespace octavo

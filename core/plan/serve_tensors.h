@@ -1,0 +1,24 @@
+#pragma once
+
+// Which models and tensors can be served: refused here, from names, shapes and schemes, before any
+// byte of a weight is read.
+
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/plan/serve_plan.h"
+#include "octavo/v1/model.pb.h"
+
+namespace octavo {
+
+// kUnsupported with the reason if the runner does not compute this architecture.
+absl::Status CheckServable(const v1::ModelSpec& model);
+
+// Every tensor that is served, in layer order, shapes and schemes checked. kBadCheckpoint,
+// kUnsupported.
+absl::StatusOr<std::vector<const ServedTensor*>> SelectTensors(
+    const v1::ModelSpec& model, std::span<const ServedTensor> tensors);
+
+}  // namespace octavo

@@ -1,0 +1,163 @@
+// Layouts over ranks: uneven splits, tilings, refusals.
+
+#include "core/plan/serve_plan.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "core/base/error.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace octavo {
+namespace {
+
+using testing::HasSubstr;
+
+// SmolLM2-135M with two layers.
+v1::ModelSpec Spec() {
+  v1::ModelSpec spec;
+  spec.set_family("llama");
+  spec.set_hidden_size(576);
+  spec.set_intermediate_size(1536);
+  spec.set_layer_count(2);
+  spec.set_head_count(9);
+  spec.set_kv_head_count(3);
+  spec.set_head_dim(64);
+  spec.set_vocab_size(49152);
+  spec.set_max_position(8192);
+  spec.set_norm_eps(1e-5);
+  spec.set_tied_embeddings(true);
+  spec.set_act("silu");
+  return spec;
+}
+
+ServedTensor Tensor(v1::TensorRole role, int layer, std::vector<int64_t> shape) {
+  ServedTensor out;
+  out.tensor.set_role(role);
+  out.tensor.set_layer(layer);
+  out.tensor.mutable_spec()->set_name(v1::TensorRole_Name(role) + std::to_string(layer));
+  out.tensor.mutable_spec()->set_dtype(v1::BF16);
+  for (const int64_t dimension : shape) out.tensor.mutable_spec()->add_shape(dimension);
+  return out;
+}
+
+std::vector<ServedTensor> Tensors() {
+  std::vector<ServedTensor> out = {Tensor(v1::EMBEDDING, -1, {49152, 576}),
+                                   Tensor(v1::FINAL_NORM, -1, {576})};
+  for (int layer = 0; layer < 2; ++layer) {
+    out.push_back(Tensor(v1::ATTENTION_NORM, layer, {576}));
+    out.push_back(Tensor(v1::MLP_NORM, layer, {576}));
+    out.push_back(Tensor(v1::Q_PROJ, layer, {576, 576}));
+    out.push_back(Tensor(v1::K_PROJ, layer, {192, 576}));
+    out.push_back(Tensor(v1::V_PROJ, layer, {192, 576}));
+    out.push_back(Tensor(v1::O_PROJ, layer, {576, 576}));
+    out.push_back(Tensor(v1::GATE_PROJ, layer, {1536, 576}));
+    out.push_back(Tensor(v1::UP_PROJ, layer, {1536, 576}));
+    out.push_back(Tensor(v1::DOWN_PROJ, layer, {576, 1536}));
+  }
+  return out;
+}
+
+void MakeBlockScaled(std::vector<ServedTensor>* tensors) {
+  for (ServedTensor& tensor : *tensors) {
+    if (tensor.tensor.role() != v1::DOWN_PROJ && tensor.tensor.role() != v1::O_PROJ) continue;
+    tensor.tensor.mutable_spec()->set_dtype(v1::F8_E4M3);
+    v1::Scheme scheme;
+    scheme.mutable_weight()->set_type(v1::NUMERIC_FP8_E4M3);
+    scheme.mutable_weight()->set_granularity(v1::PER_BLOCK);
+    scheme.mutable_weight()->set_block_rows(128);
+    scheme.mutable_weight()->set_block_columns(128);
+    tensor.scheme = scheme;
+    tensor.scale = v1::TensorSpec();
+  }
+}
+
+absl::StatusOr<v1::ServePlan> Plan(uint32_t ranks, const std::vector<ServedTensor>& tensors) {
+  ServeOptions options;
+  options.rank_count = ranks;
+  return PlanServing(Spec(), tensors, options);
+}
+
+TEST(PlanServing, SlicesTileEveryTensorAtAnyRankCount) {
+  for (uint32_t ranks = 1; ranks <= 3; ++ranks) {
+    const auto plan = Plan(ranks, Tensors());
+    ASSERT_TRUE(plan.ok()) << plan.status().message();
+    for (int i = 0; i < plan->ranks(0).tensors_size(); ++i) {
+      int64_t next = 0;
+      for (const v1::RankPlan& rank : plan->ranks()) {
+        const v1::RankTensor& tensor = rank.tensors(i);
+        if (!tensor.has_slice()) continue;
+        EXPECT_EQ(tensor.slice().begin(), next);
+        EXPECT_GT(tensor.slice().end(), next);
+        next = tensor.slice().end();
+      }
+      const v1::RankTensor& tensor = plan->ranks(0).tensors(i);
+      if (tensor.has_slice()) {
+        EXPECT_EQ(next, tensor.tensor().spec().shape(static_cast<int>(tensor.slice().axis())));
+      }
+    }
+  }
+}
+
+TEST(PlanServing, UnevenRanksOwnWholeUnits) {
+  const auto plan = Plan(2, Tensors());
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->attention_unit_count(), 3u);
+  EXPECT_EQ(plan->attention_unit_size(), 192);
+  EXPECT_EQ(plan->mlp_unit_size(), 192);
+  EXPECT_EQ(plan->ranks(0).kv_head_end(), 1u);
+  EXPECT_EQ(plan->ranks(1).kv_head_end(), 3u);
+  EXPECT_EQ(plan->kv_block_count(), 256u);
+  EXPECT_EQ(plan->ranks(1).kv_bytes(), 256u * 2 * 2 * 8192);
+}
+
+TEST(PlanServing, RefusesToCutUnits) {
+  const auto four = Plan(4, Tensors());
+  ASSERT_FALSE(four.ok());
+  EXPECT_THAT(std::string(four.status().message()), HasSubstr("3 KV heads"));
+  std::vector<ServedTensor> block = Tensors();
+  MakeBlockScaled(&block);
+  EXPECT_TRUE(Plan(2, block).ok());
+  const auto three = Plan(3, block);
+  ASSERT_FALSE(three.ok());
+  EXPECT_EQ(ReasonOf(three.status()), Reason::kBadRequest);
+  EXPECT_THAT(std::string(three.status().message()), HasSubstr("2 of 384"));
+}
+
+TEST(PlanServing, RefusesWhatItCannotServe) {
+  std::vector<ServedTensor> tensors = Tensors();
+  tensors.pop_back();
+  const auto missing = Plan(1, tensors);
+  ASSERT_FALSE(missing.ok());
+  EXPECT_EQ(ReasonOf(missing.status()), Reason::kBadCheckpoint);
+  EXPECT_THAT(std::string(missing.status().message()), HasSubstr("DOWN_PROJ"));
+
+  tensors = Tensors();
+  tensors[4].tensor.mutable_spec()->set_shape(0, 577);
+  EXPECT_EQ(ReasonOf(Plan(1, tensors).status()), Reason::kBadCheckpoint);
+
+  tensors = Tensors();
+  tensors[4].tensor.mutable_spec()->set_dtype(v1::F8_E4M3);
+  EXPECT_EQ(ReasonOf(Plan(1, tensors).status()), Reason::kBadCheckpoint);
+}
+
+TEST(PlanServing, FitsTheBudgetOrSaysWhatIsMissing) {
+  ServeOptions options;
+  const auto whole = PlanServing(Spec(), Tensors(), options);
+  ASSERT_TRUE(whole.ok());
+  const v1::RankPlan& rank = whole->ranks(0);
+  options.rank_memory_bytes = rank.weight_bytes() + rank.kv_bytes() / 2 + rank.scratch_bytes();
+  const auto half = PlanServing(Spec(), Tensors(), options);
+  ASSERT_TRUE(half.ok()) << half.status().message();
+  EXPECT_LT(half->max_model_len(), 8192);
+  EXPECT_GT(half->max_model_len(), 2048);
+  options.max_model_len = 8192;
+  EXPECT_EQ(ReasonOf(PlanServing(Spec(), Tensors(), options).status()), Reason::kOutOfMemory);
+  options.max_model_len = 8193;
+  EXPECT_EQ(ReasonOf(PlanServing(Spec(), Tensors(), options).status()), Reason::kBadRequest);
+}
+
+}  // namespace
+}  // namespace octavo

@@ -1,0 +1,90 @@
+// Logits do not depend on ranks, chunks, threads, block tables or instruction sets: digests are
+// compared, for every format.
+
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/isa.h"
+#include "tests/worker/runner/tiny_model.h"
+
+namespace octavo::testing {
+namespace {
+
+constexpr int64_t kTokens = 75;  // three key blocks, the last short
+
+struct Case {
+  std::string name;
+  Format format;
+  v1::ModelSpec spec;
+};
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases = {
+      {"Bf16", Format::kBf16, RaggedSpec()},
+      {"Fp8Dynamic", Format::kFp8Dynamic, RaggedSpec()},
+      {"Fp8Tensor", Format::kFp8Tensor, RaggedSpec()},
+      {"Fp8WeightOnly", Format::kFp8WeightOnly, RaggedSpec()},
+      {"Int8", Format::kInt8, RaggedSpec()},
+      {"Fp8Block", Format::kFp8Block, BlockSpec()},
+      {"Bf16TiedWithBias", Format::kBf16, RaggedSpec()},
+  };
+  cases.back().spec.set_tied_embeddings(true);
+  cases.back().spec.set_attention_bias(true);
+  v1::RopeScaling* scaling = cases[1].spec.mutable_rope_scaling();
+  scaling->set_type("llama3");
+  scaling->set_factor(8);
+  scaling->set_low_freq_factor(1);
+  scaling->set_high_freq_factor(4);
+  scaling->set_original_max_position(64);
+  return cases;
+}
+
+class Invariance : public ::testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    model_ = WriteTinyModel(GetParam().spec, GetParam().format, 7);
+    tokens_ = RandomTokens(kTokens, model_.spec.vocab_size(), 3);
+    want_ = RunModel(model_, tokens_, {});
+    ASSERT_EQ(want_.size(), tokens_.size());
+  }
+  void Expect(const RunSettings& settings) {
+    EXPECT_EQ(RunModel(model_, tokens_, settings), want_)
+        << "ranks " << settings.ranks << ", chunk " << settings.chunk << ", threads "
+        << settings.threads << ", " << Name(settings.isa);
+  }
+  TinyModel model_;
+  std::vector<int32_t> tokens_;
+  std::vector<Digest128> want_;
+};
+
+TEST_P(Invariance, OfRanks) {
+  Expect({.ranks = 2});
+  Expect({.ranks = 3});
+  Expect({.ranks = 3, .chunk = 7});
+}
+
+TEST_P(Invariance, OfChunksAndPages) {
+  for (const int64_t chunk : {1, 7, 64}) Expect({.chunk = chunk});
+  Expect({.chunk = 7, .shuffle_blocks = true});
+}
+
+TEST_P(Invariance, OfThreads) {
+  Expect({.threads = 2});
+  Expect({.chunk = 1, .threads = 3});
+}
+
+TEST_P(Invariance, OfInstructionSets) {
+  for (const Isa isa : kIsasBestFirst) {
+    if (!IsSupported(isa)) continue;
+    Expect({.isa = isa});
+    Expect({.chunk = 1, .isa = isa});
+    Expect({.ranks = 2, .chunk = 7, .threads = 2, .isa = isa});
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, Invariance, ::testing::ValuesIn(Cases()),
+                         [](const auto& one) { return one.param.name; });
+
+}  // namespace
+}  // namespace octavo::testing

@@ -1,0 +1,258 @@
+#include "tests/worker/runner/tiny_model.h"
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <thread>
+
+#include "core/base/ids.h"
+#include "core/checkpoint/safetensors.h"
+#include "core/tensor/bare/float_bits.h"
+#include "core/tensor/bare/fp8.h"
+#include "core/tensor/bare/units.h"
+#include "gtest/gtest.h"
+#include "worker/comm/local_group.h"
+#include "worker/runner/runner.h"
+
+namespace octavo::testing {
+namespace {
+
+v1::ModelSpec BaseSpec() {
+  v1::ModelSpec spec;
+  spec.set_family("llama");
+  spec.set_layer_count(2);
+  spec.set_head_count(6);
+  spec.set_kv_head_count(3);
+  spec.set_max_position(256);
+  spec.set_norm_eps(1e-5);
+  spec.set_rope_theta(10000);
+  spec.set_act("silu");
+  spec.set_vocab_size(131);
+  return spec;
+}
+
+struct Planned {
+  v1::TensorRole role;
+  int layer;
+  std::string name;
+  std::vector<int64_t> shape;
+  bool linear;
+};
+
+std::vector<Planned> Layout(const v1::ModelSpec& spec) {
+  const int64_t hidden = spec.hidden_size();
+  const int64_t inner = spec.intermediate_size();
+  const int64_t query = spec.head_count() * spec.head_dim();
+  const int64_t key = spec.kv_head_count() * spec.head_dim();
+  std::vector<Planned> out = {{v1::EMBEDDING, -1, "embed", {spec.vocab_size(), hidden}, false},
+                              {v1::FINAL_NORM, -1, "norm", {hidden}, false}};
+  if (!spec.tied_embeddings()) {
+    out.push_back({v1::LM_HEAD, -1, "head", {spec.vocab_size(), hidden}, false});
+  }
+  for (int layer = 0; layer < spec.layer_count(); ++layer) {
+    const std::string at = "layer" + std::to_string(layer) + ".";
+    out.push_back({v1::ATTENTION_NORM, layer, at + "norm1", {hidden}, false});
+    out.push_back({v1::MLP_NORM, layer, at + "norm2", {hidden}, false});
+    out.push_back({v1::Q_PROJ, layer, at + "q", {query, hidden}, true});
+    out.push_back({v1::K_PROJ, layer, at + "k", {key, hidden}, true});
+    out.push_back({v1::V_PROJ, layer, at + "v", {key, hidden}, true});
+    out.push_back({v1::O_PROJ, layer, at + "o", {hidden, query}, true});
+    out.push_back({v1::GATE_PROJ, layer, at + "gate", {inner, hidden}, true});
+    out.push_back({v1::UP_PROJ, layer, at + "up", {inner, hidden}, true});
+    out.push_back({v1::DOWN_PROJ, layer, at + "down", {hidden, inner}, true});
+    if (!spec.attention_bias()) continue;
+    out.push_back({v1::Q_BIAS, layer, at + "qb", {query}, false});
+    out.push_back({v1::K_BIAS, layer, at + "kb", {key}, false});
+    out.push_back({v1::V_BIAS, layer, at + "vb", {key}, false});
+    out.push_back({v1::O_BIAS, layer, at + "ob", {hidden}, false});
+  }
+  return out;
+}
+
+v1::Scheme SchemeOf(Format format) {
+  v1::Scheme scheme;
+  v1::NumericFormat* weight = scheme.mutable_weight();
+  weight->set_type(format == Format::kInt8 ? v1::NUMERIC_INT8 : v1::NUMERIC_FP8_E4M3);
+  weight->set_granularity(format == Format::kFp8Block    ? v1::PER_BLOCK
+                          : format == Format::kFp8Tensor ? v1::PER_TENSOR
+                                                         : v1::PER_CHANNEL);
+  if (format == Format::kFp8WeightOnly) return scheme;
+  v1::NumericFormat* input = scheme.mutable_input();
+  input->set_type(weight->type());
+  input->set_dynamic(true);
+  input->set_granularity(v1::PER_TOKEN);
+  if (format == Format::kFp8Block) {
+    weight->set_block_rows(128);
+    weight->set_block_columns(128);
+    input->set_granularity(v1::PER_GROUP);
+    input->set_block_columns(128);
+  }
+  return scheme;
+}
+
+std::vector<int64_t> ScaleShape(Format format, const std::vector<int64_t>& shape) {
+  if (format == Format::kFp8Tensor) return {1};
+  if (format != Format::kFp8Block) return {shape[0], 1};
+  return {CeilDiv(shape[0], 128), CeilDiv(shape[1], 128)};
+}
+
+// Random content: weights N(0, 1/columns), codes over the whole range with scales to match.
+std::string Content(const Planned& planned, DType dtype, bool scale, std::mt19937_64* random) {
+  int64_t count = 1;
+  for (const int64_t dimension : planned.shape) count *= dimension;
+  std::normal_distribution<float> normal;
+  std::uniform_real_distribution<float> uniform(0.5f, 1.5f);
+  std::string bytes;
+  const float spread = planned.shape.size() > 1 && planned.role != v1::EMBEDDING
+                           ? 1.0f / std::sqrt(static_cast<float>(planned.shape[1]))
+                           : 1.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    if (dtype == DType::kF8E4M3) {
+      bytes.push_back(static_cast<char>(Fp8FromF32(normal(*random) * 100.0f)));
+    } else if (dtype == DType::kI8) {
+      bytes.push_back(static_cast<char>(
+          std::lround(std::min(127.0f, std::max(-127.0f, normal(*random) * 30.0f)))));
+    } else {
+      float value = normal(*random) * spread;
+      if (planned.shape.size() == 1) value = 1.0f + 0.1f * value;
+      if (scale) value = uniform(*random) * 0.001f;
+      const uint16_t bits = Bf16FromF32(value);
+      bytes.append(reinterpret_cast<const char*>(&bits), 2);
+    }
+  }
+  return bytes;
+}
+
+void RunRank(const TinyModel& model, const v1::ServePlan& plan, uint32_t rank,
+             Communicator* communicator, const std::vector<int32_t>& tokens,
+             const RunSettings& settings, std::vector<Digest128>* digests) {
+  auto runner =
+      ModelRunner::Load(model.dir, plan, rank, communicator, {settings.threads, settings.isa, 0});
+  ASSERT_TRUE(runner.ok()) << runner.status().message();
+  const auto count = static_cast<int64_t>(tokens.size());
+  const int64_t size = settings.chunk == 0 ? count : settings.chunk;
+  for (int64_t start = 0; start < count; start += size) {
+    v1::Step step;
+    v1::StepChunk* chunk = step.add_chunks();
+    chunk->set_start(static_cast<uint32_t>(start));
+    chunk->set_logits_all(true);
+    const int64_t end = std::min(start + size, count);
+    for (int64_t i = start; i < end; ++i) chunk->add_tokens(tokens[static_cast<size_t>(i)]);
+    const auto blocks = static_cast<uint32_t>((end + 31) / 32);
+    for (uint32_t i = 0; i < blocks; ++i) {
+      chunk->add_blocks(settings.shuffle_blocks ? plan.kv_block_count() - 1 - i : i);
+    }
+    Logits logits;
+    const absl::Status status = (*runner)->Run(step, rank == 0 ? &logits : nullptr);
+    ASSERT_TRUE(status.ok()) << status.message();
+    if (rank != 0) continue;
+    ASSERT_EQ(logits.rows, end - start);
+    for (int64_t row = 0; row < logits.rows; ++row) {
+      const std::span<const float> values(logits.values.data() + row * logits.vocab,
+                                          static_cast<size_t>(logits.vocab));
+      for (const float value : values) ASSERT_TRUE(std::isfinite(value));
+      digests->push_back(DigestOf(std::as_bytes(values)));
+    }
+  }
+}
+
+}  // namespace
+
+v1::ModelSpec RaggedSpec() {
+  v1::ModelSpec spec = BaseSpec();
+  spec.set_hidden_size(80);
+  spec.set_intermediate_size(100);
+  spec.set_head_dim(20);
+  return spec;
+}
+
+v1::ModelSpec BlockSpec() {
+  v1::ModelSpec spec = BaseSpec();
+  spec.set_hidden_size(160);
+  spec.set_intermediate_size(320);
+  spec.set_head_dim(64);
+  return spec;
+}
+
+TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed) {
+  TinyModel model;
+  model.spec = spec;
+  model.dir = ::testing::TempDir() + "octavo-tiny-" + RandomHex(8);
+  std::filesystem::create_directories(model.dir);
+  std::vector<Planned> planned = Layout(spec);
+  std::vector<NewTensor> tensors;
+  std::vector<std::string> scale_names;
+  for (const Planned& tensor : planned) {
+    const bool quantized = tensor.linear && format != Format::kBf16;
+    const DType dtype = !quantized                ? DType::kBF16
+                        : format == Format::kInt8 ? DType::kI8
+                                                  : DType::kF8E4M3;
+    tensors.push_back({tensor.name, dtype, tensor.shape});
+    if (quantized) {
+      tensors.push_back({tensor.name + ".scale", DType::kBF16, ScaleShape(format, tensor.shape)});
+    }
+  }
+  const BuiltHeader header = BuildHeader(tensors, "model.safetensors");
+  std::map<std::string, v1::TensorSpec> specs;
+  for (const v1::TensorSpec& tensor : header.tensors) specs[tensor.name()] = tensor;
+  std::string file = header.bytes;
+  file.resize(header.file_size);
+  std::mt19937_64 random(seed);
+  const auto put = [&](const v1::TensorSpec& tensor, const std::string& bytes) {
+    ASSERT_EQ(bytes.size(), tensor.end() - tensor.begin());
+    std::memcpy(file.data() + tensor.begin(), bytes.data(), bytes.size());
+  };
+  for (Planned& tensor : planned) {
+    ServedTensor served;
+    *served.tensor.mutable_spec() = specs.at(tensor.name);
+    served.tensor.set_role(tensor.role);
+    served.tensor.set_layer(tensor.layer);
+    served.tensor.set_expert(-1);
+    put(specs.at(tensor.name),
+        Content(tensor, static_cast<DType>(specs.at(tensor.name).dtype()), false, &random));
+    if (const auto scale = specs.find(tensor.name + ".scale"); scale != specs.end()) {
+      served.scheme = SchemeOf(format);
+      served.scale = scale->second;
+      Planned shape = tensor;
+      shape.shape = ScaleShape(format, tensor.shape);
+      put(scale->second, Content(shape, DType::kBF16, true, &random));
+    }
+    model.tensors.push_back(served);
+  }
+  std::ofstream(model.dir + "/model.safetensors", std::ios::binary) << file;
+  return model;
+}
+
+std::vector<Digest128> RunModel(const TinyModel& model, const std::vector<int32_t>& tokens,
+                                const RunSettings& settings) {
+  ServeOptions options;
+  options.rank_count = settings.ranks;
+  const auto plan = PlanServing(model.spec, model.tensors, options);
+  EXPECT_TRUE(plan.ok()) << plan.status().message();
+  std::vector<Digest128> digests;
+  if (!plan.ok()) return digests;
+  auto group = MakeLocalGroup(static_cast<int>(settings.ranks));
+  std::vector<std::thread> threads;
+  for (uint32_t rank = 0; rank < settings.ranks; ++rank) {
+    threads.emplace_back(
+        [&, rank] { RunRank(model, *plan, rank, group[rank].get(), tokens, settings, &digests); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return digests;
+}
+
+std::vector<int32_t> RandomTokens(int64_t count, int64_t vocab, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < count; ++i) {
+    tokens.push_back(static_cast<int32_t>(random() % static_cast<uint64_t>(vocab)));
+  }
+  return tokens;
+}
+
+}  // namespace octavo::testing

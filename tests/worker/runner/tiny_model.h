@@ -1,0 +1,48 @@
+#pragma once
+
+// Random small Llamas on disk, in every format that the runner serves, and groups of runners over
+// them.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/base/checksum.h"
+#include "core/plan/serve_plan.h"
+#include "kernels/isa.h"
+#include "octavo/v1/model.pb.h"
+#include "octavo/v1/plan.pb.h"
+
+namespace octavo::testing {
+
+enum class Format { kBf16, kFp8Dynamic, kFp8Tensor, kFp8WeightOnly, kFp8Block, kInt8 };
+
+struct TinyModel {
+  std::string dir;
+  v1::ModelSpec spec;
+  std::vector<ServedTensor> tensors;
+};
+
+// Ragged in every dimension: hidden 80, 6 query and 3 KV heads of 20, inner 100, vocabulary 131.
+v1::ModelSpec RaggedSpec();
+// For block scales: 3 KV groups of 128, inner 320.
+v1::ModelSpec BlockSpec();
+
+// Writes model.safetensors into a fresh folder under the test's temporary directory.
+TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed);
+
+struct RunSettings {
+  uint32_t ranks = 1;
+  int64_t chunk = 0;  // tokens per step; 0: all at once
+  int threads = 1;
+  Isa isa = Isa::kReference;
+  bool shuffle_blocks = false;  // another block table
+};
+
+// Digests of the logits of every position of `tokens`.
+std::vector<Digest128> RunModel(const TinyModel& model, const std::vector<int32_t>& tokens,
+                                const RunSettings& settings);
+
+std::vector<int32_t> RandomTokens(int64_t count, int64_t vocab, uint64_t seed);
+
+}  // namespace octavo::testing

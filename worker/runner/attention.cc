@@ -1,0 +1,104 @@
+// Attention of one layer: projections, rotation, cache, attention, output projection.
+
+#include <algorithm>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/tensor/bare/elementary.h"
+#include "core/tensor/bare/units.h"
+#include "worker/runner/forward.h"
+
+namespace octavo {
+
+void Forward::RotateAndStore(int64_t layer, const v1::Step& step, const StepRows& rows,
+                             int64_t head) {
+  const int64_t key_stride = kv_heads_ * head_dim_;
+  const int64_t group = queries_per_head_ * head_dim_;
+  for (int64_t row = 0; row < rows.rows(); ++row) {
+    const uint16_t* cos = cos_.as<uint16_t>() + row * (head_dim_ / 2);
+    const uint16_t* sin = sin_.as<uint16_t>() + row * (head_dim_ / 2);
+    uint16_t* queries = query_.as<uint16_t>() + row * kv_heads_ * group + head * group;
+    for (int64_t i = 0; i < queries_per_head_; ++i) {
+      rope_.rotate(queries + i * head_dim_, cos, sin, head_dim_);
+    }
+    uint16_t* key = key_.as<uint16_t>() + row * key_stride + head * head_dim_;
+    rope_.rotate(key, cos, sin, head_dim_);
+    const int64_t position = rows.positions[static_cast<size_t>(row)];
+    const v1::StepChunk& chunk = step.chunks(rows.chunks[static_cast<size_t>(row)]);
+    const uint32_t block = chunk.blocks(static_cast<int>(position / kKeyBlock));
+    StoreKeyValue(cache_.layout(), cache_.Part(layer, block, head), position % kKeyBlock, key,
+                  value_.as<uint16_t>() + row * key_stride + head * head_dim_);
+  }
+}
+
+void Forward::Attend(int64_t layer, const v1::Step& step, const StepRows& rows,
+                     const QuerySpan& span, int64_t head, int thread) {
+  const v1::StepChunk& chunk = step.chunks(span.chunk);
+  const int64_t count = span.count * queries_per_head_;
+  const int64_t last = rows.positions[static_cast<size_t>(span.row + span.count - 1)];
+  const int64_t depth = RoundUp(head_dim_, 32);
+  AttentionCall call;
+  call.layout = cache_.layout();
+  call.scale = Rsqrt(static_cast<float>(head_dim_));
+  call.rows = count;
+  call.block_count = last / kKeyBlock + 1;
+  std::vector<const std::byte*> blocks;
+  for (int64_t block = 0; block < call.block_count; ++block) {
+    blocks.push_back(cache_.Part(layer, chunk.blocks(static_cast<int>(block)), head));
+  }
+  call.blocks = blocks.data();
+  auto* scratch =
+      reinterpret_cast<float*>(thread_scratch_.as<std::byte>() + thread * thread_scratch_bytes_);
+  call.scores = scratch;
+  call.sums = call.scores + count * call.block_count * kKeyBlock;
+  float* queries = call.sums + count * RoundUp(head_dim_, 16);
+  call.queries = queries;
+  std::vector<int64_t> last_keys;
+  std::vector<uint16_t*> out;
+  for (int64_t i = 0; i < span.count; ++i) {
+    const int64_t row = span.row + i;
+    const int64_t at = (row * kv_heads_ + head) * queries_per_head_ * head_dim_;
+    for (int64_t j = 0; j < queries_per_head_; ++j) {
+      matmul_.widen(query_.as<uint16_t>() + at + j * head_dim_, head_dim_, queries);
+      std::fill(queries + head_dim_, queries + depth, 0.0f);
+      queries += depth;
+      last_keys.push_back(rows.positions[static_cast<size_t>(row)]);
+      out.push_back(attended_.as<uint16_t>() + at + j * head_dim_);
+    }
+  }
+  call.last_keys = last_keys.data();
+  call.out = out.data();
+  attention_.attend(call);
+}
+
+absl::Status Forward::Attention(int64_t layer, const v1::Step& step, const StepRows& rows) {
+  const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
+  Norm(weights.attention_norm, all_rows_);
+  const Linear* linears[] = {&weights.query, &weights.key, &weights.value};
+  OCTAVO_RETURN_IF_ERROR(
+      inputs_.Prepare(linears, normed_.as<uint16_t>(), hidden_, rows.rows(), nullptr));
+  LinearJob jobs[3];
+  const GrowingBuffer* outputs[] = {&query_, &key_, &value_};
+  for (int i = 0; i < 3; ++i) {
+    jobs[i].linear = linears[i];
+    jobs[i].input = &inputs_.For(*linears[i]);
+    jobs[i].output.bf16 = outputs[i]->as<uint16_t>();
+    jobs[i].output.stride = linears[i]->channels;
+  }
+  RunLinears(matmul_, pool_, jobs, &workspace_);
+  pool_->ParallelFor(kv_heads_, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t head = begin; head < end; ++head) RotateAndStore(layer, step, rows, head);
+  });
+  const auto span_count = static_cast<int64_t>(spans_.size());
+  pool_->ParallelFor(span_count * kv_heads_, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t task = begin; task < end; ++task) {
+      Attend(layer, step, rows, spans_[static_cast<size_t>(task % span_count)], task / span_count,
+             thread);
+    }
+  });
+  const bool exact = weights.output.form == InputForm::kInt8Token;
+  return RowParallel(weights.output, attended_.as<uint16_t>(), rows.rows(),
+                     exact ? exact_pieces_ : attention_pieces_);
+}
+
+}  // namespace octavo

@@ -1,0 +1,261 @@
+#include "worker/runner/forward.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "core/base/error.h"
+#include "core/base/status.h"
+#include "core/tensor/bare/fp_env.h"
+#include "core/tensor/bare/units.h"
+
+namespace octavo {
+namespace {
+
+RopeParameters RopeOf(const v1::ModelSpec& model) {
+  RopeParameters parameters;
+  parameters.theta = model.rope_theta();
+  parameters.head_dim = model.head_dim();
+  const v1::RopeScaling& scaling = model.rope_scaling();
+  if (scaling.type() == "linear") parameters.scaling = RopeScalingType::kLinear;
+  if (scaling.type() == "llama3") parameters.scaling = RopeScalingType::kLlama3;
+  if (parameters.scaling != RopeScalingType::kNone) {
+    parameters.factor = static_cast<float>(scaling.factor());
+  }
+  parameters.low_factor = static_cast<float>(scaling.low_freq_factor());
+  parameters.high_factor = static_cast<float>(scaling.high_freq_factor());
+  parameters.original_max_position = static_cast<float>(scaling.original_max_position());
+  return parameters;
+}
+
+std::vector<LeafRun> AttentionRuns(const v1::ServePlan& plan) {
+  std::vector<LeafRun> runs;
+  for (const v1::RankPlan& rank : plan.ranks()) {
+    runs.push_back({static_cast<int>(rank.attention_unit_begin()),
+                    static_cast<int>(rank.attention_unit_end())});
+  }
+  return runs;
+}
+
+std::vector<LeafRun> MlpRuns(const v1::ServePlan& plan) {
+  std::vector<LeafRun> runs;
+  for (const v1::RankPlan& rank : plan.ranks()) {
+    runs.push_back(
+        {static_cast<int>(rank.mlp_unit_begin()), static_cast<int>(rank.mlp_unit_end())});
+  }
+  return runs;
+}
+
+}  // namespace
+
+Forward::Forward(const v1::ServePlan& plan, uint32_t rank, const WeightSet* weights,
+                 const KvCache* cache, Communicator* communicator, ThreadPool* pool, Arena* arena,
+                 Isa isa)
+    : plan_(plan),
+      rank_plan_(plan.ranks(static_cast<int>(rank))),
+      weights_(*weights),
+      cache_(*cache),
+      pool_(pool),
+      arena_(arena),
+      matmul_(MatmulOpsFor(isa)),
+      attention_(AttentionOpsFor(isa)),
+      norm_(NormOpsFor(isa)),
+      rope_(RopeOpsFor(isa)),
+      activation_(ActivationOpsFor(isa)),
+      exchange_(communicator, arena),
+      inputs_(isa, pool, arena),
+      hidden_(plan.model().hidden_size()),
+      head_dim_(plan.model().head_dim()),
+      queries_per_head_(plan.model().head_count() / plan.model().kv_head_count()),
+      kv_heads_(int64_t{rank_plan_.kv_head_end()} - rank_plan_.kv_head_begin()),
+      frequencies_(static_cast<size_t>(head_dim_ / 2)) {}
+
+absl::Status Forward::Init() {
+  const FpEnv env;
+  RopeFrequencies(RopeOf(plan_.model()), frequencies_.data());
+  attention_pieces_ =
+      MapPieces(static_cast<int>(plan_.attention_unit_count()), AttentionRuns(plan_), false);
+  mlp_pieces_ = MapPieces(static_cast<int>(plan_.mlp_unit_count()), MlpRuns(plan_), false);
+  exact_pieces_ = MapPieces(static_cast<int>(plan_.mlp_unit_count()), MlpRuns(plan_), true);
+  return workspace_.Init(arena_, pool_->size());
+}
+
+absl::Status Forward::Reserve(const v1::Step& step, const StepRows& rows) {
+  const auto reserve = [&](GrowingBuffer* buffer, int64_t elements, std::string_view what) {
+    return buffer->Reserve(arena_, static_cast<uint64_t>(elements) * 2, what);
+  };
+  const int64_t count = rows.rows();
+  const int64_t keys = kv_heads_ * head_dim_;
+  const int64_t inner = weights_.layers.front().gate.channels;
+  OCTAVO_RETURN_IF_ERROR(reserve(&x_, count * hidden_, "residual stream"));
+  OCTAVO_RETURN_IF_ERROR(reserve(&normed_, count * hidden_, "normed rows"));
+  OCTAVO_RETURN_IF_ERROR(reserve(&query_, count * keys * queries_per_head_, "queries"));
+  OCTAVO_RETURN_IF_ERROR(reserve(&attended_, count * keys * queries_per_head_, "attention"));
+  OCTAVO_RETURN_IF_ERROR(reserve(&key_, count * keys, "keys"));
+  OCTAVO_RETURN_IF_ERROR(reserve(&value_, count * keys, "values"));
+  OCTAVO_RETURN_IF_ERROR(reserve(&gate_, count * inner, "MLP gate"));
+  OCTAVO_RETURN_IF_ERROR(reserve(&up_, count * inner, "MLP up"));
+  OCTAVO_RETURN_IF_ERROR(reserve(&cos_, count * head_dim_ / 2, "rotary cosines"));
+  OCTAVO_RETURN_IF_ERROR(reserve(&sin_, count * head_dim_ / 2, "rotary sines"));
+  all_rows_.resize(static_cast<size_t>(count));
+  std::iota(all_rows_.begin(), all_rows_.end(), 0);
+
+  // At most about 32 queries at a time share one pass over the keys.
+  const int64_t tokens_at_once = std::max<int64_t>(1, 32 / queries_per_head_);
+  spans_.clear();
+  int64_t row = 0;
+  for (int chunk = 0; chunk < step.chunks_size(); ++chunk) {
+    const int64_t end = row + step.chunks(chunk).tokens_size();
+    for (; row < end; row += std::min(tokens_at_once, end - row)) {
+      spans_.push_back({chunk, row, std::min(tokens_at_once, end - row)});
+    }
+  }
+  const int64_t most = tokens_at_once * queries_per_head_;
+  const int64_t context = RoundUp(rows.context_max, kKeyBlock);
+  thread_scratch_bytes_ =
+      RoundUp(most * 4 * (context + RoundUp(head_dim_, 32) + RoundUp(head_dim_, 16)), 64);
+  return thread_scratch_.Reserve(
+      arena_, static_cast<uint64_t>(thread_scratch_bytes_ * pool_->size()), "attention scores");
+}
+
+absl::Status Forward::Embed(const StepRows& rows) {
+  uint16_t* x = x_.as<uint16_t>();
+  if (exchange_.ranks() == 1) {
+    for (int64_t row = 0; row < rows.rows(); ++row) {
+      weights_.EmbeddingRow(rows.ids[static_cast<size_t>(row)], hidden_, x + row * hidden_);
+    }
+    return absl::OkStatus();
+  }
+  // Every rank sends its own rows, one after the other; all know who owns which.
+  std::vector<int64_t> counts(static_cast<size_t>(exchange_.ranks()));
+  std::vector<std::pair<int, int64_t>> places;  // (rank, index among the rank's rows)
+  for (const int32_t id : rows.ids) {
+    int rank = 0;
+    while (id >= plan_.ranks(rank).vocab_end()) ++rank;
+    places.emplace_back(rank, counts[static_cast<size_t>(rank)]++);
+  }
+  const auto row_bytes = static_cast<uint64_t>(hidden_) * 2;
+  const uint64_t bytes =
+      static_cast<uint64_t>(*std::max_element(counts.begin(), counts.end())) * row_bytes;
+  OCTAVO_ASSIGN_OR_RETURN(std::byte * send, exchange_.SendBuffer(bytes));
+  for (size_t row = 0; row < places.size(); ++row) {
+    const auto [rank, index] = places[row];
+    if (rank != exchange_.rank()) continue;
+    weights_.EmbeddingRow(rows.ids[row] - rank_plan_.vocab_begin(), hidden_,
+                          reinterpret_cast<uint16_t*>(send) + index * hidden_);
+  }
+  OCTAVO_ASSIGN_OR_RETURN(const std::byte* all, exchange_.Gather());
+  for (size_t row = 0; row < places.size(); ++row) {
+    const auto [rank, index] = places[row];
+    std::memcpy(
+        x + row * static_cast<size_t>(hidden_),
+        all + static_cast<uint64_t>(rank) * bytes + static_cast<uint64_t>(index) * row_bytes,
+        row_bytes);
+  }
+  return absl::OkStatus();
+}
+
+void Forward::Norm(const std::vector<uint16_t>& weight, std::span<const int64_t> rows) {
+  const auto eps = static_cast<float>(plan_.model().norm_eps());
+  pool_->ParallelFor(static_cast<int64_t>(rows.size()), 8, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      norm_.rms_norm(x_.as<uint16_t>() + rows[static_cast<size_t>(i)] * hidden_, weight.data(),
+                     hidden_, eps, normed_.as<uint16_t>() + i * hidden_);
+    }
+  });
+}
+
+absl::Status Forward::RowParallel(const Linear& linear, const uint16_t* input, int64_t rows,
+                                  const PieceMap& map) {
+  const Linear* linears[] = {&linear};
+  const bool spread = exchange_.ranks() > 1;
+  ExchangeMax exchange;
+  if (spread) exchange = [this](std::span<uint32_t> values) { return exchange_.Max(values); };
+  OCTAVO_RETURN_IF_ERROR(inputs_.Prepare(linears, input, linear.depth, rows, exchange));
+  LinearJob job = {&linear, &inputs_.For(linear), {}};
+  LinearOutput finished;
+  finished.bf16 = x_.as<uint16_t>();
+  finished.residual = x_.as<uint16_t>();
+  finished.stride = hidden_;
+  if (!spread) {
+    job.output = finished;
+    RunLinears(matmul_, pool_, std::span(&job, 1), &workspace_);
+    return absl::OkStatus();
+  }
+  const int64_t piece_bytes = rows * linear.channels * 4;
+  OCTAVO_ASSIGN_OR_RETURN(
+      job.output.pieces,
+      exchange_.SendBuffer(static_cast<uint64_t>(map.pieces_per_rank * piece_bytes)));
+  RunLinears(matmul_, pool_, std::span(&job, 1), &workspace_);
+  MergeJob merge;
+  OCTAVO_ASSIGN_OR_RETURN(merge.base, exchange_.Gather());
+  std::vector<int64_t> offsets;
+  for (const int slot : map.slots) offsets.push_back(slot * piece_bytes);
+  merge.linear = &linear;
+  merge.row_scales = job.input->row_scales;
+  merge.rows = rows;
+  merge.offsets = offsets;
+  merge.steps = map.steps;
+  merge.output = finished;
+  MergeAndFinish(matmul_, pool_, merge);
+  return absl::OkStatus();
+}
+
+absl::Status Forward::Head(const StepRows& rows, Logits* out) {
+  const auto count = static_cast<int64_t>(rows.logits.size());
+  const int64_t vocab = plan_.model().vocab_size();
+  if (out != nullptr) *out = {count, vocab, {}};
+  if (count == 0) return absl::OkStatus();
+  Norm(weights_.final_norm, rows.logits);
+  const Linear* linears[] = {&weights_.head};
+  OCTAVO_RETURN_IF_ERROR(inputs_.Prepare(linears, normed_.as<uint16_t>(), hidden_, count, nullptr));
+  const bool leader = exchange_.rank() == 0 && out != nullptr;
+  LinearJob job = {&weights_.head, &inputs_.For(weights_.head), {}};
+  if (leader) out->values.resize(static_cast<size_t>(count * vocab));
+  if (exchange_.ranks() == 1) {
+    std::vector<float> unused(leader ? 0 : static_cast<size_t>(count * vocab));
+    job.output.f32 = leader ? out->values.data() : unused.data();
+    job.output.stride = vocab;
+    RunLinears(matmul_, pool_, std::span(&job, 1), &workspace_);
+    return absl::OkStatus();
+  }
+  int64_t widest = 0;
+  for (const v1::RankPlan& rank : plan_.ranks()) {
+    widest = std::max<int64_t>(widest, rank.vocab_end() - rank.vocab_begin());
+  }
+  const auto bytes = static_cast<uint64_t>(count * widest) * 4;
+  OCTAVO_ASSIGN_OR_RETURN(std::byte * send, exchange_.SendBuffer(bytes));
+  job.output.f32 = reinterpret_cast<float*>(send);
+  job.output.stride = widest;
+  RunLinears(matmul_, pool_, std::span(&job, 1), &workspace_);
+  OCTAVO_ASSIGN_OR_RETURN(const std::byte* all, exchange_.Gather());
+  if (!leader) return absl::OkStatus();
+  for (int rank = 0; rank < exchange_.ranks(); ++rank) {
+    const v1::RankPlan& theirs = plan_.ranks(rank);
+    const auto* from = reinterpret_cast<const float*>(all + static_cast<uint64_t>(rank) * bytes);
+    for (int64_t row = 0; row < count; ++row) {
+      std::memcpy(out->values.data() + row * vocab + theirs.vocab_begin(), from + row * widest,
+                  static_cast<size_t>(theirs.vocab_end() - theirs.vocab_begin()) * 4);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Forward::Run(const v1::Step& step, const StepRows& rows, Logits* out) {
+  const FpEnv env;
+  OCTAVO_RETURN_IF_ERROR(Reserve(step, rows));
+  for (int64_t row = 0; row < rows.rows(); ++row) {
+    const int64_t at = row * (head_dim_ / 2);
+    RopeRow(frequencies_.data(), head_dim_, rows.positions[static_cast<size_t>(row)],
+            cos_.as<uint16_t>() + at, sin_.as<uint16_t>() + at);
+  }
+  OCTAVO_RETURN_IF_ERROR(Embed(rows));
+  for (int64_t layer = 0; layer < plan_.model().layer_count(); ++layer) {
+    OCTAVO_RETURN_IF_ERROR(Attention(layer, step, rows));
+    OCTAVO_RETURN_IF_ERROR(Mlp(layer, rows));
+  }
+  return Head(rows, out);
+}
+
+}  // namespace octavo

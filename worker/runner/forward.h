@@ -1,0 +1,95 @@
+#pragma once
+
+// The forward pass of one rank over a checked step: embedding, layers (attention.cc, mlp.cc), head.
+// The residual stream is BF16 and the same on every rank.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/activation.h"
+#include "kernels/attention.h"
+#include "kernels/matmul.h"
+#include "kernels/norm.h"
+#include "kernels/rope.h"
+#include "octavo/v1/engine.pb.h"
+#include "octavo/v1/plan.pb.h"
+#include "worker/device/thread_pool.h"
+#include "worker/runner/exchange.h"
+#include "worker/runner/kv_cache.h"
+#include "worker/runner/linear_input.h"
+#include "worker/runner/runner.h"
+#include "worker/runner/step_plan.h"
+#include "worker/runner/weights.h"
+#include "worker/runner/workspace.h"
+
+namespace octavo {
+
+class Forward {
+ public:
+  // All pointers outlive this.
+  Forward(const v1::ServePlan& plan, uint32_t rank, const WeightSet* weights, const KvCache* cache,
+          Communicator* communicator, ThreadPool* pool, Arena* arena, Isa isa);
+
+  absl::Status Init();
+  absl::Status Run(const v1::Step& step, const StepRows& rows, Logits* out);
+
+ private:
+  // Tokens of one chunk whose queries are attended to together.
+  struct QuerySpan {
+    int chunk = 0;
+    int64_t row = 0;
+    int64_t count = 0;
+  };
+
+  absl::Status Reserve(const v1::Step& step, const StepRows& rows);
+  absl::Status Embed(const StepRows& rows);
+  absl::Status Attention(int64_t layer, const v1::Step& step, const StepRows& rows);
+  absl::Status Mlp(int64_t layer, const StepRows& rows);
+  absl::Status Head(const StepRows& rows, Logits* out);
+
+  // normed_ = RMSNorm of the given rows of the residual stream.
+  void Norm(const std::vector<uint16_t>& weight, std::span<const int64_t> rows);
+  void RotateAndStore(int64_t layer, const v1::Step& step, const StepRows& rows, int64_t head);
+  void Attend(int64_t layer, const v1::Step& step, const StepRows& rows, const QuerySpan& span,
+              int64_t head, int thread);
+  // x_ += linear of `input` ([rows][depth] BF16), whose K is spread over the ranks.
+  absl::Status RowParallel(const Linear& linear, const uint16_t* input, int64_t rows,
+                           const PieceMap& map);
+
+  const v1::ServePlan& plan_;
+  const v1::RankPlan& rank_plan_;
+  const WeightSet& weights_;
+  const KvCache& cache_;
+  ThreadPool* pool_;
+  Arena* arena_;
+  const MatmulOps& matmul_;
+  const AttentionOps& attention_;
+  const NormOps& norm_;
+  const RopeOps& rope_;
+  const ActivationOps& activation_;
+  Exchange exchange_;
+  InputPreparer inputs_;
+  Workspace workspace_;
+
+  int64_t hidden_;
+  int64_t head_dim_;
+  int64_t queries_per_head_;
+  int64_t kv_heads_;  // of this rank
+  std::vector<float> frequencies_;
+  PieceMap attention_pieces_, mlp_pieces_, exact_pieces_;
+
+  GrowingBuffer x_;                               // [rows][hidden] BF16, the residual stream
+  GrowingBuffer normed_;                          // [rows][hidden]
+  GrowingBuffer query_, key_, value_, attended_;  // [rows][heads of this rank * head_dim]
+  GrowingBuffer gate_, up_;                       // [rows][inner of this rank]
+  GrowingBuffer cos_, sin_;                       // [rows][head_dim / 2]
+  GrowingBuffer thread_scratch_;                  // attention, per thread
+  int64_t thread_scratch_bytes_ = 0;
+  std::vector<int64_t> all_rows_;
+  std::vector<QuerySpan> spans_;
+};
+
+}  // namespace octavo

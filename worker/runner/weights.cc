@@ -1,0 +1,295 @@
+#include "worker/runner/weights.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "core/base/error.h"
+#include "core/base/mutex.h"
+#include "core/base/status.h"
+#include "core/tensor/bare/float_bits.h"
+#include "core/tensor/bare/units.h"
+#include "fmt/format.h"
+#include "worker/runner/read_tensor.h"
+
+namespace octavo {
+namespace {
+
+// INT8 products must not leave INT32: 2^17 terms of 128 x 127.
+constexpr int64_t kInt8DepthMax = 1 << 17;
+
+// Rows read and packed at a time: a multiple of a group, about 1 MiB.
+int64_t RowsAtATime(int64_t row_bytes) {
+  const int64_t rows = (1 << 20) / std::max<int64_t>(row_bytes, 1);
+  return std::max<int64_t>(rows / kTileChannels, 1) * kTileChannels;
+}
+
+// How K of one layer is cut: the whole product's units, and the run that this rank owns.
+struct DepthCut {
+  UnitCut units;
+  LeafRun run;
+};
+
+class Loader {
+ public:
+  Loader(const v1::ServePlan& plan, uint32_t rank, ShardFiles* files, Arena* arena,
+         ThreadPool* pool)
+      : plan_(plan),
+        rank_plan_(plan.ranks(static_cast<int>(rank))),
+        files_(files),
+        arena_(arena),
+        pool_(pool) {
+    for (const v1::RankTensor& tensor : rank_plan_.tensors()) {
+      by_role_[{tensor.tensor().layer(), static_cast<int>(tensor.tensor().role())}] = &tensor;
+    }
+  }
+
+  absl::StatusOr<WeightSet> Load() {
+    WeightSet set;
+    const int64_t hidden = plan_.model().hidden_size();
+    const DepthCut whole = {{hidden, 1}, {0, 1}};
+    set.tied = plan_.model().tied_embeddings();
+    OCTAVO_RETURN_IF_ERROR(LoadLinear(-1, set.tied ? v1::EMBEDDING : v1::LM_HEAD,
+                                      v1::ROLE_UNSPECIFIED, whole, &set.head));
+    if (!set.tied) OCTAVO_RETURN_IF_ERROR(LoadRows(-1, v1::EMBEDDING, &set.embedding));
+    OCTAVO_ASSIGN_OR_RETURN(set.final_norm, LoadVector(-1, v1::FINAL_NORM));
+    set.layers.resize(static_cast<size_t>(plan_.model().layer_count()));
+    for (int layer = 0; layer < plan_.model().layer_count(); ++layer) {
+      OCTAVO_RETURN_IF_ERROR(LoadLayer(layer, whole, &set.layers[static_cast<size_t>(layer)]));
+    }
+    return set;
+  }
+
+ private:
+  const v1::RankTensor* Find(int layer, v1::TensorRole role) const {
+    const auto found = by_role_.find({layer, static_cast<int>(role)});
+    return found == by_role_.end() ? nullptr : found->second;
+  }
+
+  absl::StatusOr<const v1::RankTensor*> Need(int layer, v1::TensorRole role) const {
+    const v1::RankTensor* tensor = Find(layer, role);
+    if (tensor != nullptr) return tensor;
+    return MakeError(Reason::kInternal, fmt::format("the serving plan lacks {} of layer {}",
+                                                    v1::TensorRole_Name(role), layer));
+  }
+
+  absl::Status LoadLayer(int layer, const DepthCut& whole, LayerWeights* out) {
+    const DepthCut attention = {
+        {plan_.attention_unit_size(), static_cast<int>(plan_.attention_unit_count())},
+        {static_cast<int>(rank_plan_.attention_unit_begin()),
+         static_cast<int>(rank_plan_.attention_unit_end())}};
+    const DepthCut mlp = {{plan_.mlp_unit_size(), static_cast<int>(plan_.mlp_unit_count())},
+                          {static_cast<int>(rank_plan_.mlp_unit_begin()),
+                           static_cast<int>(rank_plan_.mlp_unit_end())}};
+    OCTAVO_ASSIGN_OR_RETURN(out->attention_norm, LoadVector(layer, v1::ATTENTION_NORM));
+    OCTAVO_ASSIGN_OR_RETURN(out->mlp_norm, LoadVector(layer, v1::MLP_NORM));
+    OCTAVO_RETURN_IF_ERROR(LoadLinear(layer, v1::Q_PROJ, v1::Q_BIAS, whole, &out->query));
+    OCTAVO_RETURN_IF_ERROR(LoadLinear(layer, v1::K_PROJ, v1::K_BIAS, whole, &out->key));
+    OCTAVO_RETURN_IF_ERROR(LoadLinear(layer, v1::V_PROJ, v1::V_BIAS, whole, &out->value));
+    OCTAVO_RETURN_IF_ERROR(LoadLinear(layer, v1::O_PROJ, v1::O_BIAS, attention, &out->output));
+    OCTAVO_RETURN_IF_ERROR(LoadLinear(layer, v1::GATE_PROJ, v1::GATE_BIAS, whole, &out->gate));
+    OCTAVO_RETURN_IF_ERROR(LoadLinear(layer, v1::UP_PROJ, v1::UP_BIAS, whole, &out->up));
+    return LoadLinear(layer, v1::DOWN_PROJ, v1::DOWN_BIAS, mlp, &out->down);
+  }
+
+  absl::StatusOr<std::vector<uint16_t>> LoadVector(int layer, v1::TensorRole role) {
+    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(layer, role));
+    return ReadVector(files_, *tensor);
+  }
+
+  absl::Status LoadRows(int layer, v1::TensorRole role, Buffer* out) {
+    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(layer, role));
+    const SliceReader reader(files_, *tensor);
+    const SliceBounds& bounds = reader.bounds();
+    const int64_t rows = bounds.row_end - bounds.row_begin;
+    OCTAVO_ASSIGN_OR_RETURN(*out, arena_->Allocate(static_cast<uint64_t>(rows * reader.row_bytes()),
+                                                   tensor->tensor().spec().name()));
+    return ForRows(reader, [&](int64_t row, std::span<const std::byte> bytes) {
+      std::memcpy(out->data() + row * reader.row_bytes(), bytes.data(), bytes.size());
+    });
+  }
+
+  // Calls body(row within the slice, its bytes) for all rows, groups of 16 rows on one thread.
+  template <typename Body>
+  absl::Status ForRows(const SliceReader& reader, Body body) {
+    const SliceBounds& bounds = reader.bounds();
+    const int64_t rows = bounds.row_end - bounds.row_begin;
+    const int64_t step = RowsAtATime(reader.row_bytes());
+    Mutex mutex;
+    absl::Status failure;
+    std::atomic<bool> failed = false;
+    pool_->ParallelFor((rows + step - 1) / step, 1, [&](int64_t begin, int64_t end, int) {
+      std::vector<std::byte> bytes;
+      for (int64_t index = begin; index < end && !failed; ++index) {
+        const int64_t first = index * step;
+        const int64_t last = std::min(first + step, rows);
+        const absl::Status status =
+            reader.ReadRows(bounds.row_begin + first, bounds.row_begin + last, &bytes);
+        if (!status.ok()) {
+          const MutexLock lock(mutex);
+          if (!failed.exchange(true)) failure = status;
+          return;
+        }
+        const auto size = static_cast<size_t>(reader.row_bytes());
+        for (int64_t row = first; row < last; ++row) {
+          body(row, std::span(bytes).subspan(static_cast<size_t>(row - first) * size, size));
+        }
+      }
+    });
+    return failure;
+  }
+
+  absl::Status LoadLinear(int layer, v1::TensorRole role, v1::TensorRole bias_role,
+                          const DepthCut& cut, Linear* out) {
+    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(layer, role));
+    const SliceReader reader(files_, *tensor);
+    OCTAVO_RETURN_IF_ERROR(Shape(*tensor, reader.bounds(), cut, out));
+    OCTAVO_ASSIGN_OR_RETURN(
+        out->tiles,
+        arena_->Allocate(static_cast<uint64_t>(out->packed.group_count * out->packed.block_count *
+                                               TileBytes(out->packed.type)),
+                         out->name));
+    out->packed.tiles = out->tiles.data();
+    if (out->form == InputForm::kInt8Token) {
+      out->channel_sums.resize(static_cast<size_t>(out->padded_channels()));
+      out->packed.channel_sums = out->channel_sums.data();
+    }
+    OCTAVO_RETURN_IF_ERROR(ForRows(
+        reader, [&](int64_t row, std::span<const std::byte> bytes) { Pack(row, bytes, out); }));
+    if (tensor->has_scheme()) OCTAVO_RETURN_IF_ERROR(LoadScales(*tensor, reader.bounds(), out));
+    const v1::RankTensor* bias =
+        bias_role == v1::ROLE_UNSPECIFIED ? nullptr : Find(layer, bias_role);
+    if (bias == nullptr) return absl::OkStatus();
+    OCTAVO_ASSIGN_OR_RETURN(const std::vector<uint16_t> values, ReadVector(files_, *bias));
+    for (const uint16_t value : values) out->bias.push_back(F32FromBf16(value));
+    return absl::OkStatus();
+  }
+
+  // Fills everything of `out` that follows from the plan.
+  absl::Status Shape(const v1::RankTensor& tensor, const SliceBounds& bounds, const DepthCut& cut,
+                     Linear* out) {
+    out->name = tensor.tensor().spec().name();
+    out->channels = bounds.row_end - bounds.row_begin;
+    out->depth = bounds.column_end - bounds.column_begin;
+    out->unit_size = cut.units.size;
+    out->unit_count = cut.run.end - cut.run.begin;
+    out->blocks_per_unit = CeilDiv(cut.units.size, kTileDepth);
+    for (const LeafRun& piece : MaximalSubtrees(cut.units.count, cut.run)) {
+      out->pieces.push_back({piece.begin - cut.run.begin, piece.end - cut.run.begin});
+    }
+    const int64_t short_unit = out->depth - (out->unit_count - 1) * out->unit_size;
+    out->packed.block_count =
+        (out->unit_count - 1) * out->blocks_per_unit + CeilDiv(short_unit, kTileDepth);
+    out->packed.group_count = CeilDiv(out->channels, kTileChannels);
+    if (!tensor.has_scheme()) return absl::OkStatus();
+    const v1::Scheme& scheme = tensor.scheme();
+    out->block_scaled = scheme.weight().granularity() == v1::PER_BLOCK;
+    const bool plain_input = !scheme.has_input() ||
+                             scheme.input().type() == v1::NUMERIC_UNSPECIFIED ||
+                             scheme.input().type() == v1::NUMERIC_KEEP;
+    if (scheme.weight().type() == v1::NUMERIC_INT8) {
+      out->packed.type = WeightType::kInt8;
+      out->form = InputForm::kInt8Token;
+      out->pieces = {{0, out->unit_count}};  // exact: one sum is enough
+      if (bounds.columns > kInt8DepthMax) {
+        return MakeError(Reason::kUnsupported, "an INT8 product deeper than 131072",
+                         {.tensor = out->name});
+      }
+      return absl::OkStatus();
+    }
+    out->packed.type = WeightType::kFp8;
+    if (!plain_input) {
+      out->form = out->block_scaled ? InputForm::kFp8Group : InputForm::kFp8Token;
+    }
+    return absl::OkStatus();
+  }
+
+  static void Pack(int64_t row, std::span<const std::byte> bytes, Linear* out) {
+    const int64_t size = ElementBytes(out->packed.type);
+    for (int unit = 0; unit < out->unit_count; ++unit) {
+      const int64_t begin = unit * out->unit_size;
+      const int64_t count = std::min(out->unit_size, out->depth - begin);
+      PackChannel(out->packed, out->tiles.data(), row, unit * out->blocks_per_unit * kTileDepth,
+                  bytes.data() + begin * size, count);
+    }
+    if (out->form != InputForm::kInt8Token) return;
+    int32_t sum = 0;
+    for (const std::byte code : bytes) sum += static_cast<int8_t>(code);
+    out->channel_sums[static_cast<size_t>(row)] = sum;
+  }
+
+  absl::Status LoadScales(const v1::RankTensor& tensor, const SliceBounds& bounds, Linear* out) {
+    const v1::NumericFormat& format = tensor.scheme().weight();
+    const auto padded = static_cast<size_t>(out->padded_channels());
+    if (!tensor.has_scale()) {
+      return MakeError(Reason::kBadCheckpoint, "a quantized weight without a scale",
+                       {.tensor = out->name});
+    }
+    if (!out->block_scaled) {
+      const bool one = format.granularity() == v1::PER_TENSOR;
+      OCTAVO_ASSIGN_OR_RETURN(const auto scales,
+                              ReadScales(files_, tensor.scale(), one ? 1 : bounds.rows));
+      out->channel_scales.assign(padded, 0.0f);
+      for (int64_t i = 0; i < out->channels; ++i) {
+        out->channel_scales[static_cast<size_t>(i)] =
+            scales[one ? 0 : static_cast<size_t>(bounds.row_begin + i)];
+      }
+      return absl::OkStatus();
+    }
+    const int64_t across = CeilDiv(bounds.columns, kScaleBlock);
+    const int64_t down = CeilDiv(bounds.rows, kScaleBlock);
+    OCTAVO_ASSIGN_OR_RETURN(const auto scales, ReadScales(files_, tensor.scale(), across * down));
+    const int64_t blocks = CeilDiv(out->packed.block_count, 4);
+    const int64_t first = bounds.column_begin / kScaleBlock;
+    out->block_scales.assign(static_cast<size_t>(blocks) * padded, 0.0f);
+    for (int64_t block = 0; block < blocks; ++block) {
+      for (int64_t i = 0; i < out->channels; ++i) {
+        const int64_t row = (bounds.row_begin + i) / kScaleBlock;
+        out->block_scales[static_cast<size_t>(block) * padded + static_cast<size_t>(i)] =
+            scales[static_cast<size_t>(row * across + first + block)];
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const v1::ServePlan& plan_;
+  const v1::RankPlan& rank_plan_;
+  ShardFiles* files_;
+  Arena* arena_;
+  ThreadPool* pool_;
+  std::map<std::pair<int, int>, const v1::RankTensor*> by_role_;
+};
+
+}  // namespace
+
+uint64_t WeightSet::step_bytes() const {
+  uint64_t bytes = head.bytes();
+  for (const LayerWeights& layer : layers) {
+    for (const Linear* linear : {&layer.query, &layer.key, &layer.value, &layer.output, &layer.gate,
+                                 &layer.up, &layer.down}) {
+      bytes += linear->bytes();
+    }
+  }
+  return bytes;
+}
+
+void WeightSet::EmbeddingRow(int64_t row, int64_t hidden, uint16_t* out) const {
+  if (!tied) {
+    std::memcpy(out, embedding.as<uint16_t>() + row * hidden, static_cast<size_t>(hidden) * 2);
+    return;
+  }
+  for (int64_t k = 0; k < hidden; ++k) {
+    const std::byte* tile = head.packed.Tile(row / kTileChannels, k / kTileDepth);
+    std::memcpy(out + k, tile + TileOffset(WeightType::kBf16, row % kTileChannels, k % kTileDepth),
+                2);
+  }
+}
+
+absl::StatusOr<WeightSet> LoadWeights(const v1::ServePlan& plan, uint32_t rank, ShardFiles* files,
+                                      Arena* arena, ThreadPool* pool) {
+  return Loader(plan, rank, files, arena, pool).Load();
+}
+
+}  // namespace octavo

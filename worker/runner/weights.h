@@ -1,0 +1,45 @@
+#pragma once
+
+// What one rank holds of a model: its slices of every tensor, packed for the kernels. Only the
+// slices' byte ranges are read. Every value is checked on the way: a NaN, an infinity, a NaN code
+// or a scale that is not finite and > 0 is an error that names file, tensor and offset.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "octavo/v1/plan.pb.h"
+#include "worker/device/arena.h"
+#include "worker/device/thread_pool.h"
+#include "worker/runner/linear.h"
+#include "worker/runner/shard_files.h"
+
+namespace octavo {
+
+struct LayerWeights {
+  std::vector<uint16_t> attention_norm;  // [hidden], BF16
+  std::vector<uint16_t> mlp_norm;
+  Linear query, key, value, output;
+  Linear gate, up, down;
+};
+
+struct WeightSet {
+  // Rows [vocab_begin, vocab_end) of the embedding, BF16; empty where it is tied: rows are then
+  // read out of the packed head.
+  Buffer embedding;
+  Linear head;
+  bool tied = false;
+  std::vector<uint16_t> final_norm;
+  std::vector<LayerWeights> layers;
+
+  // Bytes of packed weights that one token's step reads.
+  uint64_t step_bytes() const;
+  // Copies one row, by its index within this rank's rows, to `out` ([hidden] BF16).
+  void EmbeddingRow(int64_t row, int64_t hidden, uint16_t* out) const;
+};
+
+absl::StatusOr<WeightSet> LoadWeights(const v1::ServePlan& plan, uint32_t rank, ShardFiles* files,
+                                      Arena* arena, ThreadPool* pool);
+
+}  // namespace octavo
