@@ -14,6 +14,8 @@ packages=(
   libpcre2-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev
   # tests and checks
   libgtest-dev libgmock-dev libbenchmark-dev clang-16 libclang-rt-16-dev clang-format clang-tidy prometheus
+  # text for perplexity
+  debian-handbook
   # scripts
   python3 python3-venv python3-pip curl unzip util-linux procps
 )

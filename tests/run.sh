@@ -81,17 +81,28 @@ fi
 ((ctest)) && run_ctest release "$@"
 
 if ((oracles)); then
+  export OCTAVO_BIN_DIR="$PWD/build/release/bin" OCTAVO_ORACLE_CACHE="$PWD/build/cache/oracle" HF_HUB_OFFLINE=1
+  mkdir -p "$OCTAVO_ORACLE_CACHE"
+  oracle() {  # oracle VENV CHECK ARGS...
+    local venv=$1
+    shift
+    echo "== $*"
+    timeout 1200 "$venv/bin/python" "$@"
+    count "$*" $?
+  }
   venv="$PWD/build/cache/venv"
   tests/oracle/install.sh "$venv"
   status=$?
   count "oracle environment" $status
+  for check in tests/oracle/check_*.py; do
+    [[ $check == */check_vllm.py ]] || ((status != 0)) || oracle "$venv" "$check"
+  done
+  venv="$PWD/build/cache/venv-vllm"
+  tests/oracle/install_vllm.sh "$venv"
+  status=$?
+  count "vLLM environment" $status
   if ((status == 0)); then
-    for check in tests/oracle/check_*.py; do
-      echo "== $check"
-      OCTAVO_BIN_DIR="$PWD/build/release/bin" OCTAVO_CACHE_DIR="$PWD/build/cache" HF_HUB_OFFLINE=1 \
-        timeout 1200 "$venv/bin/python" "$check"
-      count "$check" $?
-    done
+    for recipe in int8-dynamic fp8-dynamic; do oracle "$venv" tests/oracle/check_vllm.py "$recipe"; done
   fi
 fi
 

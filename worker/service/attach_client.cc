@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <stop_token>
 #include <thread>
 
@@ -10,8 +9,10 @@
 #include "core/base/limits.h"
 #include "core/base/log.h"
 #include "core/base/mutex.h"
+#include "core/metrics/metrics.h"
 #include "core/rpc/channel.h"
 #include "core/rpc/status.h"
+#include "grpcpp/channel.h"
 #include "octavo/v1/service/coordinator.grpc.pb.h"
 
 namespace octavo {
@@ -33,11 +34,16 @@ class AttachClient::Impl {
   Impl(Options options, Handlers handlers)
       : options_(std::move(options)),
         handlers_(std::move(handlers)),
-        stub_(v1::Coordinator::NewStub(MakeChannel(options_.coordinator, options_.token))),
-        beats_([this](const std::stop_token& stop) { BeatLoop(stop); }),
-        dials_([this](const std::stop_token& stop) { DialLoop(stop); }) {}
+        stub_(v1::Coordinator::NewStub(MakeChannel(options_.coordinator, options_.token))) {}
 
-  ~Impl() {
+  void Start() {
+    beats_ = std::jthread([this](const std::stop_token& stop) { BeatLoop(stop); });
+    dials_ = std::jthread([this](const std::stop_token& stop) { DialLoop(stop); });
+  }
+
+  ~Impl() { Stop(); }
+
+  void Stop() {
     beats_.request_stop();
     dials_.request_stop();
     {
@@ -45,8 +51,8 @@ class AttachClient::Impl {
       if (context_ != nullptr) context_->TryCancel();
       changed_.NotifyAll();
     }
-    beats_.join();
-    dials_.join();
+    if (beats_.joinable()) beats_.join();
+    if (dials_.joinable()) dials_.join();
   }
 
   void Send(const v1::Report& report) {
@@ -137,7 +143,7 @@ class AttachClient::Impl {
         Watch();
       }
       v1::Report report;
-      report.mutable_beat()->set_rss_peak_bytes(PeakResidentBytes());
+      report.mutable_beat()->set_rss_peak_bytes(ReadMemoryUse().peak);
       Send(report);
       Sleep(stop, beat);
     }
@@ -189,14 +195,10 @@ AttachClient::AttachClient(Options options, Handlers handlers)
     : impl_(std::make_unique<Impl>(std::move(options), std::move(handlers))) {}
 AttachClient::~AttachClient() = default;
 
-void AttachClient::Send(const v1::Report& report) { impl_->Send(report); }
+void AttachClient::Start() { impl_->Start(); }
 
-uint64_t PeakResidentBytes() {
-  std::ifstream file("/proc/self/status");
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("VmHWM:")) return std::stoull(line.substr(6)) * 1024;
-  }
-  return 0;
-}
+void AttachClient::Stop() { impl_->Stop(); }
+
+void AttachClient::Send(const v1::Report& report) { impl_->Send(report); }
 
 }  // namespace octavo

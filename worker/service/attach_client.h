@@ -33,7 +33,12 @@ class AttachClient {
   };
 
   AttachClient(Options options, Handlers handlers);
-  ~AttachClient();  // hangs up
+  ~AttachClient();  // as Stop
+
+  // Begins to dial. Once.
+  void Start();
+  // Hangs up; no handler is called any more when this returns, and Send drops everything.
+  void Stop();
 
   // Dropped when there is no lease. Thread-safe.
   void Send(const v1::Report& report);
@@ -42,8 +47,5 @@ class AttachClient {
   class Impl;
   std::unique_ptr<Impl> impl_;
 };
-
-// VmHWM of this process in bytes, as the kernel counts it.
-uint64_t PeakResidentBytes();
 
 }  // namespace octavo

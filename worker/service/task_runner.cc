@@ -118,7 +118,6 @@ void TaskRunner::RunOne(Entry& entry) {
   }
   entry.receipt = *std::move(receipt);
   entry.done = true;
-  if (hooks_.done) hooks_.done(entry.receipt);
 }
 
 void TaskRunner::ReceiptLoop(const std::stop_token& stop) {

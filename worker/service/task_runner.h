@@ -34,8 +34,6 @@ class TaskRunner {
     std::function<absl::Status()> sync;
     // To the coordinator; may drop what it is given when there is no stream.
     std::function<void(v1::Report)> send;
-    // After each task: for metrics. May be empty.
-    std::function<void(const v1::Receipt&)> done;
   };
 
   // `slots` tasks run at once; as many more wait with their bytes prefetched.

@@ -1,0 +1,151 @@
+// octavo chat: talk to a served model in a terminal.
+
+#include <unistd.h>
+
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <stop_token>
+
+#include "CLI/CLI.hpp"
+#include "cli/cluster_file.h"
+#include "cli/context.h"
+#include "cli/model_client.h"
+#include "cli/session.h"
+#include "cli/stop_signal.h"
+#include "core/base/error.h"
+#include "core/base/status.h"
+#include "core/rpc/channel.h"
+#include "core/rpc/status.h"
+#include "fmt/format.h"
+#include "grpcpp/grpcpp.h"
+#include "octavo/v1/service/inference.grpc.pb.h"
+
+namespace octavo {
+namespace {
+
+struct ChatFlags {
+  ClusterFlags cluster;
+  std::string model;
+  std::string system;
+  std::string message;
+  uint32_t max_tokens = 256;
+  float temperature = 0;
+  float top_p = 1;
+  uint32_t top_k = 0;
+  std::optional<uint64_t> seed;
+  bool stats = false;
+};
+
+struct Answer {
+  std::string text;
+  v1::Finished finished;
+};
+
+// Streams one answer to standard output.
+absl::StatusOr<Answer> Ask(const Session& session, const StopSignal& stop,
+                           const v1::GenerateRequest& request) {
+  grpc::ClientContext context;
+  std::stop_callback cancel(stop.token(), [&context] { context.TryCancel(); });
+  auto reader = v1::Inference::NewStub(session.channel())->Generate(&context, request);
+  Answer answer;
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) {
+    if (response.has_finished()) answer.finished = response.finished();
+    if (!response.has_delta()) continue;
+    answer.text += response.delta().text();
+    fmt::print("{}", response.delta().text());
+    std::fflush(stdout);
+  }
+  fmt::print("\n");
+  std::fflush(stdout);
+  const absl::Status ended = FromGrpc(reader->Finish());
+  if (stop.requested()) return MakeError(Reason::kCancelled, "interrupted");
+  OCTAVO_RETURN_IF_ERROR(ended);
+  return answer;
+}
+
+void PrintStats(const v1::Finished& finished) {
+  const double decode = finished.total_seconds() - finished.time_to_first_token_seconds();
+  const uint32_t tokens = finished.usage().completion_tokens();
+  fmt::print(stderr, "[{} prompt tokens, {} tokens, first after {:.0f} ms, {:.1f} tokens/s]\n",
+             finished.usage().prompt_tokens(), tokens, finished.time_to_first_token_seconds() * 1e3,
+             decode > 0 && tokens > 1 ? (tokens - 1) / decode : 0.0);
+}
+
+v1::GenerateRequest RequestFor(const ChatFlags& flags) {
+  v1::GenerateRequest request;
+  request.set_model(flags.model);
+  request.set_max_tokens(flags.max_tokens);
+  request.set_temperature(flags.temperature);
+  request.set_top_p(flags.top_p);
+  request.set_top_k(flags.top_k);
+  request.set_skip_special_tokens(true);
+  if (flags.seed) request.set_seed(*flags.seed);
+  return request;
+}
+
+void AddTurn(v1::GenerateRequest& request, const std::string& role, const std::string& content) {
+  v1::ChatMessage* message = request.mutable_chat()->add_messages();
+  message->set_role(role);
+  message->set_content(content);
+}
+
+absl::Status Chat(const Context& context, ChatFlags flags) {
+  StopSignal stop;
+  if (flags.cluster.coordinator.empty()) {
+    OCTAVO_ASSIGN_OR_RETURN(const ClusterRecord record,
+                            ReadClusterFile(context.places.state_dir + "/cluster"));
+    flags.cluster.coordinator = record.address;
+  }
+  OCTAVO_ASSIGN_OR_RETURN(auto session, Session::Remote(context, flags.cluster));
+  OCTAVO_ASSIGN_OR_RETURN(const auto models, ListModels(*session));
+  if (models.models().empty()) {
+    return MakeError(
+        Reason::kNotReady, "no model is loaded", {},
+        fmt::format("Load one with: octavo serve DIR --coordinator {}", flags.cluster.coordinator));
+  }
+  v1::GenerateRequest request = RequestFor(flags);
+  if (!flags.system.empty()) AddTurn(request, "system", flags.system);
+  const bool terminal = isatty(STDIN_FILENO) == 1 && flags.message.empty();
+  std::string line = flags.message;
+  while (true) {
+    if (flags.message.empty()) {
+      if (terminal) fmt::print("> ");
+      std::fflush(stdout);
+      if (!std::getline(std::cin, line)) break;
+      if (line.empty()) continue;
+    }
+    AddTurn(request, "user", line);
+    OCTAVO_ASSIGN_OR_RETURN(const Answer answer, Ask(*session, stop, request));
+    if (flags.stats) PrintStats(answer.finished);
+    AddTurn(request, "assistant", answer.text);
+    if (!flags.message.empty()) break;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddChat(CLI::App& app, Context& context) {
+  auto flags = std::make_shared<ChatFlags>();
+  CLI::App* command =
+      app.add_subcommand("chat", "Talk to a served model; one message a line, end with Ctrl-D");
+  command->add_option("--target,--coordinator", flags->cluster.coordinator,
+                      "HOST:PORT (default: the cluster of `octavo up`)");
+  command->add_option("--token-file", flags->cluster.token_file, "File with the cluster's token");
+  command->add_option("--model", flags->model, "Default: the only one loaded");
+  command->add_option("--system", flags->system, "System message");
+  command->add_option("--message", flags->message, "Ask this one thing and leave");
+  command->add_option("--max-tokens", flags->max_tokens, "Longest answer")->capture_default_str();
+  command->add_option("--temperature", flags->temperature, "0: greedy")->capture_default_str();
+  command->add_option("--top-p", flags->top_p, "Nucleus")->capture_default_str();
+  command->add_option("--top-k", flags->top_k, "0: off")->capture_default_str();
+  command->add_option("--seed", flags->seed, "Default: drawn");
+  command->add_flag("--stats", flags->stats,
+                    "Tokens and times after each answer, on standard error");
+  command->callback(
+      [&context, flags] { context.action = [&context, flags] { return Chat(context, *flags); }; });
+}
+
+}  // namespace octavo

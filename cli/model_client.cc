@@ -1,0 +1,64 @@
+#include "cli/model_client.h"
+
+#include <filesystem>
+#include <stop_token>
+
+#include "core/base/error.h"
+#include "core/base/status.h"
+#include "core/rpc/channel.h"
+#include "core/rpc/status.h"
+#include "fmt/format.h"
+#include "grpcpp/grpcpp.h"
+#include "octavo/v1/service/inference.grpc.pb.h"
+
+namespace octavo {
+namespace {
+
+constexpr std::chrono::seconds kLoadTimeout{600};
+constexpr std::chrono::seconds kCallTimeout{30};
+
+}  // namespace
+
+absl::StatusOr<v1::ModelInfo> LoadModel(const Session& session, const StopSignal& stop,
+                                        const ServeRequest& request) {
+  v1::LoadModelRequest load;
+  load.set_model_dir(std::filesystem::absolute(request.dir).lexically_normal().string());
+  load.set_tensor_parallel(static_cast<uint32_t>(request.tensor_parallel));
+  load.set_max_model_len(request.max_model_len);
+  grpc::ClientContext context;
+  SetTimeout(context, kLoadTimeout);
+  std::stop_callback cancel(stop.token(), [&context] { context.TryCancel(); });
+  auto reader = v1::Models::NewStub(session.channel())->Load(&context, load);
+  v1::ModelInfo info, last;
+  while (reader->Read(&info)) last = info;
+  const absl::Status ended = FromGrpc(reader->Finish());
+  if (stop.requested()) return MakeError(Reason::kCancelled, "interrupted");
+  OCTAVO_RETURN_IF_ERROR(ended);
+  if (last.state() == "ready") return last;
+  if (last.has_failure()) {
+    return MakeError(ReasonFromName(last.failure().reason()).value_or(Reason::kInternal),
+                     last.failure().message());
+  }
+  return MakeError(Reason::kInternal, fmt::format("loading ended in state '{}'", last.state()),
+                   {.file = load.model_dir()});
+}
+
+absl::StatusOr<v1::ListModelsResponse> ListModels(const Session& session) {
+  grpc::ClientContext context;
+  SetTimeout(context, kCallTimeout);
+  v1::ListModelsResponse response;
+  OCTAVO_RETURN_IF_ERROR(
+      FromGrpc(v1::Models::NewStub(session.channel())->List(&context, {}, &response)));
+  return response;
+}
+
+absl::Status UnloadModel(const Session& session, const std::string& model_id) {
+  grpc::ClientContext context;
+  SetTimeout(context, kCallTimeout);
+  v1::UnloadModelRequest request;
+  request.set_model_id(model_id);
+  v1::UnloadModelResponse response;
+  return FromGrpc(v1::Models::NewStub(session.channel())->Unload(&context, request, &response));
+}
+
+}  // namespace octavo

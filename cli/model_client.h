@@ -1,0 +1,31 @@
+#pragma once
+
+// Models seen from a client: loading one over the workers of a cluster, and finding the one that is
+// there.
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "cli/session.h"
+#include "cli/stop_signal.h"
+#include "octavo/v1/inference.pb.h"
+
+namespace octavo {
+
+struct ServeRequest {
+  std::string dir;
+  int tensor_parallel = 1;
+  int64_t max_model_len = 0;  // 0: the model's own, bounded by memory
+};
+
+// Returns when the model answers; its failure otherwise. kCancelled when `stop` fires.
+absl::StatusOr<v1::ModelInfo> LoadModel(const Session& session, const StopSignal& stop,
+                                        const ServeRequest& request);
+
+// The loaded models.
+absl::StatusOr<v1::ListModelsResponse> ListModels(const Session& session);
+
+// Takes a model off its workers; they stay.
+absl::Status UnloadModel(const Session& session, const std::string& model_id);
+
+}  // namespace octavo

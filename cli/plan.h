@@ -1,0 +1,21 @@
+#pragma once
+
+// The text (or JSON) of a plan, for `octavo plan` and `octavo quantize --dry-run`.
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "cli/context.h"
+
+namespace octavo {
+
+struct PlanFlags {
+  std::string source;
+  std::string recipe = "fp8-dynamic";
+  int workers = 1;
+  bool json = false;
+};
+
+absl::Status PrintPlan(const Context& context, const PlanFlags& flags);
+
+}  // namespace octavo

@@ -1,0 +1,116 @@
+"""A gRPC client in Python: messages compiled by protoc into a scratch folder, calls made by method name.
+
+Needs Debian's python3-grpcio and python3-protobuf, so that a client which shares no code with Octavo talks to it.
+"""
+
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import urllib.request
+
+import grpc
+
+SOURCE_DIR = pathlib.Path(__file__).resolve().parents[2]
+MESSAGES = ["types", "model", "recipe", "plan", "task", "artifact", "job", "cluster", "engine", "inference"]
+
+
+def _compile():
+    out = tempfile.mkdtemp(prefix="octavo-proto-")
+    subprocess.run(["protoc", "-I", str(SOURCE_DIR / "proto"), "--python_out", out]
+                   + [f"octavo/v1/{name}.proto" for name in MESSAGES], cwd=SOURCE_DIR / "proto", check=True)
+    sys.path.insert(0, out)
+    return {name: importlib.import_module(f"octavo.v1.{name}_pb2") for name in MESSAGES}
+
+
+pb = _compile()
+
+
+class Client:
+    """Calls one address with one token."""
+
+    def __init__(self, address, token=""):
+        self.channel = grpc.insecure_channel(address)
+        self.metadata = [("authorization", f"Bearer {token}")] if token else []
+
+    def unary(self, method, request, response_type, timeout_s=60):
+        call = self.channel.unary_unary(f"/octavo.v1.{method}", request_serializer=type(request).SerializeToString,
+                                        response_deserializer=response_type.FromString)
+        return call(request, timeout=timeout_s, metadata=self.metadata)
+
+    def stream(self, method, request, response_type, timeout_s=60):
+        call = self.channel.unary_stream(f"/octavo.v1.{method}", request_serializer=type(request).SerializeToString,
+                                         response_deserializer=response_type.FromString)
+        return call(request, timeout=timeout_s, metadata=self.metadata)
+
+    # ---- the calls the tests make ---------------------------------------------------------------------
+
+    def load(self, folder, tensor_parallel=1, timeout_s=60):
+        """Loads a folder and returns its ModelInfo once it is ready."""
+        request = pb["inference"].LoadModelRequest(model_dir=str(folder), tensor_parallel=tensor_parallel)
+        for info in self.stream("Models/Load", request, pb["inference"].ModelInfo, timeout_s):
+            pass
+        assert info.state == "ready", info
+        return info
+
+    def unload(self, model_id):
+        self.unary("Models/Unload", pb["inference"].UnloadModelRequest(model_id=model_id),
+                   pb["inference"].UnloadModelResponse)
+
+    def models(self):
+        return self.unary("Models/List", pb["inference"].ListModelsRequest(),
+                          pb["inference"].ListModelsResponse).models
+
+    def workers(self):
+        return self.unary("Cluster/ListWorkers", pb["cluster"].ListWorkersRequest(),
+                          pb["cluster"].ListWorkersResponse).workers
+
+    def score(self, ids, chunk=0):
+        request = pb["inference"].ScoreRequest(token_ids={"ids": ids}, want_digests=True, chunk=chunk)
+        return self.unary("Inference/Score", request, pb["inference"].ScoreResponse)
+
+    def generate(self, timeout_s=60, **fields):
+        """The stream of GenerateResponse."""
+        return self.stream("Inference/Generate", pb["inference"].GenerateRequest(**fields),
+                           pb["inference"].GenerateResponse, timeout_s)
+
+    def complete(self, **fields):
+        """Runs Generate to its end: (text, token ids, Finished)."""
+        text, ids, finished = "", [], None
+        for response in self.generate(**fields):
+            if response.HasField("delta"):
+                text += response.delta.text
+                ids += [token.id for token in response.delta.tokens]
+            else:
+                finished = response.finished
+        assert finished is not None, "the stream ended without Finished"
+        return text, ids, finished
+
+    def health(self, service=""):
+        """The stream of grpc.health.v1 Watch as numbers (1: serving)."""
+        request = b"" if not service else b"\x0a" + bytes([len(service)]) + service.encode()
+        call = self.channel.unary_stream("/grpc.health.v1.Health/Watch")
+        return (int(data[1]) if data else 0 for data in call(request, timeout=30, metadata=self.metadata))
+
+
+def reason_of(error):
+    """The reason in an RpcError's google.rpc.ErrorInfo, found by its domain."""
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    for word in details.replace(b"\x00", b" ").split(b"\n"):
+        text = bytes(c for c in word if 32 < c < 127).decode()
+        if text and text.replace("_", "").isupper():
+            return text
+    return ""
+
+
+def scrape(address):
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as response:
+        return response.read().decode()
+
+
+def cluster_record(state_dir):
+    with open(os.path.join(state_dir, "cluster.json"), encoding="utf-8") as file:
+        return json.load(file)

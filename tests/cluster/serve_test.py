@@ -1,0 +1,229 @@
+"""Serving on real processes: the same logits at any group size, chunk and instruction set; ranks that die."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import time
+import unittest
+
+import grpc
+
+from client import Client, cluster_record, reason_of, scrape
+from harness import ClusterTest, Run, octavo_args, wait_until
+
+# KV groups of 2 x 64 = 128 elements, so that block formats can be split over 3 ranks too.
+SYNTH = ["--family", "llama", "--layers", 2, "--hidden", 384, "--intermediate", 1536, "--heads", 6, "--kv-heads", 3,
+         "--head-dim", 64, "--vocab", 1024, "--seed", 3]
+RECIPES = ["fp8-dynamic", "fp8-weight-only", "fp8-block", "int8-dynamic"]
+PROMPT = [random.Random(5).randrange(3, 250) for _ in range(150)]
+
+
+class Resident:
+    """A cluster kept by `octavo up`, and a client of it."""
+
+    def __init__(self, scratch, workers, isa="auto"):
+        self.state = pathlib.Path(scratch) / f"state-{isa}-{workers}-{random.randrange(1 << 30)}"
+        self.run = Run("up", "--foreground", "--workers", workers, "--isa", isa, "--state", self.state)
+        wait_until(lambda: (self.state / "cluster.json").exists() or self.run.process.poll() is not None,
+                   30, "the cluster came up")
+        assert self.run.process.poll() is None, self.run.stderr()
+        self.record = cluster_record(self.state)
+        self.client = Client(self.record["address"], self.record["token"])
+
+    def cli(self, *args):
+        done = subprocess.run(octavo_args(*args, "--coordinator", self.record["address"]), capture_output=True,
+                              text=True, timeout=120,
+                              env=dict(os.environ, OCTAVO_TOKEN=self.record["token"]))
+        assert done.returncode == 0, f"{args}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def worker_pids(self):
+        return sorted(w.hello.pid for w in self.client.workers() if w.state == "ready")
+
+    def stop(self):
+        self.run.process.terminate()
+        self.run.wait(30)
+
+
+class ServeTest(ClusterTest):
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folders = {"bf16": cls.scratch / "bf16"}
+        run = Run("synth", *SYNTH, "--out", cls.folders["bf16"])
+        assert run.wait() == 0, run.stderr()
+        cls.cluster = Resident(cls.scratch, workers=3)
+        cls.addClassCleanup(cls.cluster.stop)
+        cls.client = cls.cluster.client
+        cls.pids_at_start = cls.cluster.worker_pids()
+        for recipe in RECIPES:
+            cls.folders[recipe] = cls.scratch / recipe
+            cls.cluster.cli("quantize", cls.folders["bf16"], "--recipe", recipe, "--out", cls.folders[recipe])
+
+    def setUp(self):
+        for model in self.client.models():
+            self.client.unload(model.model_id)
+
+    def digests(self, client, folder, tensor_parallel, chunk):
+        info = client.load(folder, tensor_parallel)
+        response = client.score(PROMPT, chunk)
+        client.unload(info.model_id)
+        self.assertEqual(len(response.digests), len(PROMPT))
+        return [(d.low, d.high) for d in response.digests]
+
+    # ---- the same tokens ------------------------------------------------------------------------------
+
+    def test_logits_do_not_depend_on_ranks_or_chunks(self):
+        for name, folder in self.folders.items():
+            expected = self.digests(self.client, folder, 1, 0)
+            self.assertEqual(len(set(expected)), len(expected), "digests of different positions coincide")
+            for tensor_parallel, chunk in [(1, 1), (1, 7), (2, 0), (2, 64), (3, 0), (3, 7)]:
+                with self.subTest(format=name, tensor_parallel=tensor_parallel, chunk=chunk):
+                    self.assertEqual(self.digests(self.client, folder, tensor_parallel, chunk), expected)
+
+    def test_logits_do_not_depend_on_the_instruction_set(self):
+        other = {isa: Resident(self.scratch, 1, isa) for isa in ["avx2", "reference"]}
+        try:
+            for name, folder in self.folders.items():
+                expected = self.digests(self.client, folder, 1, 0)
+                for isa, cluster in other.items():
+                    with self.subTest(format=name, isa=isa):
+                        self.assertEqual(self.digests(cluster.client, folder, 1, 0), expected)
+        finally:
+            for cluster in other.values():
+                cluster.stop()
+
+    def test_the_processes_that_quantized_are_the_ones_that_serve(self):
+        self.assertEqual(len(self.pids_at_start), 3)
+        info = self.client.load(self.folders["fp8-dynamic"], 3)
+        serving = sorted(w.hello.pid for w in self.client.workers() if w.model_id == info.model_id)
+        self.assertEqual(serving, self.pids_at_start)
+        self.assertGreater(len(self.client.complete(token_ids={"ids": PROMPT[:8]}, max_tokens=4)[1]), 0)
+
+    # ---- requests -------------------------------------------------------------------------------------
+
+    def test_generate_is_the_same_at_any_group_size_and_reports_usage(self):
+        seen = {}
+        for tensor_parallel in [1, 2]:
+            info = self.client.load(self.folders["fp8-dynamic"], tensor_parallel)
+            greedy = self.client.complete(token_ids={"ids": PROMPT[:20]}, max_tokens=12, ignore_eos=True)
+            sampled = self.client.complete(token_ids={"ids": PROMPT[:20]}, max_tokens=12, ignore_eos=True,
+                                           temperature=0.9, top_k=40, top_p=0.95, seed=11)
+            self.assertEqual(greedy[2].usage.prompt_tokens, 20)
+            self.assertEqual(greedy[2].usage.completion_tokens, 12)
+            self.assertEqual(len(greedy[1]), 12)
+            self.assertEqual(sampled[2].seed, 11)
+            seen[tensor_parallel] = (greedy[1], sampled[1])
+            self.client.unload(info.model_id)
+        self.assertEqual(seen[1], seen[2])
+        self.assertNotEqual(seen[1][0], seen[1][1])
+
+    def test_cancelled_and_late_requests_free_the_engine(self):
+        self.client.load(self.folders["bf16"], 2)
+        stream = self.client.generate(token_ids={"ids": PROMPT}, max_tokens=4000, ignore_eos=True)
+        next(iter(stream))
+        stream.cancel()
+        with self.assertRaises(grpc.RpcError) as late:
+            for _ in self.client.generate(token_ids={"ids": PROMPT}, max_tokens=4000, ignore_eos=True, timeout_s=0.5):
+                pass
+        self.assertEqual(late.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+        started = time.monotonic()
+        self.client.complete(token_ids={"ids": PROMPT[:4]}, max_tokens=2)
+        self.assertLess(time.monotonic() - started, 3)
+
+    def test_bad_requests_are_refused_by_reason(self):
+        with self.assertRaises(grpc.RpcError) as nothing_loaded:
+            self.client.complete(token_ids={"ids": [1]})
+        self.assertEqual(nothing_loaded.exception.code(), grpc.StatusCode.UNAVAILABLE)
+        self.client.load(self.folders["bf16"], 1)
+        for fields in [{"token_ids": {"ids": []}}, {"token_ids": {"ids": [10 ** 6]}}, {"token_ids": {"ids": [-1]}},
+                       {"prompt": "x", "temperature": -1}, {"prompt": "x", "top_p": 2},
+                       {"prompt": "x", "top_logprobs": 1000}, {}]:
+            with self.subTest(fields=fields):
+                with self.assertRaises(grpc.RpcError) as refused:
+                    self.client.complete(**fields)
+                self.assertEqual(refused.exception.code(), grpc.StatusCode.INVALID_ARGUMENT,
+                                 refused.exception.details())
+        with self.assertRaises(grpc.RpcError) as stranger:
+            Client(self.cluster.record["address"], "wrong").models()
+        self.assertEqual(stranger.exception.code(), grpc.StatusCode.UNAUTHENTICATED)
+        self.assertEqual(reason_of(stranger.exception) or "UNAUTHENTICATED", "UNAUTHENTICATED")
+
+    def test_more_ranks_than_workers_or_heads_is_refused(self):
+        with self.assertRaises(grpc.RpcError):
+            self.client.load(self.folders["bf16"], 4, timeout_s=20)
+
+    # ---- ranks that die -------------------------------------------------------------------------------
+
+    def hit_a_rank(self, signum):
+        info = self.client.load(self.folders["fp8-dynamic"], 2)
+        victims = {w.hello.worker_id: w.hello.pid for w in self.client.workers()}
+        pid = victims[info.worker_ids[1]]
+        stream = self.client.generate(token_ids={"ids": PROMPT}, max_tokens=3900, ignore_eos=True)
+        next(iter(stream))
+        os.kill(pid, signum)
+        hit = time.monotonic()
+        with self.assertRaises(grpc.RpcError) as lost:
+            for _ in stream:
+                pass
+        self.assertLess(time.monotonic() - hit, 2.0, "the failure came late")
+        self.assertEqual(lost.exception.code(), grpc.StatusCode.UNAVAILABLE, lost.exception.details())
+        self.assertIn("rank", lost.exception.details())
+
+        def ready_again():
+            model = next(m for m in self.client.models() if m.model_id == info.model_id)
+            return model.state == "ready" and model.group_epoch > info.group_epoch
+        wait_until(ready_again, 30, "the group formed again by itself")
+        self.assertEqual(len(self.client.complete(token_ids={"ids": PROMPT[:9]}, max_tokens=5,
+                                                  ignore_eos=True)[1]), 5)
+        wait_until(lambda: len(self.cluster.worker_pids()) == 3, 20, "the dead worker was replaced")
+        type(self).pids_at_start = self.cluster.worker_pids()
+
+    def test_killed_rank_fails_the_request_and_the_group_forms_again(self):
+        self.hit_a_rank(signal.SIGKILL)
+
+    def test_stopped_rank_fails_the_request_and_the_group_forms_again(self):
+        self.hit_a_rank(signal.SIGSTOP)
+
+    # ---- what operators see ---------------------------------------------------------------------------
+
+    def test_health_watch_says_serving(self):
+        self.assertEqual(next(self.client.health()), 1)
+
+    def test_prometheus_scrapes_coordinator_and_workers(self):
+        self.client.load(self.folders["bf16"], 1)
+        self.client.complete(token_ids={"ids": PROMPT[:8]}, max_tokens=4, ignore_eos=True)
+        targets = [self.cluster.record["metrics"]] + [w.hello.metrics_address for w in self.client.workers()
+                                                      if w.state == "ready"]
+        for target in targets:
+            check = subprocess.run(["promtool", "check", "metrics"], input=scrape(target), capture_output=True,
+                                   text=True, timeout=30)
+            self.assertEqual((check.returncode, check.stdout + check.stderr), (0, ""), target)
+        folder = self.scratch / "prometheus"
+        folder.mkdir()
+        (folder / "prometheus.yml").write_text(
+            "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: octavo\n  static_configs:\n  - targets: "
+            + str(targets).replace("'", '"') + "\n")
+        port = random.randrange(20000, 30000)
+        with open(folder / "log", "w") as log:
+            server = subprocess.Popen(
+                ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+                 f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
+        try:
+            def query(expression):
+                done = subprocess.run(["promtool", "query", "instant", f"http://127.0.0.1:{port}", expression],
+                                      capture_output=True, text=True, timeout=10)
+                return done.stdout if done.returncode == 0 else ""
+            wait_until(lambda: query("count(up == 1)").startswith(f"{{}} => {len(targets)} "), 30,
+                       "Prometheus scraped every target")
+            wait_until(lambda: "octavo" in query("octavo_generation_tokens_total > 0"), 10, "tokens were counted")
+        finally:
+            server.kill()
+            server.wait()
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,101 @@
+// What the oracle scripts drive: one JSON value a line in, one out, an {"error": ...} where the
+// library gives an error.
+//
+//   encode TOKENIZER_JSON [no-added] [no-special]   "text"                          -> [ids]
+//   decode TOKENIZER_JSON [skip-special]            [ids]            -> {"text": ..., "pieces": []}
+//   render TEMPLATE_FILE BOS EOS   {"messages": [], "add_generation_prompt": b}     -> "text"
+
+#include <algorithm>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+#include "core/text/chat_template.h"
+#include "core/text/detokenizer.h"
+#include "core/text/tokenizer.h"
+#include "nlohmann/json.hpp"
+
+namespace octavo {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    std::cerr << "error: cannot read " << path << "\n";
+    std::exit(66);
+  }
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+Json ErrorJson(const absl::Status& status) { return {{"error", std::string(status.message())}}; }
+
+template <typename Answer>
+int ForEachLine(Answer answer) {
+  std::ios::sync_with_stdio(false);
+  for (std::string line; std::getline(std::cin, line);) {
+    std::cout << answer(Json::parse(line)).dump() << "\n";
+  }
+  return 0;
+}
+
+int Encode(const Tokenizer& tokenizer, EncodeOptions options) {
+  return ForEachLine([&](const Json& text) -> Json {
+    const auto ids = tokenizer.Encode(text.get<std::string>(), options);
+    return ids.ok() ? Json(*ids) : ErrorJson(ids.status());
+  });
+}
+
+int Decode(const Tokenizer& tokenizer, bool skip_special) {
+  return ForEachLine([&](const Json& line) -> Json {
+    const auto ids = line.get<std::vector<int32_t>>();
+    Detokenizer detokenizer(&tokenizer, skip_special);
+    Json pieces = Json::array();
+    for (const int32_t id : ids) pieces.push_back(detokenizer.Push(id));
+    pieces.push_back(detokenizer.Finish());
+    return {{"text", tokenizer.Decode(ids, skip_special)}, {"pieces", pieces}};
+  });
+}
+
+int Render(const ChatTemplate& chat_template) {
+  return ForEachLine([&](const Json& line) -> Json {
+    std::vector<ChatTurn> turns;
+    for (const Json& message : line["messages"]) {
+      turns.push_back({message["role"].get<std::string>(), message["content"].get<std::string>()});
+    }
+    const auto text = chat_template.Render(turns, line["add_generation_prompt"].get<bool>());
+    return text.ok() ? Json(*text) : ErrorJson(text.status());
+  });
+}
+
+int Fail(const absl::Status& status) {
+  std::cerr << "error: " << std::string(status.message()) << "\n";
+  return 65;
+}
+
+int Run(const std::vector<std::string>& args) {
+  auto has = [&](std::string_view flag) {
+    return std::find(args.begin(), args.end(), flag) != args.end();
+  };
+  if (args.size() == 4 && args[0] == "render") {
+    const auto chat_template = ChatTemplate::FromText(ReadFile(args[1]), args[2], args[3]);
+    return chat_template.ok() ? Render(*chat_template) : Fail(chat_template.status());
+  }
+  if (args.size() < 2 || (args[0] != "encode" && args[0] != "decode")) {
+    std::cerr << "usage: text_tool encode|decode|render ...\n";
+    return 64;
+  }
+  const auto tokenizer = LoadTokenizer(ReadFile(args[1]));
+  if (!tokenizer.ok()) return Fail(tokenizer.status());
+  if (args[0] == "decode") return Decode(**tokenizer, has("skip-special"));
+  return Encode(**tokenizer,
+                {.add_special_tokens = !has("no-added"), .parse_special = !has("no-special")});
+}
+
+}  // namespace
+}  // namespace octavo
+
+int main(int argc, char** argv) {
+  return octavo::Run(std::vector<std::string>(argv + 1, argv + argc));
+}

@@ -1,0 +1,68 @@
+"""Writes tests/golden/text: small tokenizers trained with Hugging Face `tokenizers`, the ids it gives, and prompts
+rendered by Jinja as `transformers` does. Run with the environment of install.sh. The lines come from text_lines.WORDS
+and the like only, and the training text from common-licenses, so that the files change only with the library."""
+
+import glob
+import json
+import pathlib
+import random
+
+from transformers.utils.chat_template_utils import render_jinja_template
+
+import build_tokenizer
+import chat_texts
+import text_lines
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "text"
+BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
+
+
+def training_lines():
+    paths = sorted(set(pathlib.Path(path).resolve() for path in glob.glob("/usr/share/common-licenses/*")))
+    return [line for path in paths for line in path.read_text("utf-8", "replace").split("\n")]
+
+
+def write_lines(path, values):
+    path.write_text("".join(json.dumps(value, separators=(",", ":")) + "\n" for value in values))
+
+
+def tokenizer_golden(style):
+    tokenizer = build_tokenizer.STYLES[style](500, training_lines())
+    tokenizer.save(str(GOLDEN / f"{style}.tokenizer.json"), pretty=False)
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    rng = random.Random(style)
+    cases = []
+    for _ in range(25):
+        text = text_lines.generated_line(rng, added)
+        with_added = tokenizer.encode(text).ids
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        tokenizer.encode_special_tokens = True
+        as_text = tokenizer.encode(text, add_special_tokens=False).ids
+        tokenizer.encode_special_tokens = False
+        cases.append({"text": text, "with_added": with_added, "ids": ids, "special_as_text": as_text,
+                      "decoded": tokenizer.decode(ids, skip_special_tokens=False),
+                      "without_special": tokenizer.decode(ids, skip_special_tokens=True)})
+    write_lines(GOLDEN / f"{style}.cases.jsonl", cases)
+
+
+def chat_golden():
+    cases = []
+    for seed, (name, text) in enumerate(chat_texts.all_templates()):
+        for case in chat_texts.conversations(5, seed + 100):
+            if not case["messages"]:
+                continue
+            rendered, _ = render_jinja_template([case["messages"]], chat_template=text, bos_token=BOS, eos_token=EOS,
+                                                add_generation_prompt=case["add_generation_prompt"])
+            cases.append({"name": name, "template": text, **case, "prompt": rendered[0]})
+    write_lines(GOLDEN / "chat.jsonl", cases)
+
+
+def main():
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    for style in build_tokenizer.STYLES:
+        tokenizer_golden(style)
+    chat_golden()
+
+
+if __name__ == "__main__":
+    main()

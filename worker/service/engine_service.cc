@@ -1,0 +1,204 @@
+#include "worker/service/engine_service.h"
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+
+#include "core/base/checksum.h"
+#include "core/base/error.h"
+#include "core/base/limits.h"
+#include "core/base/status.h"
+#include "core/rpc/auth.h"
+#include "core/rpc/status.h"
+#include "fmt/format.h"
+#include "octavo/v1/service/engine.grpc.pb.h"
+
+namespace octavo {
+namespace {
+
+using std::chrono::milliseconds;
+using News = EngineCall::News;
+
+// How often a waiting handler looks whether its caller is still there.
+constexpr milliseconds kPoll{20};
+constexpr size_t kArtifactChunkBytes = 1 << 20;
+
+// The files of a model folder that the gateway may ask for.
+constexpr std::string_view kArtifacts[] = {"tokenizer.json",      "tokenizer_config.json",
+                                           "chat_template.jinja", "generation_config.json",
+                                           "config.json",         "special_tokens_map.json"};
+
+// The RPC's deadline on the engine's clock.
+std::optional<Clock::Nanos> DeadlineOf(const grpc::ServerContext& context) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) return std::nullopt;
+  const auto left = deadline - std::chrono::system_clock::now();
+  return Clock::System().Now() + std::chrono::duration_cast<Clock::Nanos>(left);
+}
+
+absl::StatusOr<std::string> ReadArtifact(const RankHost::Model& model, const std::string& name) {
+  if (std::ranges::find(kArtifacts, name) == std::end(kArtifacts)) {
+    return MakeError(Reason::kBadRequest,
+                     fmt::format("'{}' is not a file that workers give", name));
+  }
+  const std::filesystem::path path = std::filesystem::path(model.dir) / name;
+  std::error_code error;
+  const uint64_t size = std::filesystem::file_size(path, error);
+  if (error) {
+    return MakeError(Reason::kInputMissing, "cannot read", {.file = path.string()},
+                     error.message());
+  }
+  if (size > kTokenizerFileMax) {
+    return MakeError(Reason::kBadCheckpoint, fmt::format("{} bytes are too many", size),
+                     {.file = path.string()});
+  }
+  std::string bytes(size, '\0');
+  std::ifstream file(path, std::ios::binary);
+  if (!file.read(bytes.data(), static_cast<std::streamsize>(size))) {
+    return MakeError(Reason::kIo, "cannot read", {.file = path.string()});
+  }
+  return bytes;
+}
+
+std::string_view OutcomeOf(const absl::Status& status, v1::FinishReason finish) {
+  if (!status.ok()) return InfoOf(ReasonOf(status)).name;
+  switch (finish) {
+    case v1::FINISH_CANCELLED:
+      return "cancelled";
+    case v1::FINISH_DEADLINE:
+      return "deadline";
+    case v1::FINISH_LENGTH:
+      return "length";
+    default:
+      return "stop";
+  }
+}
+
+class EngineService final : public v1::Engine::Service {
+ public:
+  EngineService(RankHost* host, Metrics* metrics, const std::string& token)
+      : host_(host), metrics_(metrics), guard_(token) {}
+
+  grpc::Status Generate(grpc::ServerContext* context, const v1::EngineRequest* request,
+                        grpc::ServerWriter<v1::EngineEvent>* writer) override {
+    if (grpc::Status refused = guard_.Check(*context); !refused.ok()) return refused;
+    return ToGrpc(Generate(*context, *request, *writer));
+  }
+
+  grpc::Status Score(grpc::ServerContext* context, const v1::EngineScoreRequest* request,
+                     v1::EngineScoreResponse* response) override {
+    if (grpc::Status refused = guard_.Check(*context); !refused.ok()) return refused;
+    return ToGrpc(Score(*context, *request, *response));
+  }
+
+  grpc::Status GetArtifact(grpc::ServerContext* context, const v1::GetArtifactRequest* request,
+                           grpc::ServerWriter<v1::ArtifactChunk>* writer) override {
+    if (grpc::Status refused = guard_.Check(*context); !refused.ok()) return refused;
+    return ToGrpc(GetArtifact(*request, *writer));
+  }
+
+  grpc::Status Follow(grpc::ServerContext* context,
+                      grpc::ServerReaderWriter<v1::StepDone, v1::Step>* stream) override {
+    if (grpc::Status refused = guard_.Check(*context); !refused.ok()) return refused;
+    v1::Step step;
+    while (stream->Read(&step)) {
+      const v1::StepDone done = host_->Follow(step);
+      if (!stream->Write(done) || done.has_failure()) break;
+    }
+    return grpc::Status::OK;
+  }
+
+ private:
+  absl::Status Generate(grpc::ServerContext& context, const v1::EngineRequest& request,
+                        grpc::ServerWriter<v1::EngineEvent>& writer) {
+    OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<Engine> engine, host_->engine());
+    auto call = engine->Generate(request, DeadlineOf(context));
+    OCTAVO_RETURN_IF_ERROR(CountRejected(call.status()));
+    v1::FinishReason finish = v1::FINISH_UNSPECIFIED;
+    absl::Status status;
+    while (finish == v1::FINISH_UNSPECIFIED && status.ok()) {
+      v1::EngineEvent event;
+      const News news = (*call)->Wait(kPoll, &event);
+      if (news == News::kFailed) {
+        status = (*call)->failure();
+      } else if (context.IsCancelled() || (news != News::kNothing && !writer.Write(event))) {
+        engine->Cancel(**call);
+        status = MakeError(Reason::kCancelled, "the caller went away");
+      } else if (news == News::kFinished) {
+        finish = event.finish();
+      }
+    }
+    metrics_->Add(metric::kEngineRequests, 1, {OutcomeOf(status, finish)});
+    return status;
+  }
+
+  absl::Status Score(grpc::ServerContext& context, const v1::EngineScoreRequest& request,
+                     v1::EngineScoreResponse& response) {
+    OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<Engine> engine, host_->engine());
+    auto call = engine->Score(request, DeadlineOf(context));
+    OCTAVO_RETURN_IF_ERROR(CountRejected(call.status()));
+    v1::EngineEvent event;
+    absl::Status status;
+    News news = News::kNothing;
+    while (status.ok() && news != News::kFinished) {
+      news = (*call)->Wait(kPoll, &event);
+      if (news == News::kFailed) {
+        status = (*call)->failure();
+      } else if (news == News::kNothing && context.IsCancelled()) {
+        engine->Cancel(**call);
+        status = MakeError(Reason::kCancelled, "the caller went away");
+      }
+    }
+    if (status.ok() && event.finish() == v1::FINISH_DEADLINE) {
+      status = MakeError(Reason::kDeadline, "the deadline passed while scoring");
+    }
+    if (status.ok()) response = (*call)->TakeScore();
+    metrics_->Add(metric::kEngineRequests, 1, {OutcomeOf(status, event.finish())});
+    return status;
+  }
+
+  absl::Status GetArtifact(const v1::GetArtifactRequest& request,
+                           grpc::ServerWriter<v1::ArtifactChunk>& writer) {
+    OCTAVO_ASSIGN_OR_RETURN(const RankHost::Model model, host_->model());
+    if (!request.model_id().empty() && request.model_id() != model.id) {
+      return MakeError(Reason::kNotFound, fmt::format("this worker serves '{}', not '{}'", model.id,
+                                                      request.model_id()));
+    }
+    OCTAVO_ASSIGN_OR_RETURN(const std::string bytes, ReadArtifact(model, request.name()));
+    const Digest128 digest = DigestOf(bytes);
+    v1::ArtifactChunk chunk;
+    chunk.mutable_digest()->set_low(digest.low);
+    chunk.mutable_digest()->set_high(digest.high);
+    chunk.set_size(bytes.size());
+    // The digest goes first and alone: a caller that has the file already hangs up.
+    if (!writer.Write(chunk)) return absl::OkStatus();
+    for (size_t at = 0; at < bytes.size(); at += kArtifactChunkBytes) {
+      chunk.Clear();
+      chunk.set_data(bytes.substr(at, kArtifactChunkBytes));
+      if (!writer.Write(chunk)) break;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CountRejected(const absl::Status& status) {
+    if (!status.ok()) {
+      metrics_->Add(metric::kEngineRejected, 1, {InfoOf(ReasonOf(status)).name});
+    }
+    return status;
+  }
+
+  RankHost* const host_;
+  Metrics* const metrics_;
+  const CallGuard guard_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeEngineService(RankHost* host, Metrics* metrics,
+                                                 const std::string& token) {
+  return std::make_unique<EngineService>(host, metrics, token);
+}
+
+}  // namespace octavo
