@@ -197,7 +197,7 @@ absl::Status MeasureDisk(const ProbeOptions& options, const std::vector<Memory>&
                       where);
   }
   const double rate = static_cast<double>(bytes) / (Now() - begin_estimate);
-  const double fits = rate * options.seconds * 0.25;
+  const double fits = rate * options.seconds * 0.15;
   bytes = std::clamp<uint64_t>(static_cast<uint64_t>(fits), bytes, limit) / kChunk * kChunk;
   if (bytes == 0) return MakeError(Reason::kDiskFull, "too little space for the probe", where);
   if (ftruncate(fd, 0) != 0 || ftruncate(fd, static_cast<off_t>(bytes)) != 0) {

@@ -14,8 +14,8 @@ namespace octavo {
 struct ProbeOptions {
   std::string dir = ".";  // where the disk is measured; holds an unlinked file for a moment
   double seconds = 4.0;   // for all measurements together, roughly
-  uint64_t file_bytes = uint64_t{1} << 30;  // of that file, at most; less on a slow or full disk
-  int threads = 0;                          // 0: one per processor this process may use
+  uint64_t file_bytes = uint64_t{512} << 20;  // of that file, at most; less on a slow or full disk
+  int threads = 0;                            // 0: one per processor this process may use
   Isa isa = BestIsa();
 };
 
