@@ -13,6 +13,10 @@ void GridErrorsRowAvx2(const void* source, SourceType type, size_t columns, cons
 void GridErrorsRowAvx512(const void* source, SourceType type, size_t columns, const float* scales,
                          size_t points, CastRule rule, double* errors);
 
+// cast_row of AVX-512 for BF16 sources and codes of symmetric range.
+void CastRowBf16Avx512(const void* source, size_t columns, const float* scales,
+                       size_t group_columns, CodeType code, uint8_t* codes, CastFigures* figures);
+
 extern const QuantizeOps kQuantizeReference;
 extern const QuantizeOps kQuantizeAvx2;
 extern const QuantizeOps kQuantizeAvx512;

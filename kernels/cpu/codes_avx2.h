@@ -68,21 +68,18 @@ struct Coded {
   __m256 magnitude;
 };
 
+// RoundToFp8 of codes_avx512.h, after saturation.
 [[gnu::always_inline]] inline Coded EncodeFp8(__m256 magnitude) {
   const __m256 clamped = _mm256_min_ps(magnitude, _mm256_set1_ps(kFp8Max));
-  const __m256i bits = _mm256_castps_si256(clamped);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 20), _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7ffff)), odd);
-  const __m256i normal =
-      _mm256_sub_epi32(_mm256_srli_epi32(rounded, 20), _mm256_set1_epi32(120 << 3));
-  const __m256 value =
-      _mm256_castsi256_ps(_mm256_and_si256(rounded, _mm256_set1_epi32(-(1 << 20))));
-  const __m256 base = _mm256_set1_ps(0x1p14f);
-  const __m256 small = _mm256_cmp_ps(clamped, _mm256_set1_ps(0x1p-6f), _CMP_LT_OQ);
+  const __m256i exponent = _mm256_max_epi32(
+      _mm256_and_si256(_mm256_castps_si256(clamped), _mm256_set1_epi32(0x7f800000)),
+      _mm256_set1_epi32(0x3c800000));
+  const __m256 base = _mm256_castsi256_ps(
+      _mm256_add_epi32(exponent, _mm256_set1_epi32((20 << 23) + 0x400000 - 968)));
   const __m256 shifted = _mm256_add_ps(clamped, base);
-  const __m256i tiny = _mm256_sub_epi32(_mm256_castps_si256(shifted), _mm256_castps_si256(base));
-  return {_mm256_blendv_epi8(normal, tiny, _mm256_castps_si256(small)),
-          _mm256_blendv_ps(value, _mm256_sub_ps(shifted, base), small)};
+  const __m256i code =
+      _mm256_add_epi32(_mm256_castps_si256(shifted), _mm256_srli_epi32(exponent, 20));
+  return {_mm256_and_si256(code, _mm256_set1_epi32(0x7f)), _mm256_sub_ps(shifted, base)};
 }
 
 [[gnu::always_inline]] inline __m256i WithFp8Sign(__m256i code, __m256 x) {

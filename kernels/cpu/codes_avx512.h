@@ -74,23 +74,35 @@ struct Coded {
   __m512 magnitude;  // what that code stands for
 };
 
-// `magnitude` >= 0 or NaN (saturates).
+// mask ? a : b, bit by bit.
+[[gnu::always_inline]] inline __m512i Select(__m512i mask, __m512i a, __m512i b) {
+  return _mm512_ternarylogic_epi32(mask, a, b, 0xca);
+}
+
+struct Fp8Rounded {
+  __m512i code_byte;  // the code in the low byte; the other bytes are arbitrary
+  __m512 value;
+};
+
+// Rounds 0 <= magnitude <= 448 to E4M3. Adding M = 1.5 * 2^(e+20), e the exponent but at least -6,
+// rounds to units of 2^(e-3) (nearest even) and leaves the number of units in the low bits. The
+// code is units + 8 (e + 6), that is units + (biased exponent << 3) - 968; the -968 is hidden in M
+// (it is even, so ties stay ties), and of M and of the exponent field nothing reaches the low byte.
+[[gnu::always_inline]] inline Fp8Rounded RoundToFp8(__m512 magnitude) {
+  const __m512i exponent = _mm512_max_epi32(
+      _mm512_and_si512(_mm512_castps_si512(magnitude), _mm512_set1_epi32(0x7f800000)),
+      _mm512_set1_epi32(0x3c800000));
+  const __m512 base = _mm512_castsi512_ps(
+      _mm512_add_epi32(exponent, _mm512_set1_epi32((20 << 23) + 0x400000 - 968)));
+  const __m512 shifted = _mm512_add_ps(magnitude, base);
+  return {_mm512_add_epi32(_mm512_castps_si512(shifted), _mm512_srli_epi32(exponent, 20)),
+          _mm512_sub_ps(shifted, base)};
+}
+
+// `magnitude` >= 0 or NaN (saturates). The code's upper bytes are zero.
 [[gnu::always_inline]] inline Coded EncodeFp8(__m512 magnitude) {
-  const __m512 clamped = _mm512_min_ps(magnitude, _mm512_set1_ps(kFp8Max));
-  const __m512i bits = _mm512_castps_si512(clamped);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 20), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7ffff)), odd);
-  const __m512i normal =
-      _mm512_sub_epi32(_mm512_srli_epi32(rounded, 20), _mm512_set1_epi32(120 << 3));
-  const __m512 value =
-      _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(-(1 << 20))));
-  // Under 2^-6: adding 2^14 rounds to units of 2^-9 and leaves them in the low bits.
-  const __m512 base = _mm512_set1_ps(0x1p14f);
-  const __mmask16 small = _mm512_cmp_ps_mask(clamped, _mm512_set1_ps(0x1p-6f), _CMP_LT_OQ);
-  const __m512 shifted = _mm512_add_ps(clamped, base);
-  return {
-      _mm512_mask_sub_epi32(normal, small, _mm512_castps_si512(shifted), _mm512_castps_si512(base)),
-      _mm512_mask_sub_ps(value, small, shifted, base)};
+  const Fp8Rounded rounded = RoundToFp8(_mm512_min_ps(magnitude, _mm512_set1_ps(kFp8Max)));
+  return {_mm512_and_si512(rounded.code_byte, _mm512_set1_epi32(0x7f)), rounded.value};
 }
 
 // The sign bit of `x` into bit 7 of each FP8 code.

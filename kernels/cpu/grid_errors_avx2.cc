@@ -26,6 +26,7 @@ inline __m256 ErrorPower8(__m256 d) {
                                            _mm256_set1_epi32(0x3f800000));
   const __m256 u = _mm256_sub_ps(_mm256_castsi256_ps(mantissa), _mm256_set1_ps(1.5f));
   __m256 p = _mm256_set1_ps(kErrorPowerC[7]);
+#pragma GCC unroll 8
   for (int k = 6; k >= 0; --k) p = _mm256_fmadd_ps(p, u, _mm256_set1_ps(kErrorPowerC[k]));
   const __m256 table = _mm256_setr_ps(kErrorPowerTable[0], kErrorPowerTable[1], kErrorPowerTable[2],
                                       kErrorPowerTable[3], kErrorPowerTable[4], 0, 0, 0);
@@ -56,6 +57,7 @@ double RowError(const char* at, size_t columns, float scale_value, float negativ
   __m256d sums[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(),
                      _mm256_setzero_pd()};
   const auto add16 = [&](const char* from) {
+#pragma GCC unroll 2
     for (size_t half = 0; half < 2; ++half) {
       const __m256 term = Term8<C, kFast>(Load8<T>(from + 8 * half * ByteSize(T)), scale, limit);
       __m256d* to = sums + 2 * half;

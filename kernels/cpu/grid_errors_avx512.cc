@@ -26,6 +26,7 @@ inline __m512 ErrorPower16(__m512 d) {
       bits, _mm512_set1_epi32(0x007fffff), _mm512_set1_epi32(0x3f800000), 0xea);  // (a & b) | c
   const __m512 u = _mm512_sub_ps(_mm512_castsi512_ps(mantissa), _mm512_set1_ps(1.5f));
   __m512 p = _mm512_set1_ps(kErrorPowerC[7]);
+#pragma GCC unroll 8
   for (int k = 6; k >= 0; --k) p = _mm512_fmadd_ps(p, u, _mm512_set1_ps(kErrorPowerC[k]));
   const __m512 table =
       _mm512_setr_ps(kErrorPowerTable[0], kErrorPowerTable[1], kErrorPowerTable[2],

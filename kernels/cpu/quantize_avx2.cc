@@ -44,6 +44,7 @@ uint32_t Amax(const void* source, SourceType type, size_t count) {
   };
   size_t i = 0;
   for (; i + 128 <= bytes; i += 128) {
+#pragma GCC unroll 4
     for (size_t k = 0; k < 4; ++k) take(top[k], at + i + 32 * k);
   }
   for (; i + 32 <= bytes; i += 32) take(top[0], at + i);
@@ -239,6 +240,7 @@ inline void Fp8Bf16Run(const uint16_t* x, size_t count, float scale_value, uint1
   const Scale scale = {_mm256_set1_ps(scale_value), _mm256_set1_ps(1.0f / scale_value)};
   ForEach16(x, count, values, [&](const char* from, uint16_t* to) {
     __m256i bits[2];
+#pragma GCC unroll 2
     for (size_t half = 0; half < 2; ++half) {
       const __m256 v = Load8<kB>(from + 16 * half);
       const Coded coded = EncodeFp8(Quotient<kFast>(Magnitude(v), scale));

@@ -35,6 +35,7 @@ inline uint32_t AmaxF32(const char* at, size_t count) {
   __m512i top[4] = {};
   size_t i = 0;
   for (; i + 64 <= count; i += 64) {
+#pragma GCC unroll 4
     for (size_t k = 0; k < 4; ++k) {
       const __m512i x = _mm512_loadu_si512(at + (i + 16 * k) * 4);
       top[k] = _mm512_max_epu32(top[k], _mm512_and_si512(x, mask));
@@ -56,6 +57,7 @@ inline uint32_t AmaxHalf(const char* at, size_t count) {
   __m512i top[4] = {};
   size_t i = 0;
   for (; i + 128 <= count; i += 128) {
+#pragma GCC unroll 4
     for (size_t k = 0; k < 4; ++k) {
       const __m512i x = _mm512_loadu_si512(at + (i + 32 * k) * 2);
       top[k] = _mm512_max_epu16(top[k], _mm512_and_si512(x, mask));
@@ -130,6 +132,7 @@ inline void CastRun(const char* at, size_t count, float scale_value, float negat
   size_t i = 0;
   for (; i + 64 <= count; i += 64) {
     __m512i four[4];
+#pragma GCC unroll 4
     for (size_t k = 0; k < 4; ++k) {
       four[k] = Cast16<C, kFast>(Load16<T>(at + (i + 16 * k) * kBytes), scale, limit, local);
     }
@@ -177,6 +180,9 @@ void CastRow(const void* source, SourceType type, size_t columns, const float* s
   if (rule.round_quotient) {
     return kQuantizeReference.cast_row(source, type, columns, scales, group_columns, rule, codes,
                                        figures);
+  }
+  if (type == SourceType::kBf16 && (rule.code == CodeType::kFp8 || rule.int8_min == -127)) {
+    return CastRowBf16Avx512(source, columns, scales, group_columns, rule.code, codes, figures);
   }
   const char* at = static_cast<const char*>(source);
   const float limit = static_cast<float>(-rule.int8_min);

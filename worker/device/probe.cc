@@ -31,7 +31,7 @@ namespace {
 constexpr size_t kChunk = 8 << 20;              // of one read or write, as a unit's
 constexpr size_t kMemoryPerThread = 256 << 20;  // well beyond a core's caches
 constexpr size_t kCastColumns = 4096;
-constexpr uint64_t kFileMin = 64 << 20;
+constexpr uint64_t kFileStep = 64 << 20;  // written between syncs: about what a batch of units is
 
 double Now() { return Seconds(Clock::System().Now()); }
 
@@ -174,41 +174,33 @@ absl::Status MeasureDisk(const ProbeOptions& options, const std::vector<Memory>&
   OCTAVO_ASSIGN_OR_RETURN(const File file, File::CreateUnlinked(options.dir));
   const int fd = file.fd();
   const ErrorSite where = {.file = options.dir};
-  const auto write = [fd](char* from, size_t size, uint64_t at) {
-    return pwrite(fd, from, size, static_cast<off_t>(at));
-  };
   const auto read = [fd](char* to, size_t size, uint64_t at) {
     return pread(fd, to, size, static_cast<off_t>(at));
   };
   struct statvfs space;
-  uint64_t limit = std::max(options.file_bytes, kFileMin);
+  uint64_t limit = std::max(options.file_bytes, kFileStep);
   if (fstatvfs(fd, &space) == 0) {
     limit = std::min<uint64_t>(limit, uint64_t{space.f_bavail} * space.f_frsize / 2);
   }
-  // A first small write tells how much fits the time.
+  limit = limit / kFileStep * kFileStep;
+  if (limit == 0) return MakeError(Reason::kDiskFull, "too little space for the probe", where);
+  // Steps of write and sync until the file is long enough or the time is up.
   std::atomic<int> error{0};
-  uint64_t bytes = std::min(limit, kFileMin);
-  double seconds = TimePass(result->threads, bytes, memory, &error, write);
-  if (seconds < 0) return ErrnoError("cannot write the probe file", error.load(), where);
-  if (fdatasync(fd) != 0) return ErrnoError("cannot sync the probe file", errno, where);
-  const double begin_estimate = Now();
-  if (TimePass(result->threads, bytes, memory, &error, write) < 0 || fdatasync(fd) != 0) {
-    return ErrnoError("cannot write the probe file", error.load() != 0 ? error.load() : errno,
-                      where);
+  uint64_t bytes = 0;
+  double seconds = 0;
+  while (bytes < limit && seconds < options.seconds * 0.25) {
+    const double begin = Now();
+    const auto append = [&](char* from, size_t size, uint64_t at) {
+      return pwrite(fd, from, size, static_cast<off_t>(bytes + at));
+    };
+    if (TimePass(result->threads, kFileStep, memory, &error, append) < 0) {
+      return ErrnoError("cannot write the probe file", error.load(), where);
+    }
+    if (fdatasync(fd) != 0) return ErrnoError("cannot sync the probe file", errno, where);
+    seconds += Now() - begin;
+    bytes += kFileStep;
   }
-  const double rate = static_cast<double>(bytes) / (Now() - begin_estimate);
-  const double fits = rate * options.seconds * 0.15;
-  bytes = std::clamp<uint64_t>(static_cast<uint64_t>(fits), bytes, limit) / kChunk * kChunk;
-  if (bytes == 0) return MakeError(Reason::kDiskFull, "too little space for the probe", where);
-  if (ftruncate(fd, 0) != 0 || ftruncate(fd, static_cast<off_t>(bytes)) != 0) {
-    return ErrnoError("cannot resize the probe file", errno, where);
-  }
-  const double begin = Now();
-  if (TimePass(result->threads, bytes, memory, &error, write) < 0 || fdatasync(fd) != 0) {
-    return ErrnoError("cannot write the probe file", error.load() != 0 ? error.load() : errno,
-                      where);
-  }
-  result->disk_write = static_cast<double>(bytes) / (Now() - begin);
+  result->disk_write = static_cast<double>(bytes) / seconds;
   result->disk_bytes = bytes;
   for (const int threads : {1, result->threads}) {
     posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
