@@ -38,7 +38,7 @@ size_t SpaceAtEnd(std::string_view text) {
 
 }  // namespace
 
-void AddedTokens::Add(AddedToken token) {
+void AddedTokens::Add(AddedTokenRule token) {
   OCTAVO_CHECK(!token.content.empty() && token.content.size() <= kAddedTokenBytesMax);
   Trie& trie = token.normalized ? normalized_ : raw_;
   trie.first.set(static_cast<unsigned char>(token.content[0]));
@@ -69,7 +69,7 @@ AddedTokens::Match AddedTokens::LongestAt(const Trie& trie, std::string_view res
 
 bool AddedTokens::IsWordAtStart(std::string_view text) const {
   if (text.empty()) return false;
-  RegexScratch scratch;
+  RegexScratch scratch(text.size());
   std::vector<RegexMatch> matches;
   const std::string_view first = text.substr(0, DecodeUtf8(text).size);
   return word_.FindAll(first, &scratch, &matches).ok() && !matches.empty();
@@ -92,7 +92,7 @@ void AddedTokens::CutText(const Trie& trie, std::string_view text, bool parse_sp
     size_t end = at + match.size;
     // A match that is turned down is still passed over as a whole.
     at = end;
-    const AddedToken& token = tokens_[static_cast<size_t>(match.token)];
+    const AddedTokenRule& token = tokens_[static_cast<size_t>(match.token)];
     if (token.special && !parse_special) continue;
     if (token.single_word &&
         (IsWordAtEnd(text.substr(0, begin)) || IsWordAtStart(text.substr(end)))) {

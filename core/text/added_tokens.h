@@ -17,7 +17,7 @@ namespace octavo {
 // Bounds the work per position of the text. Real ones have up to about 100 bytes.
 inline constexpr size_t kAddedTokenBytesMax = 256;
 
-struct AddedToken {
+struct AddedTokenRule {
   int32_t id = 0;
   std::string content;
   bool single_word = false;  // not as a part of a word
@@ -38,13 +38,13 @@ class AddedTokens {
   AddedTokens() : word_(Regex::WordCharacter()) {}
 
   // REQUIRES: valid UTF-8, 1 to kAddedTokenBytesMax bytes, not added before.
-  void Add(AddedToken token);
+  void Add(AddedTokenRule token);
 
   // Cuts `text` (valid UTF-8). Leftmost match first, the longest of those; special tokens are left
   // in the text unless `parse_special`.
   std::vector<TextSegment> Cut(std::string_view text, bool parse_special) const;
 
-  const std::vector<AddedToken>& all() const { return tokens_; }
+  const std::vector<AddedTokenRule>& all() const { return tokens_; }
 
  private:
   // A trie over bytes: children_[node << 8 | byte].
@@ -63,7 +63,7 @@ class AddedTokens {
   bool IsWordAtStart(std::string_view text) const;
   bool IsWordAtEnd(std::string_view text) const;
 
-  std::vector<AddedToken> tokens_;
+  std::vector<AddedTokenRule> tokens_;
   Trie raw_;
   Trie normalized_;
   Regex word_;

@@ -29,7 +29,7 @@ ByteLevelBpe::ByteLevelBpe(TokenizerParts parts) : parts_(std::move(parts)) {
     if (bytes->size() == 1) id_of_byte_[static_cast<uint8_t>((*bytes)[0])] = id;
     if (parts_.ignore_merges) id_of_bytes_.emplace(bytes_[i], id);
   }
-  for (const AddedToken& token : parts_.added.all()) {
+  for (const AddedTokenRule& token : parts_.added.all()) {
     if (token.special) special_[static_cast<size_t>(token.id)] = true;
   }
 }
@@ -73,7 +73,7 @@ absl::StatusOr<std::vector<int32_t>> ByteLevelBpe::Encode(std::string_view text,
   }
   std::vector<int32_t> ids;
   if (options.add_special_tokens) ids = parts_.prefix_ids;
-  RegexScratch scratch;
+  RegexScratch scratch(text.size());
   std::deque<std::string> made;
   std::vector<std::string_view> pieces;
   std::vector<int32_t> symbols;

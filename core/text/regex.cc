@@ -26,7 +26,7 @@ constexpr size_t kJitStackBytesMax = 1 << 20;
 // ten times what real patterns take on a busy core.
 constexpr Clock::Nanos kTimeMin = std::chrono::seconds(2);
 constexpr Clock::Nanos kTimePerByte = std::chrono::microseconds(2);
-constexpr int kCallsPerTimeCheck = 64;
+constexpr uint64_t kCallsPerTimeCheck = 32;
 
 std::string Pcre2Message(int code) {
   std::array<PCRE2_UCHAR, 256> text = {};
@@ -54,8 +54,9 @@ struct Regex::Code {
 };
 
 struct RegexScratch::State {
-  State()
-      : data(pcre2_match_data_create(1, nullptr)),
+  explicit State(size_t text_bytes)
+      : time_left(kTimeMin + kTimePerByte * text_bytes),
+        data(pcre2_match_data_create(1, nullptr)),
         context(pcre2_match_context_create(nullptr)),
         stack(pcre2_jit_stack_create(32 << 10, kJitStackBytesMax, nullptr)) {
     OCTAVO_CHECK(data != nullptr && context != nullptr);
@@ -69,12 +70,24 @@ struct RegexScratch::State {
   }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
+
+  // False once the time is used up. Cheap: looks at the clock at its first call and then rarely.
+  bool HasTime() {
+    if (calls++ % kCallsPerTimeCheck != 0) return true;
+    const Clock::Nanos now = Clock::System().Now();
+    if (calls == 1) deadline = now + time_left;
+    return now <= deadline;
+  }
+
+  Clock::Nanos time_left;
+  Clock::Nanos deadline{0};
+  uint64_t calls = 0;
   pcre2_match_data* data;
   pcre2_match_context* context;
   pcre2_jit_stack* stack;
 };
 
-RegexScratch::RegexScratch() : state_(std::make_unique<State>()) {}
+RegexScratch::RegexScratch(size_t text_bytes) : state_(std::make_unique<State>(text_bytes)) {}
 RegexScratch::~RegexScratch() = default;
 
 Regex::Regex(std::unique_ptr<Code> code) : code_(std::move(code)) {}
@@ -136,7 +149,7 @@ Regex Regex::WordCharacter() {
 
 absl::Status Regex::FindAll(std::string_view text, RegexScratch* scratch,
                             std::vector<RegexMatch>* matches) const {
-  const RegexScratch::State& state = *scratch->state_;
+  RegexScratch::State& state = *scratch->state_;
   const auto size = static_cast<uint32_t>(std::min<size_t>(text.size(), 1u << 28));
   pcre2_set_match_limit(state.context, kStepsPerMatchMin + kStepsPerByte * size);
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
@@ -146,16 +159,10 @@ absl::Status Regex::FindAll(std::string_view text, RegexScratch* scratch,
         fmt::format("a regular expression of the tokenizer took {} on this text", what), {},
         "Send shorter text, or check the pattern in tokenizer.json");
   };
-  Clock::Nanos deadline{0};
-  int calls = 0;
   // The pattern is anchored and tried at every position from here, so that the clock is looked at
   // in between. (Anchoring is a compile-time option: with the match-time one PCRE2 leaves its JIT.)
   for (size_t at = 0; at < text.size();) {
-    if (++calls % kCallsPerTimeCheck == 0) {
-      const Clock::Nanos now = Clock::System().Now();
-      if (deadline.count() == 0) deadline = now + kTimeMin + kTimePerByte * size;
-      if (now > deadline) return too_much("too long");
-    }
+    if (!state.HasTime()) return too_much("too long");
     const int found = pcre2_match(code_->code, subject, text.size(), at,
                                   PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, state.data, state.context);
     if (found >= 0) {

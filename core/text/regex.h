@@ -29,10 +29,12 @@ struct RegexMatch {
   size_t end;  // in bytes; > begin
 };
 
-// Working memory of FindAll, made once for many calls. Not thread-safe.
+// Working memory of FindAll, and the time that all calls with it may take together. Not
+// thread-safe.
 class RegexScratch {
  public:
-  RegexScratch();
+  // `text_bytes`: of all the text that will be searched.
+  explicit RegexScratch(size_t text_bytes);
   ~RegexScratch();
   RegexScratch(const RegexScratch&) = delete;
   RegexScratch& operator=(const RegexScratch&) = delete;

@@ -141,7 +141,7 @@ absl::Status ReadAddedToken(const Json& entry, const Json& id_value, TokenizerPa
   }
   OCTAVO_RETURN_IF_ERROR(Claim(id, content, parts));
   ids->emplace(content, id);
-  AddedToken token;
+  AddedTokenRule token;
   token.id = id;
   token.content = content;
   OCTAVO_ASSIGN_OR_RETURN(token.special, ReadBool(entry, "special", false));

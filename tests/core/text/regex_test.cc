@@ -11,7 +11,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 std::vector<std::string> Matches(const Regex& regex, std::string_view text) {
-  RegexScratch scratch;
+  RegexScratch scratch(text.size());
   std::vector<RegexMatch> matches;
   const absl::Status status = regex.FindAll(text, &scratch, &matches);
   EXPECT_TRUE(status.ok()) << status;
@@ -93,7 +93,7 @@ TEST(RegexTest, WrongPatternsAreErrorsOfTheFile) {
 }
 
 absl::Status Find(std::string_view pattern, const std::string& text) {
-  RegexScratch scratch;
+  RegexScratch scratch(text.size());
   std::vector<RegexMatch> matches;
   return CompileOrDie(pattern).FindAll(text, &scratch, &matches);
 }
