@@ -69,6 +69,7 @@ int main(int argc, char** argv) {
   octavo::AddUp(app, context);
   octavo::AddJob(app, context);
   octavo::AddCluster(app, context);
+  octavo::AddBench(app, context);
 
   try {
     app.parse(argc, argv);

@@ -18,6 +18,8 @@
 #include "fmt/format.h"
 #include "nlohmann/json.hpp"
 
+extern char** environ;
+
 namespace octavo {
 namespace {
 
@@ -225,6 +227,35 @@ absl::Status ExitError(const ChildSpec& spec, int wait_status) {
         "its log says why");
   }
   return MakeError(ReasonOfExit(WEXITSTATUS(wait_status)), said);
+}
+
+absl::StatusOr<std::string> OutputOf(const std::string& program,
+                                     const std::vector<std::string>& args) {
+  OCTAVO_ASSIGN_OR_RETURN(Pipe pipe, MakePipe());
+  SpawnSetup setup;
+  posix_spawn_file_actions_addopen(&setup.actions, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&setup.actions, pipe.write.get(), 1);
+  std::vector<std::string> arguments = {program};
+  arguments.insert(arguments.end(), args.begin(), args.end());
+  pid_t pid = -1;
+  const int error = posix_spawn(&pid, program.c_str(), &setup.actions, &setup.attributes,
+                                Pointers(arguments).data(), environ);
+  if (error != 0) return ErrnoError("cannot start", error, {.file = program});
+  pipe.write.Reset();
+  std::string output;
+  char bytes[4096];
+  while (true) {
+    const ssize_t got = read(pipe.read.get(), bytes, sizeof bytes);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) break;
+    output.append(bytes, static_cast<size_t>(got));
+  }
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (status == 0) return output;
+  return MakeError(WIFEXITED(status) ? ReasonOfExit(WEXITSTATUS(status)) : Reason::kInternal,
+                   fmt::format("{} {}", program, ExitText(status)));
 }
 
 }  // namespace octavo

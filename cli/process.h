@@ -85,4 +85,9 @@ std::string ExitText(int wait_status);
 // log.
 absl::Status ExitError(const ChildSpec& spec, int wait_status);
 
+// Runs a program to its end and returns what it wrote to standard output (standard error is ours).
+// Its failure is this one's error.
+absl::StatusOr<std::string> OutputOf(const std::string& program,
+                                     const std::vector<std::string>& args);
+
 }  // namespace octavo
