@@ -165,7 +165,8 @@ TEST(LeaseTable, RandomHistoriesMatchThePlainModel) {
       };
       ASSERT_EQ(table.done_count(), count([](const auto& unit) { return unit.done; }));
       ASSERT_EQ(table.leased_count(), count([](const auto& u) { return !u.worker.empty(); }));
-      ASSERT_EQ(table.leased_count(worker), count([&](const auto& u) { return u.worker == worker; }));
+      ASSERT_EQ(table.leased_count(worker),
+                count([&](const auto& u) { return u.worker == worker; }));
     }
   }
 }
