@@ -222,6 +222,7 @@ void GroupDesk::OnRankReport(const std::string& worker, const v1::RankReport& re
     return;
   }
   group->ready_at = parts_.clock->Now();
+  group->served = true;
   group->info.clear_failure();
   SetState(*group, kReady);
   spdlog::info("model {}: ready, epoch {}, leader {}", group->info.model_id(),
@@ -264,7 +265,7 @@ void GroupDesk::Break(Group& group, const absl::Status& why, const char* cause, 
   group.next_try = parts_.clock->Now() +
                    std::chrono::milliseconds(group.failures == 0 ? 0 : 100 << group.failures);
   SetFailure(why, group.info.mutable_failure());
-  SetState(group, group.ready_at.count() == 0 ? kLoading : kReforming);
+  SetState(group, group.served ? kReforming : kLoading);
 }
 
 void GroupDesk::Fail(Group& group, const absl::Status& why) {

@@ -82,7 +82,8 @@ class GroupDesk {
     Nanos next_try{0};
     Nanos formed_at{0};
     Nanos ready_at{0};
-    int failures = 0;  // formations or groups that failed in a row
+    bool served = false;  // was ready once
+    int failures = 0;     // formations or groups that failed in a row
   };
 
   void TryForm(Group& group);

@@ -126,7 +126,8 @@ TEST_F(GroupsTest, FormsOverTheLowestIdsAndTellsTheRouter) {
   EXPECT_EQ(routed->group_epoch(), epoch);
   EXPECT_EQ(routed->format(), "bf16");
   EXPECT_GT(routed->max_model_len(), 0);
-  for (const v1::WorkerInfo& worker : control_->ListWorkers().workers()) {
+  const v1::ListWorkersResponse listed = control_->ListWorkers();
+  for (const v1::WorkerInfo& worker : listed.workers()) {
     EXPECT_EQ(worker.model_id(), worker.hello().worker_id() == "3" ? "" : "m");
   }
   // The same request again is the same model; another one is refused.
