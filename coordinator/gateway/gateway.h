@@ -20,7 +20,7 @@ class Metrics;
 class Gateway {
  public:
   // `token` authenticates the gateway to workers (empty: none). `models` and `metrics` outlive it.
-  Gateway(const ModelTable* models, Metrics* metrics, std::string token);
+  Gateway(const ModelTable* models, Metrics* metrics, const std::string& token);
   ~Gateway();
 
   // To be registered with the server; lives as long as the gateway.

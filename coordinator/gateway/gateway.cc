@@ -1,0 +1,366 @@
+#include "coordinator/gateway/gateway.h"
+
+#include <chrono>
+#include <map>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "coordinator/gateway/generation.h"
+#include "coordinator/gateway/live_calls.h"
+#include "coordinator/gateway/text_cache.h"
+#include "core/base/error.h"
+#include "core/base/mutex.h"
+#include "core/base/status.h"
+#include "core/metrics/metrics.h"
+#include "core/rpc/auth.h"
+#include "core/rpc/channel.h"
+#include "core/rpc/status.h"
+#include "fmt/format.h"
+#include "grpcpp/channel.h"
+#include "octavo/v1/service/engine.grpc.pb.h"
+#include "octavo/v1/service/inference.grpc.pb.h"
+
+namespace octavo {
+namespace {
+
+using Steady = std::chrono::steady_clock;
+using CallPtr = std::shared_ptr<LiveCalls::Call>;
+
+constexpr size_t kChannelsMax = 64;
+
+double SecondsSince(Steady::time_point start) {
+  return std::chrono::duration<double>(Steady::now() - start).count();
+}
+
+// A leader that cannot be reached any more is a group that is gone.
+absl::Status LeaderStatus(const grpc::Status& status) {
+  const absl::Status converted = FromGrpc(status);
+  if (converted.ok() || ReasonOf(converted) != Reason::kUnreachable) return converted;
+  return MakeError(Reason::kGroupLost,
+                   fmt::format("the leader rank does not answer ({})", status.error_message()), {},
+                   "send the request again");
+}
+
+std::string_view FinishName(v1::FinishReason reason) {
+  switch (reason) {
+    case v1::FINISH_STOP:
+      return "stop";
+    case v1::FINISH_LENGTH:
+      return "length";
+    case v1::FINISH_CANCELLED:
+      return "cancelled";
+    case v1::FINISH_DEADLINE:
+      return "deadline";
+    default:
+      return "error";
+  }
+}
+
+}  // namespace
+
+class Gateway::Impl final : public v1::Inference::Service {
+ public:
+  Impl(const ModelTable* models, Metrics* metrics, const std::string& token)
+      : models_(models),
+        metrics_(metrics),
+        token_(token),
+        guard_(token),
+        texts_(token),
+        calls_(models) {}
+
+  void Stop() { calls_.Stop(); }
+
+  grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
+                        grpc::ServerWriter<v1::GenerateResponse>* writer) override;
+  grpc::Status Score(grpc::ServerContext* context, const v1::ScoreRequest* request,
+                     v1::ScoreResponse* response) override;
+  grpc::Status Tokenize(grpc::ServerContext* context, const v1::TokenizeRequest* request,
+                        v1::TokenizeResponse* response) override;
+  grpc::Status Detokenize(grpc::ServerContext* context, const v1::DetokenizeRequest* request,
+                          v1::DetokenizeResponse* response) override;
+  grpc::Status RenderChat(grpc::ServerContext* context, const v1::RenderChatRequest* request,
+                          v1::RenderChatResponse* response) override;
+  grpc::Status Abort(grpc::ServerContext* context, const v1::AbortRequest* request,
+                     v1::AbortResponse* response) override;
+
+ private:
+  // What a generation is about, while it streams.
+  struct Stream {
+    const grpc::ServerContext& context;
+    grpc::ServerWriter<v1::GenerateResponse>& writer;
+    v1::ModelInfo model;
+    v1::EngineRequest engine;
+    Assembler assembler;
+    Steady::time_point start;
+    std::optional<double> first_token_seconds = std::nullopt;
+    Steady::time_point last_token = {};
+    v1::FinishReason finish = v1::FINISH_UNSPECIFIED;
+  };
+
+  // Runs a handler between the checks and counts that all of them have in common. `body` returns a
+  // status and may set the outcome to count instead of the status's.
+  template <typename Body>
+  grpc::Status Handle(const grpc::ServerContext& context, std::string_view method, Body body);
+
+  absl::Status GenerateFor(LiveCalls::Call& call, const grpc::ServerContext& context,
+                           const v1::GenerateRequest& request,
+                           grpc::ServerWriter<v1::GenerateResponse>& writer,
+                           std::string_view& outcome);
+  // Streams until the engine or the client is done.
+  absl::Status StreamFrom(LiveCalls::Call& call, Stream& stream);
+  // Hands one engine event on. False when the client is gone.
+  bool Forward(Stream& stream, const v1::EngineEvent& event);
+  void CountTokens(Stream& stream, int count);
+  bool SendFinished(Stream& stream);
+  absl::Status ScoreFor(LiveCalls::Call& call, const grpc::ServerContext& context,
+                        const v1::ScoreRequest& request, v1::ScoreResponse& response);
+
+  absl::StatusOr<std::shared_ptr<const TextBundle>> TextOf(const std::string& model) {
+    OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo info, models_->Route(model));
+    return texts_.Get(info);
+  }
+  std::shared_ptr<v1::Engine::Stub> Leader(const v1::ModelInfo& model);
+
+  const ModelTable* const models_;
+  Metrics* const metrics_;
+  const std::string token_;
+  const CallGuard guard_;
+  TextCache texts_;
+  Mutex mutex_;
+  std::map<std::string, std::shared_ptr<v1::Engine::Stub>> leaders_ OCTAVO_GUARDED_BY(mutex_);
+  LiveCalls calls_;
+};
+
+template <typename Body>
+grpc::Status Gateway::Impl::Handle(const grpc::ServerContext& context, std::string_view method,
+                                   Body body) {
+  if (grpc::Status refused = guard_.Check(context); !refused.ok()) {
+    metrics_->Add(metric::kRequests, 1, {method, InfoOf(Reason::kUnauthenticated).name});
+    return refused;
+  }
+  const auto start = Steady::now();
+  std::string_view outcome = "ok";
+  const absl::Status status = body(outcome);
+  if (!status.ok()) outcome = InfoOf(ReasonOf(status)).name;
+  metrics_->Add(metric::kRequests, 1, {method, outcome});
+  metrics_->Observe(metric::kRequestSeconds, SecondsSince(start), {method});
+  metrics_->Set(metric::kRequestsRunning, static_cast<double>(calls_.size()));
+  return ToGrpc(status);
+}
+
+std::shared_ptr<v1::Engine::Stub> Gateway::Impl::Leader(const v1::ModelInfo& model) {
+  MutexLock lock(mutex_);
+  if (leaders_.size() > kChannelsMax) leaders_.clear();
+  std::shared_ptr<v1::Engine::Stub>& stub = leaders_[model.leader_address()];
+  if (stub == nullptr) stub = v1::Engine::NewStub(MakeChannel(model.leader_address(), token_));
+  return stub;
+}
+
+grpc::Status Gateway::Impl::Generate(grpc::ServerContext* context,
+                                     const v1::GenerateRequest* request,
+                                     grpc::ServerWriter<v1::GenerateResponse>* writer) {
+  return Handle(*context, "generate", [&](std::string_view& outcome) -> absl::Status {
+    OCTAVO_ASSIGN_OR_RETURN(const CallPtr call, calls_.Begin(request->request_id(), context));
+    metrics_->Set(metric::kRequestsRunning, static_cast<double>(calls_.size()));
+    const absl::Status status = GenerateFor(*call, *context, *request, *writer, outcome);
+    calls_.End(*call);
+    return status;
+  });
+}
+
+absl::Status Gateway::Impl::GenerateFor(LiveCalls::Call& call, const grpc::ServerContext& context,
+                                        const v1::GenerateRequest& request,
+                                        grpc::ServerWriter<v1::GenerateResponse>& writer,
+                                        std::string_view& outcome) {
+  const auto start = Steady::now();
+  OCTAVO_ASSIGN_OR_RETURN(v1::ModelInfo model, models_->Route(request.model()));
+  OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<const TextBundle> text, texts_.Get(model));
+  OCTAVO_ASSIGN_OR_RETURN(v1::EngineRequest engine, BuildEngineRequest(request, *text));
+  engine.set_request_id(call.id);
+  OCTAVO_ASSIGN_OR_RETURN(Assembler assembler, Assembler::Create(request, *text));
+  metrics_->Add(metric::kPromptTokens, engine.prompt_size());
+  metrics_->Observe(metric::kRequestPromptTokens, engine.prompt_size());
+  Stream stream{.context = context,
+                .writer = writer,
+                .model = std::move(model),
+                .engine = std::move(engine),
+                .assembler = std::move(assembler),
+                .start = start};
+  const absl::Status status = StreamFrom(call, stream);
+  metrics_->Observe(metric::kRequestGenerationTokens, stream.assembler.tokens());
+  OCTAVO_RETURN_IF_ERROR(status);
+  outcome = FinishName(stream.finish);
+  SendFinished(stream);
+  return absl::OkStatus();
+}
+
+absl::Status Gateway::Impl::StreamFrom(LiveCalls::Call& call, Stream& stream) {
+  const std::shared_ptr<v1::Engine::Stub> leader = Leader(stream.model);
+  grpc::ClientContext engine;
+  engine.set_deadline(stream.context.deadline());
+  calls_.Open(call, stream.model, &engine);
+  const auto reader = leader->Generate(&engine, stream.engine);
+  v1::EngineEvent event;
+  bool client_gone = false;
+  while (!stream.assembler.finished() && !client_gone && reader->Read(&event)) {
+    client_gone = !Forward(stream, event);
+  }
+  // A stop string ends the text here; the engine may let go.
+  if (stream.assembler.finished() || client_gone) engine.TryCancel();
+  const absl::Status ended = calls_.Close(call);
+  const absl::Status status = LeaderStatus(reader->Finish());
+  if (stream.assembler.finished()) {
+    stream.finish = stream.assembler.reason();
+    return absl::OkStatus();
+  }
+  if (client_gone) return MakeError(Reason::kCancelled, "the client hung up");
+  if (ended.ok()) {
+    return status.ok() ? MakeError(Reason::kInternal, "the engine's stream ended without a reason")
+                       : status;
+  }
+  if (ReasonOf(ended) != Reason::kCancelled || stream.context.IsCancelled()) return ended;
+  // Aborted: the client keeps what it has and hears so.
+  stream.finish = v1::FINISH_CANCELLED;
+  return absl::OkStatus();
+}
+
+bool Gateway::Impl::Forward(Stream& stream, const v1::EngineEvent& event) {
+  const v1::Delta delta = stream.assembler.Push(event);
+  if (delta.tokens_size() > 0) CountTokens(stream, delta.tokens_size());
+  if (delta.text().empty() && delta.tokens_size() == 0) return true;
+  v1::GenerateResponse response;
+  *response.mutable_delta() = delta;
+  return stream.writer.Write(response);
+}
+
+void Gateway::Impl::CountTokens(Stream& stream, int count) {
+  const auto now = Steady::now();
+  metrics_->Add(metric::kGenerationTokens, count);
+  int gaps = count;
+  if (!stream.first_token_seconds.has_value()) {
+    stream.first_token_seconds = SecondsSince(stream.start);
+    metrics_->Observe(metric::kTimeToFirstToken, *stream.first_token_seconds);
+    stream.last_token = now;
+    --gaps;
+  }
+  if (gaps == 0) return;
+  const double each =
+      std::chrono::duration<double>(now - stream.last_token).count() / static_cast<double>(gaps);
+  for (int i = 0; i < gaps; ++i) metrics_->Observe(metric::kInterTokenLatency, each);
+  stream.last_token = now;
+}
+
+bool Gateway::Impl::SendFinished(Stream& stream) {
+  v1::GenerateResponse response;
+  v1::Finished& finished = *response.mutable_finished();
+  finished.set_reason(stream.finish);
+  finished.set_matched_stop(stream.assembler.matched_stop());
+  finished.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(stream.engine.prompt_size()));
+  finished.mutable_usage()->set_completion_tokens(stream.assembler.tokens());
+  finished.set_seed(stream.engine.sampling().seed());
+  finished.set_time_to_first_token_seconds(stream.first_token_seconds.value_or(0));
+  finished.set_total_seconds(SecondsSince(stream.start));
+  return stream.writer.Write(response);
+}
+
+grpc::Status Gateway::Impl::Score(grpc::ServerContext* context, const v1::ScoreRequest* request,
+                                  v1::ScoreResponse* response) {
+  return Handle(*context, "score", [&](std::string_view&) -> absl::Status {
+    OCTAVO_ASSIGN_OR_RETURN(const CallPtr call, calls_.Begin("", context));
+    metrics_->Set(metric::kRequestsRunning, static_cast<double>(calls_.size()));
+    const absl::Status status = ScoreFor(*call, *context, *request, *response);
+    calls_.End(*call);
+    return status;
+  });
+}
+
+absl::Status Gateway::Impl::ScoreFor(LiveCalls::Call& call, const grpc::ServerContext& context,
+                                     const v1::ScoreRequest& request, v1::ScoreResponse& response) {
+  OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo model, models_->Route(request.model()));
+  v1::EngineScoreRequest engine;
+  engine.set_request_id(call.id);
+  engine.set_want_digests(request.want_digests());
+  engine.set_chunk(request.chunk());
+  if (request.input_case() == v1::ScoreRequest::kTokenIds) {
+    *engine.mutable_ids() = request.token_ids().ids();
+  } else if (request.input_case() == v1::ScoreRequest::kText) {
+    OCTAVO_ASSIGN_OR_RETURN(const auto text, texts_.Get(model));
+    OCTAVO_ASSIGN_OR_RETURN(const auto ids, text->tokenizer->Encode(request.text(), {}));
+    engine.mutable_ids()->Add(ids.begin(), ids.end());
+  } else {
+    return MakeError(Reason::kBadRequest, "the request has no input", {}, "set text or token_ids");
+  }
+  metrics_->Add(metric::kPromptTokens, engine.ids_size());
+  const std::shared_ptr<v1::Engine::Stub> leader = Leader(model);
+  grpc::ClientContext client;
+  client.set_deadline(context.deadline());
+  calls_.Open(call, model, &client);
+  v1::EngineScoreResponse scored;
+  const grpc::Status status = leader->Score(&client, engine, &scored);
+  const absl::Status ended = calls_.Close(call);
+  OCTAVO_RETURN_IF_ERROR(ended);
+  OCTAVO_RETURN_IF_ERROR(LeaderStatus(status));
+  response.set_tokens(static_cast<uint32_t>(scored.logprobs_size()));
+  response.set_nll_sum(scored.nll_sum());
+  response.mutable_logprobs()->Swap(scored.mutable_logprobs());
+  response.mutable_digests()->Swap(scored.mutable_digests());
+  return absl::OkStatus();
+}
+
+grpc::Status Gateway::Impl::Tokenize(grpc::ServerContext* context,
+                                     const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) {
+  return Handle(*context, "tokenize", [&](std::string_view&) -> absl::Status {
+    OCTAVO_ASSIGN_OR_RETURN(const auto text, TextOf(request->model()));
+    OCTAVO_ASSIGN_OR_RETURN(
+        const std::vector<int32_t> ids,
+        text->tokenizer->Encode(request->text(),
+                                {.add_special_tokens = !request->omit_special_tokens()}));
+    response->mutable_ids()->Add(ids.begin(), ids.end());
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status Gateway::Impl::Detokenize(grpc::ServerContext* context,
+                                       const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) {
+  return Handle(*context, "detokenize", [&](std::string_view&) -> absl::Status {
+    OCTAVO_ASSIGN_OR_RETURN(const auto text, TextOf(request->model()));
+    const std::vector<int32_t> ids(request->ids().begin(), request->ids().end());
+    response->set_text(text->tokenizer->Decode(ids, request->skip_special_tokens()));
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status Gateway::Impl::RenderChat(grpc::ServerContext* context,
+                                       const v1::RenderChatRequest* request,
+                                       v1::RenderChatResponse* response) {
+  return Handle(*context, "render_chat", [&](std::string_view&) -> absl::Status {
+    OCTAVO_ASSIGN_OR_RETURN(const auto text, TextOf(request->model()));
+    OCTAVO_ASSIGN_OR_RETURN(const std::string prompt, octavo::RenderChat(request->chat(), *text));
+    OCTAVO_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                            text->tokenizer->Encode(prompt, {.add_special_tokens = false}));
+    response->set_text(prompt);
+    response->mutable_ids()->Add(ids.begin(), ids.end());
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status Gateway::Impl::Abort(grpc::ServerContext* context, const v1::AbortRequest* request,
+                                  v1::AbortResponse* response) {
+  return Handle(*context, "abort", [&](std::string_view&) {
+    response->set_found(calls_.Abort(request->request_id()));
+    return absl::OkStatus();
+  });
+}
+
+Gateway::Gateway(const ModelTable* models, Metrics* metrics, const std::string& token)
+    : impl_(std::make_unique<Impl>(models, metrics, token)) {}
+Gateway::~Gateway() = default;
+
+grpc::Service* Gateway::service() { return impl_.get(); }
+
+void Gateway::Stop() { impl_->Stop(); }
+
+}  // namespace octavo

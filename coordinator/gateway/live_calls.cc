@@ -1,0 +1,110 @@
+#include "coordinator/gateway/live_calls.h"
+
+#include <chrono>
+
+#include "core/base/error.h"
+#include "core/base/ids.h"
+#include "core/base/status.h"
+#include "fmt/format.h"
+#include "grpcpp/client_context.h"
+#include "grpcpp/server_context.h"
+
+namespace octavo {
+namespace {
+
+constexpr std::chrono::milliseconds kWatchInterval{20};
+
+}  // namespace
+
+LiveCalls::LiveCalls(const ModelTable* models)
+    : models_(models), thread_([this](const std::stop_token& stop) { Watch(stop); }) {}
+
+LiveCalls::~LiveCalls() {
+  Stop();
+  thread_.request_stop();
+}
+
+absl::StatusOr<std::shared_ptr<LiveCalls::Call>> LiveCalls::Begin(
+    const std::string& request_id, const grpc::ServerContext* client) {
+  MutexLock lock(mutex_);
+  if (stopping_) return MakeError(Reason::kCancelled, "the gateway is stopping");
+  if (calls_.size() >= kCallsMax) {
+    return MakeError(Reason::kQueueFull, fmt::format("{} requests are being answered", kCallsMax),
+                     {}, "try again later");
+  }
+  auto call = std::make_shared<Call>();
+  call->id = request_id.empty() ? RandomHex(12) : request_id;
+  call->client = client;
+  if (!calls_.emplace(call->id, call).second) {
+    return MakeError(Reason::kBadRequest,
+                     fmt::format("a request with the id '{}' is being answered", call->id), {},
+                     "use a new request_id");
+  }
+  return call;
+}
+
+void LiveCalls::End(const Call& call) {
+  MutexLock lock(mutex_);
+  calls_.erase(call.id);
+}
+
+void LiveCalls::Open(Call& call, const v1::ModelInfo& model, grpc::ClientContext* engine) {
+  MutexLock lock(mutex_);
+  call.model = model;
+  call.engine = engine;
+  if (!call.ended.ok()) engine->TryCancel();
+}
+
+absl::Status LiveCalls::Close(Call& call) {
+  MutexLock lock(mutex_);
+  call.engine = nullptr;
+  return call.ended;
+}
+
+void LiveCalls::Cancel(Call& call, const absl::Status& why) {
+  if (!call.ended.ok()) return;
+  call.ended = why;
+  if (call.engine != nullptr) call.engine->TryCancel();
+}
+
+bool LiveCalls::Abort(const std::string& request_id) {
+  MutexLock lock(mutex_);
+  const auto it = calls_.find(request_id);
+  if (it == calls_.end()) return false;
+  Cancel(*it->second, MakeError(Reason::kCancelled, "the request was aborted"));
+  return true;
+}
+
+void LiveCalls::Stop() {
+  MutexLock lock(mutex_);
+  stopping_ = true;
+  for (auto& [id, call] : calls_) {
+    Cancel(*call, MakeError(Reason::kCancelled, "the gateway is stopping"));
+  }
+  changed_.NotifyAll();
+}
+
+size_t LiveCalls::size() const {
+  MutexLock lock(mutex_);
+  return calls_.size();
+}
+
+void LiveCalls::Watch(const std::stop_token& stop) {
+  MutexLock lock(mutex_);
+  while (!stop.stop_requested()) {
+    for (auto& [id, call] : calls_) {
+      if (call->engine == nullptr) continue;
+      if (call->client->IsCancelled()) {
+        Cancel(*call, MakeError(Reason::kCancelled, "the client hung up"));
+      } else if (!models_->StillServing(call->model)) {
+        Cancel(*call,
+               MakeError(Reason::kGroupLost,
+                         fmt::format("the group that served '{}' is gone", call->model.model_id()),
+                         {}, "send the request again"));
+      }
+    }
+    changed_.WaitFor(mutex_, kWatchInterval);
+  }
+}
+
+}  // namespace octavo

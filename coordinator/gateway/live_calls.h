@@ -1,0 +1,71 @@
+#pragma once
+
+// The requests being answered now. A watch ends those that nobody wants any more or that cannot go
+// on: the client hung up, Abort was called, the group behind the model is gone, the gateway stops.
+
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "coordinator/router/model_table.h"
+#include "core/base/mutex.h"
+
+namespace grpc {
+class ClientContext;
+class ServerContext;
+}  // namespace grpc
+
+namespace octavo {
+
+class LiveCalls {
+ public:
+  static constexpr size_t kCallsMax = 1024;
+
+  explicit LiveCalls(const ModelTable* models);
+  ~LiveCalls();
+
+  struct Call;
+  // Takes a request in. An empty id draws one. Errors: kBadRequest (the id is being used),
+  // kQueueFull, kCancelled (stopping).
+  absl::StatusOr<std::shared_ptr<Call>> Begin(const std::string& request_id,
+                                              const grpc::ServerContext* client);
+  void End(const Call& call);
+
+  // From here to Close, the watch may cancel `engine`, a call to the leader of `model`.
+  void Open(Call& call, const v1::ModelInfo& model, grpc::ClientContext* engine);
+  // Why the watch cancelled it; OK if it did not.
+  absl::Status Close(Call& call);
+
+  // Ends the call with kCancelled. False when there is none.
+  bool Abort(const std::string& request_id);
+  // Ends all calls and takes no more.
+  void Stop();
+
+  size_t size() const;
+
+ private:
+  void Watch(const std::stop_token& stop);
+  // REQUIRES mutex_ held.
+  static void Cancel(Call& call, const absl::Status& why);
+
+  const ModelTable* const models_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  bool stopping_ OCTAVO_GUARDED_BY(mutex_) = false;
+  std::map<std::string, std::shared_ptr<Call>> calls_ OCTAVO_GUARDED_BY(mutex_);
+  std::jthread thread_;
+};
+
+// Only LiveCalls touches what is not const.
+struct LiveCalls::Call {
+  std::string id;
+  const grpc::ServerContext* client = nullptr;
+  v1::ModelInfo model;
+  grpc::ClientContext* engine = nullptr;
+  absl::Status ended;
+};
+
+}  // namespace octavo
