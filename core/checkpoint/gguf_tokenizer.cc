@@ -22,9 +22,11 @@ constexpr std::string_view kByteLevelGpt2 =
 constexpr std::string_view kByteLevelOnly =
     R"({"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false})";
 constexpr std::string_view kLlama3Regex =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3})"
+    R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kQwen2Regex =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})"
+    R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 // How text is split before merging, by the value of tokenizer.ggml.pre.
 struct PreRow {
@@ -46,12 +48,11 @@ constexpr PreRow kPreRows[] = {
 
 std::string PreTokenizerJson(const PreRow& row) {
   if (row.kind == PreRow::kGpt2) return std::string(kByteLevelGpt2);
-  const std::string first =
-      row.kind == PreRow::kDigitsGpt2
-          ? R"({"type":"Digits","individual_digits":true})"
-          : fmt::format(
-                R"({{"type":"Split","pattern":{{"Regex":{}}},"behavior":"Isolated","invert":false}})",
-                Json(row.regex).dump());
+  const std::string first = row.kind == PreRow::kDigitsGpt2
+                                ? R"({"type":"Digits","individual_digits":true})"
+                                : fmt::format(R"({{"type":"Split","pattern":{{"Regex":{}}},)"
+                                              R"("behavior":"Isolated","invert":false}})",
+                                              Json(row.regex).dump());
   return fmt::format(R"({{"type":"Sequence","pretokenizers":[{},{}]}})", first,
                      row.kind == PreRow::kDigitsGpt2 ? kByteLevelGpt2 : kByteLevelOnly);
 }
@@ -150,9 +151,9 @@ std::vector<AddedToken> AddedTokens(const Vocabulary& vocab) {
 
 std::string AddedTokenJson(const AddedToken& token, bool with_id) {
   const std::string id = with_id ? fmt::format(R"("id":{},)", token.id) : "";
-  return fmt::format(
-      R"({{{}"content":{},"single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":{}}})",
-      id, Json(token.content).dump(), token.special);
+  return fmt::format(R"({{{}"content":{},"single_word":false,"lstrip":false,"rstrip":false,)"
+                     R"("normalized":false,"special":{}}})",
+                     id, Json(token.content).dump(), token.special);
 }
 
 // Name in the Hugging Face files -> text, of the tokens that have a function.
@@ -180,7 +181,8 @@ std::string BosPostProcessor(const std::string& content, int64_t id) {
   const std::string token = fmt::format(R"({{"SpecialToken":{{"id":{},"type_id":0}}}})", text);
   return fmt::format(
       R"({{"type":"TemplateProcessing","single":[{0},{{"Sequence":{{"id":"A","type_id":0}}}}],)"
-      R"("pair":[{0},{{"Sequence":{{"id":"A","type_id":0}}}},{{"Sequence":{{"id":"B","type_id":1}}}}],)"
+      R"("pair":[{0},{{"Sequence":{{"id":"A","type_id":0}}}},)"
+      R"({{"Sequence":{{"id":"B","type_id":1}}}}],)"
       R"("special_tokens":{{{1}:{{"id":{1},"ids":[{2}],"tokens":[{1}]}}}}}})",
       token, text, id);
 }

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Live oracle of `octavo import`: check_import.py GGUF IMPORTED_DIR [--lines N]
+"""Live oracle of `octavo import`: check_import.py [GGUF IMPORTED_DIR] [--lines N]
+
+Without arguments: SmolLM2, imported by the octavo program (smol.py).
 
 Compares the imported folder with what Hugging Face libraries make of the same GGUF file:
 1. every weight, bit for bit, with transformers' own import;
@@ -22,6 +24,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -141,11 +144,16 @@ def check_tokenizer(path: pathlib.Path, out: pathlib.Path, count: int) -> None:
 
 
 def main() -> int:
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("gguf", type=pathlib.Path)
-    parser.add_argument("imported", type=pathlib.Path)
+    parser.add_argument("gguf", type=pathlib.Path, nargs="?")
+    parser.add_argument("imported", type=pathlib.Path, nargs="?")
     parser.add_argument("--lines", type=int, default=10_000)
     args = parser.parse_args()
+    if args.imported is None:
+        import smol
+        args.gguf, args.imported = smol.gguf(), smol.bf16()
     check_tokenizer(args.gguf, args.imported, args.lines)
     check_header(args.imported, args.imported.parent / f".header-{os.getpid()}.safetensors")
     check_weights(args.gguf, args.imported)
