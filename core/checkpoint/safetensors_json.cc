@@ -86,8 +86,9 @@ class HeaderHandler {
   bool key(std::string& name) {
     if (depth_ == 1) {
       if (name == "__metadata__") {
-        if (std::exchange(metadata_seen_, true)) return Fail("__metadata__ appears twice");
         metadata_ = true;
+        metadata_offset_ = kLengthField + Position(name);
+        if (std::exchange(metadata_seen_, true)) return Fail("__metadata__ appears twice");
         return true;
       }
       entries_.emplace_back();
@@ -154,7 +155,9 @@ class HeaderHandler {
   }
   bool Fail(std::string what) {
     failure_ = std::move(what);
-    if (in_tensor()) offset_ = entries_.back().json_offset;
+    offset_ = metadata_     ? metadata_offset_
+              : in_tensor() ? entries_.back().json_offset
+                            : kLengthField;
     return false;
   }
   // The parser does not tell where it is: names are searched from the last one on. Escaped names
@@ -174,6 +177,7 @@ class HeaderHandler {
   int depth_ = 0;
   bool metadata_ = false;
   bool metadata_seen_ = false;
+  uint64_t metadata_offset_ = 0;
   absl::flat_hash_set<std::string> metadata_keys_;
   Field field_ = Field::kUnknown;
   bool seen_[3] = {};

@@ -19,6 +19,7 @@ class MemoryStore : public Store {
   void Put(const std::string& path, std::string bytes, int64_t mtime_ns = 1) {
     files_[path] = {std::move(bytes), mtime_ns};
   }
+  size_t file_count() const { return files_.size(); }
   const std::string& Get(const std::string& path) const { return files_.at(path).bytes; }
 
   absl::StatusOr<FileFacts> Stat(const std::string& path) const override {

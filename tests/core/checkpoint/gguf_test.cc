@@ -96,8 +96,8 @@ std::vector<Wrong> WrongFiles() {
       {"keys do not fit", bad, "GGUF" + M::Raw(3u) + M::Raw(uint64_t{0}) + M::Raw(huge)},
       {"key of", bad, Made([&](M& m) { m.Key(std::string(70'000, 'k'), 4, M::Raw(1u)); })},
       {"file ends inside", bad,
-       "GGUF" + M::Raw(3u) + M::Raw(uint64_t{0}) + M::Raw(uint64_t{1}) + M::Raw(uint64_t{5}) +
-           "key"},
+       "GGUF" + M::Raw(3u) + M::Raw(uint64_t{0}) + M::Raw(uint64_t{1}) + M::Raw(uint64_t{15}) +
+           "a key cut off"},
       {"string of", bad, Made([&](M& m) { m.Key("s", 8, M::Raw(huge)); })},
       {"unknown type 13", bad, Made([&](M& m) { m.Key("s", 13, M::Raw(huge)); })},
       {"neither 0 nor 1", bad, Made([&](M& m) { m.Bool("b", 2); })},

@@ -101,7 +101,9 @@ TEST(ExpectedTensorsTest, ListsTheModelInOrder) {
     EXPECT_EQ(place->role, tensor.role);
     EXPECT_EQ(place->layer, tensor.layer);
     const uint64_t key = OrderKey(*place, *FamilyByName("llama"));
-    if (i > 0) EXPECT_GT(key, last) << tensor.name;
+    if (i > 0) {
+      EXPECT_GT(key, last) << tensor.name;
+    }
     last = key;
   }
 }
