@@ -158,90 +158,89 @@ struct Wrong {
   void (*bend)(Folder&);
 };
 
+const Wrong kWrongFolders[] = {
+    {"no config.json", Reason::kInputMissing, [](Folder& f) { f.files.erase("config.json"); }},
+    {"no safetensors files", Reason::kInputMissing,
+     [](Folder& f) {
+       f.shards.clear();
+       f.with_index = false;
+     }},
+    {"pickled", Reason::kUnsupported,
+     [](Folder& f) {
+       f.shards.clear();
+       f.with_index = false;
+       f.files["pytorch_model.bin"] = "x";
+     }},
+    {"octavo import", Reason::kUnsupported,
+     [](Folder& f) {
+       f.shards.clear();
+       f.with_index = false;
+       f.files = {{"m.gguf", "x"}};
+     }},
+    {"index.json is missing", Reason::kBadCheckpoint, [](Folder& f) { f.with_index = false; }},
+    {"not there", Reason::kInputMissing,
+     [](Folder& f) { f.shards.erase("model-00002-of-00002.safetensors"); }},
+    {"names nothing in this file", Reason::kBadCheckpoint,
+     [](Folder& f) { f.shards["model-00003-of-00003.safetensors"] = {}; }},
+    {"not in the index", Reason::kBadCheckpoint,
+     [](Folder& f) { f.index.weight_map.erase("model.norm.weight"); }},
+    {"does not hold", Reason::kBadCheckpoint,
+     [](Folder& f) { f.index.weight_map["model.layers.2.mlp.up_proj.weight"] = ShardName(1, 2); }},
+    {"says the tensor is in", Reason::kBadCheckpoint,
+     [](Folder& f) { f.index.weight_map["model.norm.weight"] = ShardName(1, 2); }},
+    {"says the tensor is in", Reason::kBadCheckpoint,  // in two shards
+     [](Folder& f) {
+       f.shards[ShardName(1, 2)].push_back({"model.norm.weight", DType::kBF16, {8}});
+     }},
+    {"tensor is missing", Reason::kBadCheckpoint,
+     [](Folder& f) {
+       auto& tensors = f.shards[ShardName(2, 2)];
+       std::erase_if(tensors, [](const NewTensor& t) { return t.name == "model.norm.weight"; });
+       f.index.weight_map.erase("model.norm.weight");
+     }},
+    {"no place", Reason::kBadCheckpoint,
+     [](Folder& f) {
+       f.shards[ShardName(1, 2)].push_back({"model.vision.weight", DType::kBF16, {8}});
+       f.index.weight_map["model.vision.weight"] = ShardName(1, 2);
+     }},
+    {"no place", Reason::kBadCheckpoint,  // a scale without a quantization_config
+     [](Folder& f) {
+       f.shards[ShardName(1, 2)].push_back({"model.norm.weight_scale", DType::kBF16, {8}});
+       f.index.weight_map["model.norm.weight_scale"] = ShardName(1, 2);
+     }},
+    {"no place", Reason::kBadCheckpoint,  // a bias that config.json does not announce
+     [](Folder& f) {
+       f.shards[ShardName(1, 2)].push_back(
+           {"model.layers.0.self_attn.q_proj.bias", DType::kBF16, {8}});
+       f.index.weight_map["model.layers.0.self_attn.q_proj.bias"] = ShardName(1, 2);
+     }},
+    {"outside the 1 layers", Reason::kBadCheckpoint,
+     [](Folder& f) {
+       f.model.set_layer_count(1);
+       f.files["config.json"] = ConfigText(f.model);
+     }},
+    {"model.layers.2.", Reason::kBadCheckpoint,
+     [](Folder& f) {
+       f.model.set_layer_count(4000);
+       f.files["config.json"] = ConfigText(f.model);
+     }},
+    {"shape [8, 7] is not [8, 8]", Reason::kBadCheckpoint,
+     [](Folder& f) {
+       f.Find("model.layers.0.self_attn.q_proj.weight").shape = {8, 7};
+     }},
+    {"dtype I8", Reason::kUnsupported,
+     [](Folder& f) { f.Find("model.layers.0.mlp.up_proj.weight").dtype = DType::kI8; }},
+    {"generation_config.json", Reason::kBadCheckpoint,
+     [](Folder& f) { f.files["generation_config.json"] = "["; }},
+    {"too few", Reason::kBadCheckpoint,
+     [](Folder& f) {
+       f.shards.erase(ShardName(1, 2));
+       f.files[ShardName(1, 2)] = "x";
+     }},
+};
+
 TEST(OpenCheckpointTest, RefusesWithFileTensorAndCure) {
-  const Wrong cases[] = {
-      {"no config.json", Reason::kInputMissing, [](Folder& f) { f.files.erase("config.json"); }},
-      {"no safetensors files", Reason::kInputMissing,
-       [](Folder& f) {
-         f.shards.clear();
-         f.with_index = false;
-       }},
-      {"pickled", Reason::kUnsupported,
-       [](Folder& f) {
-         f.shards.clear();
-         f.with_index = false;
-         f.files["pytorch_model.bin"] = "x";
-       }},
-      {"octavo import", Reason::kUnsupported,
-       [](Folder& f) {
-         f.shards.clear();
-         f.with_index = false;
-         f.files = {{"m.gguf", "x"}};
-       }},
-      {"index.json is missing", Reason::kBadCheckpoint, [](Folder& f) { f.with_index = false; }},
-      {"not there", Reason::kInputMissing,
-       [](Folder& f) { f.shards.erase("model-00002-of-00002.safetensors"); }},
-      {"names nothing in this file", Reason::kBadCheckpoint,
-       [](Folder& f) { f.shards["model-00003-of-00003.safetensors"] = {}; }},
-      {"not in the index", Reason::kBadCheckpoint,
-       [](Folder& f) { f.index.weight_map.erase("model.norm.weight"); }},
-      {"does not hold", Reason::kBadCheckpoint,
-       [](Folder& f) {
-         f.index.weight_map["model.layers.2.mlp.up_proj.weight"] = ShardName(1, 2);
-       }},
-      {"says the tensor is in", Reason::kBadCheckpoint,
-       [](Folder& f) { f.index.weight_map["model.norm.weight"] = ShardName(1, 2); }},
-      {"says the tensor is in", Reason::kBadCheckpoint,  // in two shards
-       [](Folder& f) {
-         f.shards[ShardName(1, 2)].push_back({"model.norm.weight", DType::kBF16, {8}});
-       }},
-      {"tensor is missing", Reason::kBadCheckpoint,
-       [](Folder& f) {
-         auto& tensors = f.shards[ShardName(2, 2)];
-         std::erase_if(tensors, [](const NewTensor& t) { return t.name == "model.norm.weight"; });
-         f.index.weight_map.erase("model.norm.weight");
-       }},
-      {"no place", Reason::kBadCheckpoint,
-       [](Folder& f) {
-         f.shards[ShardName(1, 2)].push_back({"model.vision.weight", DType::kBF16, {8}});
-         f.index.weight_map["model.vision.weight"] = ShardName(1, 2);
-       }},
-      {"no place", Reason::kBadCheckpoint,  // a scale without a quantization_config
-       [](Folder& f) {
-         f.shards[ShardName(1, 2)].push_back({"model.norm.weight_scale", DType::kBF16, {8}});
-         f.index.weight_map["model.norm.weight_scale"] = ShardName(1, 2);
-       }},
-      {"no place", Reason::kBadCheckpoint,  // a bias that config.json does not announce
-       [](Folder& f) {
-         f.shards[ShardName(1, 2)].push_back(
-             {"model.layers.0.self_attn.q_proj.bias", DType::kBF16, {8}});
-         f.index.weight_map["model.layers.0.self_attn.q_proj.bias"] = ShardName(1, 2);
-       }},
-      {"outside the 1 layers", Reason::kBadCheckpoint,
-       [](Folder& f) {
-         f.model.set_layer_count(1);
-         f.files["config.json"] = ConfigText(f.model);
-       }},
-      {"model.layers.2.", Reason::kBadCheckpoint,
-       [](Folder& f) {
-         f.model.set_layer_count(4000);
-         f.files["config.json"] = ConfigText(f.model);
-       }},
-      {"shape [8, 7] is not [8, 8]", Reason::kBadCheckpoint,
-       [](Folder& f) {
-         f.Find("model.layers.0.self_attn.q_proj.weight").shape = {8, 7};
-       }},
-      {"dtype I8", Reason::kUnsupported,
-       [](Folder& f) { f.Find("model.layers.0.mlp.up_proj.weight").dtype = DType::kI8; }},
-      {"generation_config.json", Reason::kBadCheckpoint,
-       [](Folder& f) { f.files["generation_config.json"] = "["; }},
-      {"too few", Reason::kBadCheckpoint,
-       [](Folder& f) {
-         f.shards.erase(ShardName(1, 2));
-         f.files[ShardName(1, 2)] = "x";
-       }},
-  };
-  for (const Wrong& wrong : cases) {
+  for (const Wrong& wrong : kWrongFolders) {
     Folder folder;
     wrong.bend(folder);
     const auto checkpoint = folder.Open();

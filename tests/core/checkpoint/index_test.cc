@@ -11,9 +11,10 @@ namespace {
 using testing::HasSubstr;
 
 TEST(ParseIndexTest, ReadsTheMap) {
-  const auto index = ParseIndex(
-      R"({"metadata":{"total_size":12,"total_parameters":6},"weight_map":{"b":"m-2.safetensors","a":"m-1.safetensors"},"x":[{}]})",
-      "i.json");
+  const auto index =
+      ParseIndex(R"({"metadata":{"total_size":12,"total_parameters":6},)"
+                 R"("weight_map":{"b":"m-2.safetensors","a":"m-1.safetensors"},"x":[{}]})",
+                 "i.json");
   ASSERT_TRUE(index.ok()) << index.status();
   EXPECT_EQ(index->total_size, 12u);
   ASSERT_EQ(index->weight_map.size(), 2u);

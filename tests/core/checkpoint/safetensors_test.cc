@@ -26,9 +26,10 @@ absl::StatusOr<std::vector<v1::TensorSpec>> Parse(std::string_view json, uint64_
 }
 
 TEST(ParseHeaderTest, ReadsTensorsInOffsetOrder) {
-  const std::string json =
-      R"({"__metadata__":{"format":"pt"},"b":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[8,12]},)"
-      R"("a":{"shape":[2,2],"data_offsets":[0,8],"dtype":"BF16","extra":{"x":[1,{"dtype":2}]}}}   )";
+  const std::string json = R"({"__metadata__":{"format":"pt"},)"
+                           R"("b":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[8,12]},)"
+                           R"("a":{"shape":[2,2],"data_offsets":[0,8],"dtype":"BF16",)"
+                           R"("extra":{"x":[1,{"dtype":2}]}}}   )";
   const auto tensors = Parse(json, 12);
   ASSERT_TRUE(tensors.ok()) << tensors.status();
   ASSERT_EQ(tensors->size(), 2u);
