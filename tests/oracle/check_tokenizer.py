@@ -15,6 +15,7 @@ import text_lines
 
 TOOL = pathlib.Path(os.environ["OCTAVO_BIN_DIR"]).parent / "tests" / "text_tool"
 LINES = 10_000
+EVERY_CHARACTER = {"llama3", "gpt2"}  # the styles that use other classes than SmolLM2; Hugging Face is slow at this
 
 
 def run_tool(args, values):
@@ -62,14 +63,15 @@ def check_texts(name, path, oracle, texts):
     return failures
 
 
-def check(name, path, oracle, seed):
+def check(name, path, oracle, seed, characters):
     added = [token.content for token in oracle.get_added_tokens_decoder().values()]
     texts = text_lines.lines(LINES, seed, added)
-    characters = text_lines.every_character()
-    failures = check_ids(name, path, oracle, texts, ALL_WAYS)
-    failures += check_ids(name, path, oracle, characters, [AS_USERS_CALL_IT])
-    failures += check_texts(name, path, oracle, texts)
-    print(f"{name}: {len(texts)} lines and {len(characters)} rows of characters, {failures} differences")
+    failures = check_ids(name, path, oracle, texts, ALL_WAYS) + check_texts(name, path, oracle, texts)
+    note = ""
+    if characters:
+        failures += check_ids(name, path, oracle, text_lines.every_character(), [AS_USERS_CALL_IT])
+        note = " and every character"
+    print(f"{name}: {len(texts)} lines{note}, {failures} differences", flush=True)
     return failures
 
 
@@ -79,13 +81,13 @@ def main():
     flags = parser.parse_args()
     import smol
     path = flags.tokenizer_json or smol.bf16() / "tokenizer.json"
-    failures = check("smollm2", path, build_tokenizer.from_gguf(smol.gguf()), seed=1)
+    failures = check("smollm2", path, build_tokenizer.from_gguf(smol.gguf()), seed=1, characters=True)
     with tempfile.TemporaryDirectory() as folder:
         for seed, style in enumerate(build_tokenizer.STYLES, 2):
             oracle = build_tokenizer.build(style)
             path = pathlib.Path(folder) / f"{style}.json"
             oracle.save(str(path))
-            failures += check(style, path, oracle, seed)
+            failures += check(style, path, oracle, seed, style in EVERY_CHARACTER)
     sys.exit(failures > 0)
 
 
