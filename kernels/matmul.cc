@@ -32,8 +32,8 @@ void PackChannel(const PackedWeights& layout, std::byte* tiles, int64_t channel,
   }
 }
 
-const MatmulOps& MatmulOpsFor([[maybe_unused]] Isa isa) {
-#if 0
+const MatmulOps& MatmulOpsFor(Isa isa) {
+#if defined(__x86_64__)
   if (isa == Isa::kAvx512) {
     static const bool vbmi =
         __builtin_cpu_supports("avx512vbmi") != 0 && __builtin_cpu_supports("avx512vnni") != 0;

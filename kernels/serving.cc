@@ -9,8 +9,8 @@
 namespace octavo {
 namespace {
 
-const internal::ServingTwins& TwinsFor([[maybe_unused]] Isa isa) {
-#if 0
+const internal::ServingTwins& TwinsFor(Isa isa) {
+#if defined(__x86_64__)
   if (isa == Isa::kAvx512) return internal::kServingAvx512;
   if (isa == Isa::kAvx2) return internal::kServingAvx2;
 #endif

@@ -26,6 +26,9 @@ extern const ServingTwins kServingReference;
 extern const MatmulOps kMatmulAvx2;
 extern const MatmulOps kMatmulAvx512;
 extern const MatmulOps kMatmulAvx512Vbmi;  // with VBMI and VNNI
+// The INT8 product of machines without VNNI.
+void SumInt8Avx2(const PackedWeights& weights, const MatmulPart& part, const int8_t* x,
+                 int64_t x_stride, int32_t* sums, int64_t sums_stride);
 extern const ServingTwins kServingAvx2;
 extern const ServingTwins kServingAvx512;
 #endif

@@ -45,7 +45,7 @@ class Invariance : public ::testing::TestWithParam<Case> {
   void SetUp() override {
     model_ = WriteTinyModel(GetParam().spec, GetParam().format, 7);
     tokens_ = RandomTokens(kTokens, model_.spec.vocab_size(), 3);
-    want_ = RunModel(model_, tokens_, {});
+    want_ = RunModel(model_, tokens_, {.isa = Isa::kReference});
     ASSERT_EQ(want_.size(), tokens_.size());
   }
   void Expect(const RunSettings& settings) {

@@ -35,7 +35,7 @@ struct RunSettings {
   uint32_t ranks = 1;
   int64_t chunk = 0;  // tokens per step; 0: all at once
   int threads = 1;
-  Isa isa = Isa::kReference;
+  Isa isa = BestIsa();
   bool shuffle_blocks = false;  // another block table
 };
 

@@ -1,0 +1,188 @@
+// Attention and elementwise kernels of every instruction set against the reference, bit for bit,
+// over ragged shapes; and the reference against F64 arithmetic.
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/tensor/bare/elementary.h"
+#include "core/tensor/bare/float_bits.h"
+#include "core/tensor/bare/fp_env.h"
+#include "core/tensor/bare/units.h"
+#include "gtest/gtest.h"
+#include "kernels/isa.h"
+#include "kernels/serving_twins.h"
+#include "tests/kernels/serving_twins_fixture.h"
+
+namespace octavo {
+namespace {
+
+// Fills a cache with `keys` tokens and attends from several rows.
+std::vector<uint16_t> RunAttention(const AttentionOps& ops, int64_t head_dim, int64_t keys,
+                                   const std::vector<int64_t>& last_keys, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const KvLayout layout = {head_dim};
+  const int64_t block_count = CeilDiv(keys, kKeyBlock);
+  const auto rows = static_cast<int64_t>(last_keys.size());
+  std::vector<std::byte> cache(static_cast<size_t>(block_count * layout.bytes() + 64));
+  std::byte* base = cache.data() + (64 - reinterpret_cast<uintptr_t>(cache.data()) % 64);
+  std::vector<const std::byte*> blocks;
+  for (int64_t block = 0; block < block_count; ++block) {
+    blocks.push_back(base + block * layout.bytes());
+  }
+  for (int64_t j = 0; j < keys; ++j) {
+    const auto key = RandomBf16(random, head_dim, 1.0f);
+    const auto value = RandomBf16(random, head_dim, 1.0f);
+    StoreKeyValue(layout, base + j / kKeyBlock * layout.bytes(), j % kKeyBlock, key.data(),
+                  value.data());
+  }
+  const int64_t depth = layout.depth_blocks() * 32;
+  std::vector<float> queries(static_cast<size_t>(rows * depth));
+  for (int64_t row = 0; row < rows; ++row) {
+    const auto query = RandomBf16(random, head_dim, 2.0f);
+    internal::kMatmulReference.widen(query.data(), head_dim, queries.data() + row * depth);
+  }
+  std::vector<float> scores(static_cast<size_t>(rows * block_count * kKeyBlock), 7.0f);
+  std::vector<float> sums(static_cast<size_t>(rows * layout.value_groups() * 16), 7.0f);
+  std::vector<uint16_t> out(static_cast<size_t>(rows * head_dim));
+  std::vector<uint16_t*> out_rows;
+  for (int64_t row = 0; row < rows; ++row) out_rows.push_back(out.data() + row * head_dim);
+  AttentionCall call;
+  call.layout = layout;
+  call.scale = Rsqrt(static_cast<float>(head_dim));
+  call.rows = rows;
+  call.queries = queries.data();
+  call.last_keys = last_keys.data();
+  call.blocks = blocks.data();
+  call.block_count = block_count;
+  call.scores = scores.data();
+  call.sums = sums.data();
+  call.out = out_rows.data();
+  ops.attend(call);
+  return out;
+}
+
+TEST(Attention, AllInstructionSetsGiveTheSameBits) {
+  const FpEnv env;
+  for (const auto& [name, unused, serving] : Twins()) {
+    for (const int64_t head_dim : {2, 20, 64, 80, 128}) {
+      for (const int64_t keys : {1, 5, 32, 33, 100}) {
+        for (const int64_t rows : {1, 3, 9, 70}) {
+          std::vector<int64_t> last_keys;
+          for (int64_t i = 0; i < rows; ++i) last_keys.push_back((keys - 1) - i % keys);
+          ExpectSameBits(
+              RunAttention(serving->attention, head_dim, keys, last_keys, 11),
+              RunAttention(internal::kServingReference.attention, head_dim, keys, last_keys, 11),
+              name + " head_dim " + std::to_string(head_dim) + " keys " + std::to_string(keys) +
+                  " rows " + std::to_string(rows));
+        }
+      }
+    }
+  }
+}
+
+TEST(Attention, OfOneKeyIsItsValue) {
+  const FpEnv env;
+  std::mt19937_64 random(11);
+  RandomBf16(random, 64, 1.0f);  // the key
+  const auto value = RandomBf16(random, 64, 1.0f);
+  ExpectSameBits(RunAttention(internal::kServingReference.attention, 64, 1, {0}, 11), value,
+                 "value");
+}
+
+TEST(Elementwise, AllInstructionSetsGiveTheSameBits) {
+  const FpEnv env;
+  std::mt19937_64 random(3);
+  const internal::ServingTwins& reference = internal::kServingReference;
+  for (const auto& [name, unused, serving] : Twins()) {
+    for (const int64_t count : {2, 15, 16, 18, 64, 100, 576}) {
+      const auto size = static_cast<size_t>(count);
+      const auto x = RandomBf16(random, count, 3.0f);
+      const auto y = RandomBf16(random, count, 30.0f);
+      std::vector<uint16_t> want(size), got(size);
+      reference.norm.rms_norm(x.data(), y.data(), count, 1e-5f, want.data());
+      serving->norm.rms_norm(x.data(), y.data(), count, 1e-5f, got.data());
+      ExpectSameBits(got, want, name + " rms_norm");
+      reference.activation.silu_multiply(y.data(), x.data(), count, want.data());
+      serving->activation.silu_multiply(y.data(), x.data(), count, got.data());
+      ExpectSameBits(got, want, name + " silu_multiply");
+      want = got = x;
+      reference.rope.rotate(want.data(), y.data(), y.data() + count / 2, count / 2 * 2);
+      serving->rope.rotate(got.data(), y.data(), y.data() + count / 2, count / 2 * 2);
+      ExpectSameBits(got, want, name + " rotate");
+      std::vector<float> logits;
+      std::normal_distribution<float> normal(0, 5);
+      for (int64_t i = 0; i < count; ++i) logits.push_back(normal(random));
+      logits[size - 1] = *std::max_element(logits.begin(), logits.end());
+      EXPECT_EQ(std::bit_cast<uint32_t>(serving->softmax.log_sum_exp(logits.data(), count)),
+                std::bit_cast<uint32_t>(reference.softmax.log_sum_exp(logits.data(), count)));
+      EXPECT_EQ(serving->softmax.argmax(logits.data(), count),
+                std::max_element(logits.begin(), logits.end()) - logits.begin());
+      double exact = 0;
+      for (const float value : logits) exact += std::exp(static_cast<double>(value));
+      EXPECT_NEAR(reference.softmax.log_sum_exp(logits.data(), count), std::log(exact), 1e-5);
+    }
+  }
+}
+
+// SiLU over every BF16 number walks the vector Exp through its whole range and its edges.
+TEST(Elementwise, SiluOfEveryBf16Number) {
+  const FpEnv env;
+  std::vector<uint16_t> gate(65536), up(65536, Bf16FromF32(1.0f)), want(65536), got(65536);
+  for (int i = 0; i < 65536; ++i) {
+    gate[static_cast<size_t>(i)] = static_cast<uint16_t>(i);
+    if (std::isnan(F32FromBf16(static_cast<uint16_t>(i)))) gate[static_cast<size_t>(i)] = 0;
+  }
+  internal::kServingReference.activation.silu_multiply(gate.data(), up.data(), 65536, want.data());
+  for (const auto& [name, unused, serving] : Twins()) {
+    serving->activation.silu_multiply(gate.data(), up.data(), 65536, got.data());
+    ExpectSameBits(got, want, name);
+  }
+  for (int i = 0; i < 65536; i += 7) {
+    const double x = F32FromBf16(gate[static_cast<size_t>(i)]);
+    if (!(std::abs(x) < 80)) continue;
+    const double exact = x / (1 + std::exp(-x));
+    EXPECT_NEAR(F32FromBf16(want[static_cast<size_t>(i)]), exact,
+                std::abs(exact) * 0x1p-8 + 1.2e-38);
+  }
+}
+
+TEST(Rope, Llama3ScalingBlendsFrequencies) {
+  RopeParameters plain;
+  plain.theta = 500000;
+  plain.head_dim = 128;
+  RopeParameters scaled = plain;
+  scaled.scaling = RopeScalingType::kLlama3;
+  scaled.factor = 8;
+  scaled.low_factor = 1;
+  scaled.high_factor = 4;
+  scaled.original_max_position = 8192;
+  std::vector<float> a(64), b(64);
+  RopeFrequencies(plain, a.data());
+  RopeFrequencies(scaled, b.data());
+  EXPECT_EQ(a[0], 1.0f);
+  EXPECT_NEAR(a[1], std::pow(500000.0, -2.0 / 128), 1e-7);
+  int blended = 0;
+  for (size_t i = 0; i < 64; ++i) {
+    const double wavelength = 2 * M_PI / static_cast<double>(a[i]);
+    if (wavelength < 8192.0 / 4) {
+      EXPECT_EQ(b[i], a[i]);
+    } else if (wavelength > 8192.0) {
+      EXPECT_EQ(b[i], a[i] / 8);
+    } else {
+      const double smooth = (8192.0 / wavelength - 1) / 3;
+      const double want =
+          (1 - smooth) * static_cast<double>(a[i]) / 8 + smooth * static_cast<double>(a[i]);
+      EXPECT_NEAR(b[i], want, want * 1e-6);
+      ++blended;
+    }
+  }
+  EXPECT_GT(blended, 2);
+}
+
+}  // namespace
+}  // namespace octavo
