@@ -60,7 +60,6 @@ absl::StatusOr<std::unique_ptr<Control>> Control::Start(const ControlOptions& op
 }
 
 Control::~Control() {
-  slow_.reset();
   {
     MutexLock lock(queue_mutex_);
     stopping_ = true;
@@ -68,6 +67,8 @@ Control::~Control() {
   }
   if (thread_.joinable()) thread_.join();
   Round();  // what came last is journaled
+  slow_->Stop();
+  Round();  // so is what the last slow steps found
   MutexLock lock(mutex_);
   for (auto& [id, worker] : attached_) {
     worker.client->Close(MakeError(Reason::kUnreachable, "the coordinator stops"));

@@ -112,7 +112,7 @@ class Control {
   std::unique_ptr<JobDesk> jobs_ OCTAVO_GUARDED_BY(mutex_);
   std::unique_ptr<GroupDesk> groups_ OCTAVO_GUARDED_BY(mutex_);
 
-  std::unique_ptr<SlowLane> slow_;  // ends first: its steps post into the queue
+  std::unique_ptr<SlowLane> slow_;
   std::thread thread_;
 };
 

@@ -96,7 +96,9 @@ void JobDesk::StartPlanning(Entry& entry) {
   });
   if (posted) return;
   entry.slow_step = false;
-  Fail(entry, MakeError(Reason::kQueueFull, "too many jobs are being planned", {}, kResumeHint));
+  Fail(entry,
+       MakeError(Reason::kQueueFull, "too many jobs are being planned, or the coordinator stops",
+                 {}, kResumeHint));
 }
 
 void JobDesk::OnPlanned(const std::string& id, uint64_t generation,

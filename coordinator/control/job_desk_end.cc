@@ -40,7 +40,8 @@ void JobDesk::StartPublishing(Entry& entry) {
   });
   if (posted) return;
   entry.slow_step = false;
-  Fail(entry, MakeError(Reason::kQueueFull, "too many jobs are being published"));
+  Fail(entry, MakeError(Reason::kQueueFull,
+                        "too many jobs are being published, or the coordinator stops"));
 }
 
 void JobDesk::OnPublished(const std::string& id, uint64_t generation, const absl::Status& status) {

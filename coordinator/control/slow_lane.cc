@@ -8,7 +8,7 @@ SlowLane::SlowLane() {
   for (int i = 0; i < 2; ++i) threads_.emplace_back([this] { Loop(); });
 }
 
-SlowLane::~SlowLane() {
+void SlowLane::Stop() {
   {
     MutexLock lock(mutex_);
     stopping_ = true;
@@ -16,6 +16,7 @@ SlowLane::~SlowLane() {
     changed_.NotifyAll();
   }
   for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
 }
 
 bool SlowLane::Post(std::function<void()> work) {

@@ -17,9 +17,12 @@ class SlowLane {
   static constexpr size_t kQueueMax = 256;
 
   SlowLane();
-  ~SlowLane();  // drops what waits, waits for what runs
+  ~SlowLane() { Stop(); }
 
-  // False if too much is waiting.
+  // Drops what waits, waits for what runs. Post is refused from then on.
+  void Stop();
+
+  // False if too much is waiting, or after Stop.
   bool Post(std::function<void()> work);
 
  private:
