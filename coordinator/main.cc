@@ -1,4 +1,5 @@
-// octavo-coordinator: jobs, membership, planning, leases, publishing, serving groups.
+// octavo-coordinator: jobs, membership, planning, leases, publishing, serving groups, and the
+// gateway. Composes its rooms bottom up and stops them in reverse.
 
 #include <malloc.h>
 
@@ -10,6 +11,7 @@
 
 #include "CLI/CLI.hpp"
 #include "coordinator/control/control.h"
+#include "coordinator/gateway/gateway.h"
 #include "coordinator/router/model_table.h"
 #include "coordinator/service/services.h"
 #include "coordinator/state/sqlite_store.h"
@@ -61,7 +63,9 @@ absl::Status Run(const Flags& flags, const std::string& token) {
   OCTAVO_ASSIGN_OR_RETURN(const std::unique_ptr<Control> control,
                           Control::Start(options, store.get(), &models, metrics));
   CoordinatorServices services(control.get(), token);
+  Gateway gateway(&models, metrics, token);
   std::vector<grpc::Service*> all = services.services();
+  all.push_back(gateway.service());
   OCTAVO_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server,
                           RpcServer::Start({.listen = flags.listen}, all));
   spdlog::info("listening on {}, metrics on {}", server->address(), shown->address());
@@ -70,6 +74,7 @@ absl::Status Run(const Flags& flags, const std::string& token) {
     metrics->UpdateMemory();
   }
   spdlog::info("stopping");
+  gateway.Stop();
   services.Stop();
   server->Stop(milliseconds(300));
   return absl::OkStatus();
