@@ -16,7 +16,7 @@ struct PresetText {
 
 constexpr std::array kPresets = {
     PresetText{"fp8-dynamic", R"(name: fp8-dynamic
-description: FP8 weights with one scale per output row, FP8 activations scaled per token at run time
+description: FP8 weights, one scale per output row; FP8 activations, scaled per token at run time
 dialect: compressed-tensors
 rules:
   - weight: {type: fp8, scale: channel}
@@ -24,7 +24,7 @@ rules:
     algorithm: absmax
 )"},
     PresetText{"fp8-weight-only", R"(name: fp8-weight-only
-description: FP8 weights with one scale per output row, activations stay as they are (W8A16)
+description: FP8 weights, one scale per output row; activations stay as they are (W8A16)
 dialect: compressed-tensors
 rules:
   - weight: {type: fp8, scale: channel}
@@ -32,7 +32,7 @@ rules:
     algorithm: absmax
 )"},
     PresetText{"fp8-block", R"(name: fp8-block
-description: FP8 weights in blocks of 128 x 128, FP8 activations scaled per 128 elements at run time
+description: FP8 weights in blocks of 128 x 128; FP8 activations, scaled per 128 values at run time
 dialect: compressed-tensors
 rules:
   - weight: {type: fp8, scale: block, block: [128, 128]}
@@ -40,7 +40,7 @@ rules:
     algorithm: absmax
 )"},
     PresetText{"int8-dynamic", R"(name: int8-dynamic
-description: INT8 weights with one scale per output row, INT8 activations scaled per token at run time
+description: INT8 weights, one scale per output row; INT8 activations, scaled per token at run time
 dialect: compressed-tensors
 rules:
   - weight: {type: int8, scale: channel}

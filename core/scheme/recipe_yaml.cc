@@ -7,6 +7,7 @@
 #include "core/base/status.h"
 #include "core/scheme/legality.h"
 #include "core/scheme/recipe.h"
+#include "core/scheme/yaml_shape.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
 #include "yaml-cpp/yaml.h"
@@ -349,13 +350,12 @@ absl::StatusOr<v1::Recipe> ParseRecipe(std::string_view yaml, std::string_view f
     return reader.Error(YAML::Mark::null_mark(),
                         fmt::format("a recipe has at most {} bytes", kRecipeBytesMax));
   }
-  // yaml-cpp throws on bad syntax (and past a nesting of 500); nothing leaves this function.
+  // yaml-cpp throws on bad syntax, and so does ShapeCheck; nothing leaves this function.
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(yaml));
-    if (documents.size() != 1) {
+    if (!IsOneDocument(std::string(yaml))) {
       return reader.Error(YAML::Mark::null_mark(), "a recipe is exactly one YAML document");
     }
-    return reader.ReadRecipe(documents[0]);
+    return reader.ReadRecipe(YAML::Load(std::string(yaml)));
   } catch (const YAML::Exception& e) {
     return reader.Error(e.mark, fmt::format("not YAML: {}", e.msg));
   }

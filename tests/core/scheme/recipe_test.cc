@@ -126,6 +126,9 @@ TEST(Recipe, ErrorsNameTheLine) {
 TEST(Recipe, HostileInputIsBounded) {
   EXPECT_THAT(Message(std::string(70'000, '#')), HasSubstr("at most 65536 bytes"));
   EXPECT_THAT(Message("name: " + std::string(30'000, '[')), HasSubstr("r.yaml"));
+  EXPECT_THAT(Message(",,,,\n"), HasSubstr("exactly one YAML document"));
+  EXPECT_THAT(Message("name: &x a\nrules: *x\n"), HasSubstr("r.yaml:2: not YAML: aliases"));
+  EXPECT_THAT(Message("\n[[[[[[[[[1]]]]]]]]]\n"), HasSubstr("r.yaml:2: not YAML: it is nested"));
   std::string rules = "name: a\nrules:\n";
   for (int i = 0; i < 257; ++i) rules += "  - weight: keep\n";
   EXPECT_THAT(Message(rules), HasSubstr("1 to 256 rules"));
