@@ -37,13 +37,13 @@ absl::StatusOr<v1::Job> SubmitJob(const Session& session, const StopSignal& stop
                                   const v1::SubmitJobRequest& request) {
   auto stub = v1::Jobs::NewStub(session.channel());
   v1::Job job;
-  // Submitting twice is submitting once: the key is derived from the request.
+  // Submitting twice is submitting once: the key is derived from the request. An interrupt waits for
+  // the answer, which comes at once: only a known job can be cancelled.
   OCTAVO_RETURN_IF_ERROR(Retry(
       session, kPatience, [&] { return stop.requested(); },
       [&] {
         grpc::ClientContext context;
         SetTimeout(context, kSubmitTimeout);
-        std::stop_callback cancel(stop.token(), [&context] { context.TryCancel(); });
         return FromGrpc(stub->Submit(&context, request, &job));
       }));
   return job;

@@ -1,7 +1,9 @@
 // octavo quantize SRC --recipe R --out DST
 
+#include <chrono>
 #include <filesystem>
 #include <memory>
+#include <thread>
 
 #include "CLI/CLI.hpp"
 #include "cli/context.h"
@@ -15,6 +17,7 @@
 #include "cli/stop_signal.h"
 #include "coordinator/planner/publish.h"
 #include "core/base/error.h"
+#include "core/base/log.h"
 #include "core/base/status.h"
 #include "core/checkpoint/summary.h"
 #include "fmt/format.h"
@@ -62,6 +65,18 @@ void PrintResult(const v1::Job& job, bool json) {
 }
 
 constexpr int kSubmissionsMax = 50;
+constexpr auto kSettlePoll = std::chrono::milliseconds(50);
+constexpr int kSettlePollsMax = 600;
+
+// Cancels a job and waits for how it ended: one that is being published will be there in a moment.
+absl::StatusOr<v1::Job> Settle(const Session& session, const std::string& id) {
+  auto job = CancelJob(session, id);
+  for (int poll = 0; job.ok() && !IsTerminal(job->state()) && poll < kSettlePollsMax; ++poll) {
+    std::this_thread::sleep_for(kSettlePoll);
+    job = GetJob(session, id);
+  }
+  return job.ok() ? job : WithContext(job.status(), "the job could not be cancelled");
+}
 
 absl::StatusOr<v1::Job> RunJob(const Session& session, const StopSignal& stop,
                                const v1::SubmitJobRequest& request) {
@@ -78,13 +93,7 @@ absl::StatusOr<v1::Job> RunJob(const Session& session, const StopSignal& stop,
     auto followed =
         FollowJob(session, stop, job.id(), [&](const v1::Job& now) { display.Show(now); });
     if (!followed.ok()) {
-      // A resident cluster would go on with the job; a local one stops with us, and its journal
-      // knows where the job stands.
-      if (stop.requested() && session.local() == nullptr) {
-        OCTAVO_RETURN_IF_ERROR(
-            WithContext(CancelJob(session, job.id()).status(), "the job could not be cancelled"));
-      }
-      return followed.status();
+      return stop.requested() ? Settle(session, job.id()) : followed.status();
     }
     if (followed->job.state() != v1::JOB_CANCELLED || !followed->coordinator_restarted ||
         submission == kSubmissionsMax) {
@@ -120,11 +129,12 @@ absl::Status Quantize(const Context& context, const QuantizeFlags& flags) {
 
   const absl::StatusOr<v1::Job> job = RunJob(*session, stop, request);
   session->Stop();
-  if (!job.ok()) {
-    if (!stop.requested()) return job.status();
-    return MakeError(Reason::kCancelled, "interrupted; nothing was published", {},
+  if (stop.requested() && (!job.ok() || job->state() != v1::JOB_DONE)) {
+    if (!job.ok()) spdlog::warn("{}", std::string(job.status().message()));
+    return MakeError(Reason::kCancelled, "interrupted before the output was published", {},
                      "Run the same command again to resume");
   }
+  if (!job.ok()) return job.status();
   const absl::Status outcome = OutcomeOf(*job);
   if (outcome.ok() || flags.json) PrintResult(*job, flags.json);
   return outcome;

@@ -39,6 +39,10 @@ class Run:
             self.args, stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err, env=environment,
             preexec_fn=preexec, start_new_session=True)
 
+    def __del__(self):
+        self.out.close()
+        self.err.close()
+
     def family(self, program=None):
         """Living processes of this run as {pid: program name}, the command itself included."""
         found = {}

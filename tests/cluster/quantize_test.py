@@ -11,10 +11,9 @@ import unittest
 
 from harness import ClusterTest, Run, digests, wait_until
 
-# About 120 MB of BF16 in several shards, so that a job takes long enough to be hit.
-SYNTH = ["--family", "llama", "--layers", 4, "--hidden", 1024, "--intermediate", 2816, "--heads", 16, "--kv-heads", 4,
+# About 220 MB of BF16 in several shards, some 15 units, so that a job takes long enough to be hit.
+SYNTH = ["--family", "llama", "--layers", 9, "--hidden", 1024, "--intermediate", 2816, "--heads", 16, "--kv-heads", 4,
          "--vocab", 4096, "--shard-size", "40MB", "--seed", 7]
-UNITS_LOST_AT_MOST = 16  # leases in flight over two workers, with room
 
 
 class QuantizeTest(ClusterTest):
@@ -118,7 +117,7 @@ class QuantizeTest(ClusterTest):
                 shutil.rmtree(self.out)
 
     def test_coordinator_dies_at_named_points(self):
-        for point in ["leased-out:3", "mid-publish", "after-publish"]:
+        for point in ["leased-out", "mid-publish", "after-publish"]:
             with self.subTest(point=point):
                 code = self.crash_at(point)
                 if code != 0:
@@ -217,16 +216,12 @@ class QuantizeTest(ClusterTest):
     def test_source_that_changed_between_runs_is_noticed(self):
         copy = self.scratch / "changing"
         shutil.copytree(self.source, copy)
-        flag = self.scratch / "flag-changed"
-        run = Run(*self.quantize_args("--workers", 1, source=copy),
-                  env={"OCTAVO_FAULT_POINT": f"mid-publish@{flag}"})
+        # Every coordinator dies just before publishing, until all are killed with every unit done.
+        run = Run(*self.quantize_args("--workers", 1, source=copy), env={"OCTAVO_FAULT_POINT": "mid-publish"})
+        staging = pathlib.Path(f"{self.out}.octavo")
+        wait_until(lambda: list(staging.glob("*/octavo_manifest.json")), 30, "the staging folder was complete")
+        run.kill()
         run.wait()
-        self.assertTrue(flag.exists(), run.stderr())
-        if self.out.exists():  # the coordinator was restarted and finished: the next run sees another source
-            shutil.rmtree(self.out)
-            run = Run(*self.quantize_args("--workers", 1, source=copy))
-            wait_until(lambda: pathlib.Path(f"{self.out}.octavo").exists(), 20, "staging appeared")
-            run.kill()
         shard = sorted(copy.glob("*.safetensors"))[-1]
         with open(shard, "r+b") as file:
             file.seek(-2, os.SEEK_END)
