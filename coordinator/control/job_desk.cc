@@ -125,6 +125,9 @@ void JobDesk::OnPlanned(const std::string& id, uint64_t generation,
     progress.set_source_bytes_done(prepared.plan.source_bytes());
     ForgetUnits(entry);
     End(entry, v1::JOB_DONE);
+    // A crash between publishing and reporting leaves an output without a report, and without
+    // times.
+    if (prepared.unreported) WriteReport(Snapshot(entry), JobTimes()).IgnoreError();
     return;
   }
   auto& writes = parts_.outbox->writes;

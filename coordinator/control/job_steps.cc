@@ -156,7 +156,10 @@ absl::StatusOr<PreparedJob> PrepareJob(v1::Job job, StateStore& store) {
   OCTAVO_RETURN_IF_ERROR(CheckOutput(job, prepared.plan, &already_done));
   job.set_already_done(already_done);
   prepared.job = std::move(job);
-  if (already_done) return prepared;
+  if (already_done) {
+    prepared.unreported = earlier && !LocalStore().Exists(prepared.job.report_path());
+    return prepared;
+  }
 
   OCTAVO_RETURN_IF_ERROR(CheckFreeSpace(prepared.job, prepared.plan));
   if (earlier) {

@@ -33,6 +33,7 @@ struct PreparedJob {
   v1::Plan plan;
   std::string plan_digest;
   std::vector<v1::Receipt> kept;  // of an earlier run, whose bytes are still in the staging folder
+  bool unreported = false;        // already done by this very job, whose report is missing
   std::vector<uint32_t> dropped;  // units whose receipts are void now
 };
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/base/limits.h"
+#include "core/rpc/grpc_log.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/create_channel.h"
@@ -46,6 +47,7 @@ class AddTokenFactory final : public grpc::experimental::ClientInterceptorFactor
 }  // namespace
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address, const std::string& token) {
+  RouteGrpcLog();
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kGrpcMessageBytesMax);
   arguments.SetMaxSendMessageSize(kGrpcMessageBytesMax);

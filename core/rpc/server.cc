@@ -4,6 +4,7 @@
 
 #include "core/base/error.h"
 #include "core/base/limits.h"
+#include "core/rpc/grpc_log.h"
 #include "core/rpc/reflection.h"
 #include "fmt/format.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -24,6 +25,7 @@ RpcServer::~RpcServer() { Stop(std::chrono::milliseconds(0)); }
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
     const ServerOptions& options, std::span<grpc::Service* const> services) {
+  RouteGrpcLog();
   static std::once_flag once;
   std::call_once(once, [] { grpc::EnableDefaultHealthCheckService(true); });
 
