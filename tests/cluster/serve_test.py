@@ -17,7 +17,7 @@ from harness import ClusterTest, Run, octavo_args, wait_until
 SYNTH = ["--family", "llama", "--layers", 2, "--hidden", 384, "--intermediate", 1536, "--heads", 6, "--kv-heads", 3,
          "--head-dim", 64, "--vocab", 1024, "--seed", 3]
 RECIPES = ["fp8-dynamic", "fp8-weight-only", "fp8-block", "int8-dynamic"]
-PROMPT = [random.Random(5).randrange(3, 250) for _ in range(150)]
+PROMPT = random.Random(5).choices(range(3, 250), k=150)
 
 
 class Resident:

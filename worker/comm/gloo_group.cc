@@ -127,9 +127,9 @@ class GlooGroup final : public Communicator {
       bool whole = true;
       for (int i = 0; whole && i < receives; ++i) whole = in->waitRecv(nullptr, timeout_);
       for (int i = 0; whole && i < sends; ++i) whole = out->waitSend(nullptr, timeout_);
-      if (!whole) Fail("the collective was aborted");
+      if (!whole) Fail("a rank of the group is gone: the collective was aborted");
     } catch (const std::exception& error) {
-      Fail(fmt::format("a collective failed: {}", error.what()));
+      Fail(fmt::format("a rank of the group is gone: {}", error.what()));
     }
     return Failure();
   }
