@@ -279,10 +279,11 @@ absl::Status RunWorker(const Flags& flags) {
   }
   ArmFaultPoint(FromEnvironment("OCTAVO_FAULT_POINT"));
   ExitWithParent(flags.parent_fd);
-  Worker worker(flags);
-  OCTAVO_RETURN_IF_ERROR(worker.Start(FromEnvironment("OCTAVO_TOKEN")));
-  const absl::Status status = worker.Wait();
-  worker.Stop();
+  // Lives as long as the process: its metrics server takes seconds to stop, and holds nothing.
+  auto* worker = new Worker(flags);
+  OCTAVO_RETURN_IF_ERROR(worker->Start(FromEnvironment("OCTAVO_TOKEN")));
+  const absl::Status status = worker->Wait();
+  worker->Stop();
   return status;
 }
 
@@ -333,4 +334,8 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace octavo
 
-int main(int argc, char** argv) { return octavo::Main(argc, argv); }
+int main(int argc, char** argv) {
+  const int code = octavo::Main(argc, argv);
+  std::fflush(nullptr);
+  std::_Exit(code);  // the metrics server's threads do not wait
+}
