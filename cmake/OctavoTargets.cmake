@@ -5,6 +5,8 @@
 #   octavo_program(octavo-worker SRCS main.cc DEPS ...)      goes to <build>/bin and is installed
 #   octavo_test(core/base/error_test SRCS error_test.cc DEPS core/base [LABELS cluster] [TIMEOUT 60])
 #     a GoogleTest binary in <build>/tests, one CTest test.
+#   octavo_fuzz(safetensors SRCS safetensors_fuzz.cc DEPS core/checkpoint)
+#     a libFuzzer binary <build>/tests/safetensors_fuzz; only with OCTAVO_FUZZ (preset fuzz).
 
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
@@ -20,6 +22,7 @@ if(OCTAVO_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 
 option(OCTAVO_WERROR "Treat warnings as errors" ON)
+option(OCTAVO_FUZZ "Only the rooms that read untrusted files, instrumented for libFuzzer" OFF)
 set(OCTAVO_SANITIZE "" CACHE STRING "Sanitizers for every target, e.g. address,undefined")
 
 function(_octavo_target_name out room)
@@ -33,10 +36,14 @@ endfunction()
 
 function(_octavo_common target)
   target_include_directories(${target} PUBLIC "${PROJECT_SOURCE_DIR}")
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow=local -Wnon-virtual-dtor -ffp-contract=off
-                         $<$<CXX_COMPILER_ID:Clang>:-Wno-shadow -Wthread-safety>)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wnon-virtual-dtor -ffp-contract=off
+                         $<$<CXX_COMPILER_ID:GNU>:-Wshadow=local>
+                         $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety>)
   if(OCTAVO_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  if(OCTAVO_FUZZ)
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
   endif()
   if(OCTAVO_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${OCTAVO_SANITIZE} -fno-omit-frame-pointer
@@ -97,4 +104,13 @@ function(octavo_test name)
   if(ARG_LABELS)
     set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}")
   endif()
+endfunction()
+
+function(octavo_fuzz name)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${name}_fuzz ${ARG_SRCS})
+  set_target_properties(${name}_fuzz PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
+  _octavo_common(${name}_fuzz)
+  _octavo_link(${name}_fuzz ${ARG_DEPS})
+  target_link_options(${name}_fuzz PRIVATE -fsanitize=fuzzer)
 endfunction()
