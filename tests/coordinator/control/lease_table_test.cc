@@ -92,81 +92,107 @@ struct Model {
   }
 };
 
+// One random history, driven over table and model at once.
+class History {
+ public:
+  explicit History(uint32_t seed) : random_(seed), table_(Phases()) {}
+
+  void Step() {
+    const std::string worker(1, static_cast<char>('a' + Pick(4)));
+    const uint32_t dice = Pick(8);
+    if (dice < 3) {
+      Lease(worker);
+    } else if (dice < 5) {
+      Report(/*receipt=*/true);  // any, current or old
+    } else if (dice == 5) {
+      Report(/*receipt=*/false);
+    } else if (dice == 6) {
+      Release(worker);
+    } else if (Pick(4) == 0) {
+      Reopen();
+    }
+    Compare(worker);
+  }
+
+ private:
+  uint32_t Pick(uint32_t n) { return static_cast<uint32_t>(random_() % n); }
+
+  std::vector<uint32_t> Phases() {
+    std::vector<uint32_t> phases;
+    for (uint32_t i = 0, n = 1 + Pick(12); i < n; ++i) {
+      phases.push_back(Pick(3));
+      model_.units.push_back({phases.back(), false, "", 0});
+    }
+    return phases;
+  }
+
+  void Lease(const std::string& worker) {
+    const auto next = model_.Next();
+    if (!next) return;
+    ASSERT_EQ(table_.Lease(worker, ++epoch_), *next);
+    model_.units[*next].worker = worker;
+    model_.units[*next].epoch = epoch_;
+    leases_.emplace_back(*next, epoch_);
+  }
+
+  void Report(bool receipt) {
+    if (leases_.empty()) return;
+    const auto [unit, lease] = leases_[Pick(static_cast<uint32_t>(leases_.size()))];
+    Model::Unit& expected = model_.units[unit];
+    const bool current = !expected.worker.empty() && expected.epoch == lease;
+    if (receipt) {
+      ASSERT_EQ(table_.Finish(unit, lease), expected.done ? Outcome::kDuplicate
+                                            : current     ? Outcome::kDone
+                                                          : Outcome::kStale);
+      if (current) expected = {expected.phase, true, "", 0};
+    } else {
+      ASSERT_EQ(table_.GiveBack(unit, lease), current);
+      if (current) expected.worker.clear();
+    }
+  }
+
+  void Release(const std::string& worker) {
+    std::vector<uint32_t> expected;
+    for (uint32_t i = 0; i < model_.units.size(); ++i) {
+      if (model_.units[i].worker != worker) continue;
+      expected.push_back(i);
+      model_.units[i].worker.clear();
+    }
+    ASSERT_EQ(table_.Release(worker), expected);
+  }
+
+  void Reopen() {
+    const uint32_t unit = Pick(table_.size());
+    if (!model_.units[unit].done) return;
+    table_.Reopen(unit);
+    model_.units[unit].done = false;
+  }
+
+  void Compare(const std::string& worker) {
+    ASSERT_EQ(table_.Next(), model_.Next());
+    ASSERT_EQ(table_.phase(), model_.Phase());
+    const auto count = [&](auto predicate) {
+      return std::count_if(model_.units.begin(), model_.units.end(), predicate);
+    };
+    ASSERT_EQ(table_.done_count(), count([](const auto& unit) { return unit.done; }));
+    ASSERT_EQ(table_.leased_count(), count([](const auto& u) { return !u.worker.empty(); }));
+    ASSERT_EQ(table_.leased_count(worker),
+              count([&](const auto& u) { return u.worker == worker; }));
+  }
+
+  std::mt19937 random_;
+  Model model_;
+  LeaseTable table_;
+  uint64_t epoch_ = 0;
+  std::vector<std::pair<uint32_t, uint64_t>> leases_;  // all ever given
+};
+
 TEST(LeaseTable, RandomHistoriesMatchThePlainModel) {
   for (uint32_t seed = 0; seed < 300; ++seed) {
-    std::mt19937 random(seed);
-    auto pick = [&](uint32_t n) { return static_cast<uint32_t>(random() % n); };
-    Model model;
-    std::vector<uint32_t> phases;
-    for (uint32_t i = 0, n = 1 + pick(12); i < n; ++i) {
-      phases.push_back(pick(3));
-      model.units.push_back({phases.back(), false, "", 0});
-    }
-    LeaseTable table(phases);
-    uint64_t epoch = 0;
-    std::vector<std::pair<uint32_t, uint64_t>> leases;  // all ever given
+    History history(seed);
     for (int step = 0; step < 400; ++step) {
-      const std::string worker(1, static_cast<char>('a' + pick(4)));
-      switch (pick(8)) {
-        case 0:
-        case 1:
-        case 2:
-          if (const auto next = model.Next()) {
-            ASSERT_EQ(table.Lease(worker, ++epoch), *next);
-            model.units[*next].worker = worker;
-            model.units[*next].epoch = epoch;
-            leases.emplace_back(*next, epoch);
-          }
-          break;
-        case 3:
-        case 4:
-          if (!leases.empty()) {  // any receipt, current or old
-            const auto [unit, lease] = leases[pick(static_cast<uint32_t>(leases.size()))];
-            Model::Unit& expected = model.units[unit];
-            const bool current = !expected.worker.empty() && expected.epoch == lease;
-            ASSERT_EQ(table.Finish(unit, lease), expected.done ? Outcome::kDuplicate
-                                                 : current     ? Outcome::kDone
-                                                               : Outcome::kStale);
-            if (current) expected = {expected.phase, true, "", 0};
-          }
-          break;
-        case 5:
-          if (!leases.empty()) {
-            const auto [unit, lease] = leases[pick(static_cast<uint32_t>(leases.size()))];
-            Model::Unit& expected = model.units[unit];
-            const bool current = !expected.worker.empty() && expected.epoch == lease;
-            ASSERT_EQ(table.GiveBack(unit, lease), current);
-            if (current) expected.worker.clear();
-          }
-          break;
-        case 6: {
-          std::vector<uint32_t> expected;
-          for (uint32_t i = 0; i < model.units.size(); ++i) {
-            if (model.units[i].worker != worker) continue;
-            expected.push_back(i);
-            model.units[i].worker.clear();
-          }
-          ASSERT_EQ(table.Release(worker), expected);
-          break;
-        }
-        case 7: {
-          const uint32_t unit = pick(table.size());
-          if (pick(4) == 0 && model.units[unit].done) {
-            table.Reopen(unit);
-            model.units[unit].done = false;
-          }
-          break;
-        }
-      }
-      ASSERT_EQ(table.Next(), model.Next()) << "seed " << seed << " step " << step;
-      ASSERT_EQ(table.phase(), model.Phase());
-      const auto count = [&](auto predicate) {
-        return std::count_if(model.units.begin(), model.units.end(), predicate);
-      };
-      ASSERT_EQ(table.done_count(), count([](const auto& unit) { return unit.done; }));
-      ASSERT_EQ(table.leased_count(), count([](const auto& u) { return !u.worker.empty(); }));
-      ASSERT_EQ(table.leased_count(worker),
-                count([&](const auto& u) { return u.worker == worker; }));
+      history.Step();
+      ASSERT_FALSE(HasFatalFailure()) << "seed " << seed << " step " << step;
     }
   }
 }
