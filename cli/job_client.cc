@@ -37,8 +37,8 @@ absl::StatusOr<v1::Job> SubmitJob(const Session& session, const StopSignal& stop
                                   const v1::SubmitJobRequest& request) {
   auto stub = v1::Jobs::NewStub(session.channel());
   v1::Job job;
-  // Submitting twice is submitting once: the key is derived from the request. An interrupt waits for
-  // the answer, which comes at once: only a known job can be cancelled.
+  // Submitting twice is submitting once: the key is derived from the request. An interrupt waits
+  // for the answer, which comes at once: only a known job can be cancelled.
   OCTAVO_RETURN_IF_ERROR(Retry(
       session, kPatience, [&] { return stop.requested(); },
       [&] {
