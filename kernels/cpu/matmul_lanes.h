@@ -40,24 +40,32 @@ template <class L, int Rows, int Groups>
                                              float* sums, int64_t sums_stride) {
   constexpr int64_t kStride = Groups * 16;
   typename L::F even[Rows][Groups], odd[Rows][Groups];
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
     for (int g = 0; g < Groups; ++g) even[r][g] = odd[r][g] = L::Zero();
   }
 #pragma GCC unroll 4
   for (int64_t k = 0; k < kTileDepth; k += 2) {
     typename L::F w[Groups], v[Groups];
+#pragma GCC unroll 8
     for (int g = 0; g < Groups; ++g) {
       w[g] = L::Load(weights + k * kStride + g * 16);
       v[g] = L::Load(weights + (k + 1) * kStride + g * 16);
     }
+#pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       const typename L::F a = L::Set(x[r * x_stride + k]);
+#pragma GCC unroll 8
       for (int g = 0; g < Groups; ++g) even[r][g] = L::Fma(a, w[g], even[r][g]);
       const typename L::F b = L::Set(x[r * x_stride + k + 1]);
+#pragma GCC unroll 8
       for (int g = 0; g < Groups; ++g) odd[r][g] = L::Fma(b, v[g], odd[r][g]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
     for (int g = 0; g < Groups; ++g) {
       float* sum = sums + r * sums_stride + g * 16;
       L::Store(sum, L::Add(L::Load(sum), L::Add(even[r][g], odd[r][g])));
@@ -106,6 +114,7 @@ void AddBlocks(const PackedWeights& weights, int64_t group, int64_t begin, int64
                int64_t rows, const float* x, int64_t x_stride, float* sums, int64_t sums_stride) {
   alignas(64) float decoded[kTileDepth * Groups * 16];
   for (int64_t block = begin; block < end; ++block) {
+#pragma GCC unroll 8
     for (int g = 0; g < Groups; ++g) {
       const std::byte* tile = weights.Tile(group + g, block);
       __builtin_prefetch(tile + TileBytes(weights.type));
@@ -125,15 +134,19 @@ template <class L, WeightType Type, int Groups, bool Scaled>
   constexpr int64_t kLines = kBytes / 64;
   constexpr int64_t kPerLine = kTileDepth / kLines;  // k in one line: 2 or 4
   const std::byte* tiles[Groups];
+#pragma GCC unroll 8
   for (int g = 0; g < Groups; ++g) tiles[g] = weights.Tile(group + g, begin);
   typename L::F sum[Groups], total[Groups];
+#pragma GCC unroll 8
   for (int g = 0; g < Groups; ++g) sum[g] = total[g] = L::Zero();
   for (int64_t block = begin; block < end; ++block) {
     const float* xs = x + block * kTileDepth;
     typename L::F even[Groups], odd[Groups];
+#pragma GCC unroll 8
     for (int g = 0; g < Groups; ++g) even[g] = odd[g] = L::Zero();
 #pragma GCC unroll 2
     for (int64_t line = 0; line < kLines; ++line) {
+#pragma GCC unroll 8
       for (int g = 0; g < Groups; ++g) {
         const std::byte* at = tiles[g] + line * 64;
         __builtin_prefetch(at + kPrefetchBytes);
@@ -143,12 +156,14 @@ template <class L, WeightType Type, int Groups, bool Scaled>
         } else {
           L::Fp8Line(at, k);
         }
+#pragma GCC unroll 8
         for (int64_t i = 0; i < kPerLine; i += 2) {
           even[g] = L::Fma(L::Set(xs[line * kPerLine + i]), k[i], even[g]);
           odd[g] = L::Fma(L::Set(xs[line * kPerLine + i + 1]), k[i + 1], odd[g]);
         }
       }
     }
+#pragma GCC unroll 8
     for (int g = 0; g < Groups; ++g) {
       sum[g] = L::Add(sum[g], L::Add(even[g], odd[g]));
       tiles[g] += kBytes;
@@ -158,12 +173,14 @@ template <class L, WeightType Type, int Groups, bool Scaled>
       const int64_t index = block / 4;
       const typename L::F row_scale = L::Set(scales->rows[index]);
       const float* channels = scales->channels + index * scales->channel_stride + group * 16;
+#pragma GCC unroll 8
       for (int g = 0; g < Groups; ++g) {
         total[g] = L::Fma(sum[g], L::Mul(row_scale, L::Load(channels + g * 16)), total[g]);
         sum[g] = L::Zero();
       }
     }
   }
+#pragma GCC unroll 8
   for (int g = 0; g < Groups; ++g) L::Store(sums + g * 16, Scaled ? total[g] : sum[g]);
 }
 
@@ -222,6 +239,7 @@ void SumScaledTile(const PackedWeights& weights, int64_t group, const MatmulPart
     const float* channels = scales.channels + begin / 4 * scales.channel_stride + group * 16;
     for (int64_t r = 0; r < rows; ++r) {
       const typename L::F row_scale = L::Set(scales.rows[r * scales.row_stride + begin / 4]);
+#pragma GCC unroll 8
       for (int g = 0; g < Groups; ++g) {
         float* sum = sums + r * sums_stride + g * 16;
         const typename L::F factor = L::Mul(row_scale, L::Load(channels + g * 16));

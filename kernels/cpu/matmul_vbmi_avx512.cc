@@ -44,30 +44,38 @@ template <int Rows, int Groups>
 void Int8Tile(const PackedWeights& weights, int64_t group, const MatmulPart& part, const int8_t* x,
               int64_t x_stride, int32_t* sums, int64_t sums_stride) {
   __m512i acc[Rows][Groups];
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
     for (int g = 0; g < Groups; ++g) acc[r][g] = _mm512_setzero_si512();
   }
   const __m512i shift = _mm512_set1_epi8(static_cast<char>(0x80));
   for (int64_t block = part.block_begin; block < part.block_end; ++block) {
     const std::byte* tiles[Groups];
+#pragma GCC unroll 8
     for (int g = 0; g < Groups; ++g) tiles[g] = weights.Tile(group + g, block);
     for (int64_t line = 0; line < 8; ++line) {
       __m512i w[Groups];
+#pragma GCC unroll 8
       for (int g = 0; g < Groups; ++g) {
         __builtin_prefetch(tiles[g] + line * 64 + kPrefetchBytes);
         w[g] = _mm512_loadu_si512(tiles[g] + line * 64);
       }
+#pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) {
         int32_t four = 0;
         std::memcpy(&four, x + r * x_stride + block * kTileDepth + line * 4, 4);
         const __m512i a = _mm512_xor_si512(_mm512_set1_epi32(four), shift);
+#pragma GCC unroll 8
         for (int g = 0; g < Groups; ++g) acc[r][g] = _mm512_dpbusd_epi32(acc[r][g], a, w[g]);
       }
     }
   }
+#pragma GCC unroll 8
   for (int g = 0; g < Groups; ++g) {
     const __m512i shifted =
         _mm512_slli_epi32(_mm512_loadu_si512(weights.channel_sums + (group + g) * 16), 7);
+#pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       _mm512_storeu_si512(sums + r * sums_stride + g * 16, _mm512_sub_epi32(acc[r][g], shifted));
     }
