@@ -184,6 +184,8 @@ TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed
   model.spec = spec;
   model.dir = ::testing::TempDir() + "octavo-tiny-" + RandomHex(8);
   std::filesystem::create_directories(model.dir);
+  model.folder = std::shared_ptr<void>(
+      nullptr, [dir = model.dir](void*) { std::filesystem::remove_all(dir); });
   std::vector<Planned> planned = Layout(spec);
   std::vector<NewTensor> tensors;
   std::vector<std::string> scale_names;

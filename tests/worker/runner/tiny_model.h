@@ -4,6 +4,7 @@
 // them.
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ enum class Format { kBf16, kFp8Dynamic, kFp8Tensor, kFp8WeightOnly, kFp8Block, k
 
 struct TinyModel {
   std::string dir;
+  std::shared_ptr<void> folder;  // removes the folder with the last copy
   v1::ModelSpec spec;
   std::vector<ServedTensor> tensors;
 };
