@@ -44,8 +44,9 @@ class ProcessTest : public ::testing::Test {
 };
 
 TEST_F(ProcessTest, ReportsItsAddressAndStops) {
-  const ChildSpec spec = Script(
-      R"(echo '{"address":"127.0.0.1:7","metrics":"127.0.0.1:8","pid":1}' >&3; exec 3>&-; exec sleep 60)");
+  const ChildSpec spec =
+      Script(R"(echo '{"address":"127.0.0.1:7","metrics":"127.0.0.1:8","pid":1}' >&3; )"
+             "exec 3>&-; exec sleep 60");
   auto child = Child::Spawn(spec, life_.read.get());
   ASSERT_TRUE(child.ok());
   const auto ready = child->AwaitReady(spec, milliseconds(10'000));
