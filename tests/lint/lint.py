@@ -229,6 +229,17 @@ def check_built(root, files, report):
             folder = os.path.dirname(folder)
 
 
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def check_links(root, path, lines, report):
+    """Relative links of a document lead somewhere."""
+    for number, line in enumerate(lines, 1):
+        for target in LINK.findall(line):
+            if "://" not in target and not os.path.exists(os.path.join(root, os.path.dirname(path), target)):
+                report(path, number, f"a link to nowhere: {target}")
+
+
 def check_document(root, floors, report):
     """docs/architecture.md names every room of the table."""
     path = "docs/architecture.md"
@@ -261,6 +272,8 @@ def main():
         check_text(path, lines, report)
         if path.endswith(SOURCE):
             check_functions(path, lines, report)
+        if path.endswith(".md"):
+            check_links(root, path, lines, report)
         if path.endswith(".h"):
             check_header(path, lines, report)
     for line in sorted(findings):

@@ -70,6 +70,9 @@ class LintTest(unittest.TestCase):
         self.expect({"tests/a_test.cc": "GTEST_" + "SKIP();\n"}, "a test that does not run")
         self.expect({"README.md": "see /ho" + "me/me/x\n"}, "path of one machine")
 
+    def test_links(self):
+        self.expect({"README.md": "[x](docs/nowhere.md)\n"}, "a link to nowhere: docs/nowhere.md")
+
     def test_sleeping_code(self):
         self.expect({"core/base/a.cc": "int x;\n", "core/base/CMakeLists.txt": "octavo_library(core/base SRCS b.cc)\n"},
                     "no CMakeLists.txt names this file")
