@@ -1,7 +1,7 @@
 #!/bin/bash
-# Builds Octavo and runs its tests. usage: tests/run.sh [--oracles] [--full] [--skip-ctest] [-- CTEST_ARGS...]
+# Installs what is missing, builds Octavo and runs its tests. usage: tests/run.sh [--oracles] [--full] [--skip-ctest] [-- CTEST_ARGS...]
 #
-#   (nothing)     release build, then every CTest test: no network, real processes included
+#   (nothing)     deploy/install.sh, release build, then every CTest test: real processes included, no network
 #   --oracles     also the live oracles: every tests/oracle/check_*.py in a pinned virtual environment
 #                 (build/cache/venv, made by tests/oracle/install.sh; without network that is a failure, not a skip)
 #   --full        also ASan + UBSan and TSan over their tests, and tests/fuzz/run.sh
@@ -74,6 +74,10 @@ finish() {
 }
 
 mkdir -p build/cache
+if ! deploy/install.sh; then
+  count "deploy/install.sh" 1
+  finish
+fi
 if ! build release; then
   count "build release" 1
   finish
