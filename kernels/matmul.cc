@@ -6,29 +6,47 @@
 
 namespace octavo {
 
+namespace {
+
+// A whole tile's 32 k of one channel. Consecutive k lie together in runs of 2 (FP8, BF16) or 4
+// (INT8) elements.
+template <WeightType Type>
+void PackWhole(std::byte* tile, int64_t lane, const std::byte* elements) {
+  constexpr int64_t kRun = Type == WeightType::kInt8 ? 4 : 2;
+  constexpr int64_t kBytes = kRun * ElementBytes(Type);
+  for (int64_t k = 0; k < kTileDepth; k += kRun) {
+    std::memcpy(tile + TileOffset(Type, lane, k), elements + k * ElementBytes(Type), kBytes);
+  }
+}
+
+void PackWhole(WeightType type, std::byte* tile, int64_t lane, const std::byte* elements) {
+  switch (type) {
+    case WeightType::kBf16:
+      return PackWhole<WeightType::kBf16>(tile, lane, elements);
+    case WeightType::kFp8:
+      return PackWhole<WeightType::kFp8>(tile, lane, elements);
+    case WeightType::kInt8:
+      return PackWhole<WeightType::kInt8>(tile, lane, elements);
+  }
+}
+
+}  // namespace
+
 void PackChannel(const PackedWeights& layout, std::byte* tiles, int64_t channel, int64_t k_begin,
                  const std::byte* elements, int64_t count) {
   const WeightType type = layout.type;
-  const int64_t size = ElementBytes(type);
-  const int64_t group = channel / kTileChannels;
+  const auto size = static_cast<size_t>(ElementBytes(type));
   const int64_t lane = channel % kTileChannels;
-  // The run of consecutive k that stays together in a tile: 2 elements (FP8, BF16) or 4 (INT8).
-  const int64_t run = type == WeightType::kInt8 ? 4 : 2;
-  std::byte* row = tiles + group * layout.block_count * TileBytes(type);
-  for (int64_t i = 0; i < count; i += run) {
-    const int64_t k = k_begin + i;
-    std::byte* to =
-        row + (k / kTileDepth) * TileBytes(type) + TileOffset(type, lane, k % kTileDepth);
-    const int64_t left = count - i;
-    if (left >= run) {
-      if (size * run == 4) {
-        std::memcpy(to, elements + i * size, 4);
-      } else {
-        std::memcpy(to, elements + i * size, 2);
-      }
-    } else {
-      std::memcpy(to, elements + i * size, static_cast<size_t>(left * size));
-    }
+  std::byte* tile = tiles + (channel / kTileChannels * layout.block_count + k_begin / kTileDepth) *
+                                TileBytes(type);
+  int64_t i = 0;
+  for (; i + kTileDepth <= count; i += kTileDepth) {
+    PackWhole(type, tile, lane, elements + i * static_cast<int64_t>(size));
+    tile += TileBytes(type);
+  }
+  for (int64_t k = 0; i + k < count; ++k) {
+    std::memcpy(tile + TileOffset(type, lane, k), elements + (i + k) * static_cast<int64_t>(size),
+                size);
   }
 }
 

@@ -70,7 +70,7 @@ struct PackedWeights {
 };
 
 // Writes `count` elements k_begin.. of one channel into packed tiles. `elements` are stored values
-// (BF16 or codes). REQUIRES k_begin % 4 == 0.
+// (BF16 or codes). REQUIRES k_begin % 32 == 0.
 void PackChannel(const PackedWeights& layout, std::byte* tiles, int64_t channel, int64_t k_begin,
                  const std::byte* elements, int64_t count);
 

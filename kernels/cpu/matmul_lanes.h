@@ -124,10 +124,10 @@ void AddBlocks(const PackedWeights& weights, int64_t group, int64_t begin, int64
   }
 }
 
-// One row: streams of `Groups` groups walk K side by side, in registers. With scales: sums of 128
-// from zero, then fma(p, row scale * channel scale, sum).
+// One row: `Groups` groups, `step` apart, walk K side by side in registers: that many streams of
+// weights. With scales: sums of 128 from zero, then fma(p, row scale * channel scale, sum).
 template <class L, WeightType Type, int Groups, bool Scaled>
-[[gnu::always_inline]] inline void OneRow(const PackedWeights& weights, int64_t group,
+[[gnu::always_inline]] inline void OneRow(const PackedWeights& weights, int64_t group, int64_t step,
                                           int64_t begin, int64_t end, const float* x,
                                           const BlockScales* scales, float* sums) {
   constexpr int64_t kBytes = TileBytes(Type);
@@ -135,7 +135,7 @@ template <class L, WeightType Type, int Groups, bool Scaled>
   constexpr int64_t kPerLine = kTileDepth / kLines;  // k in one line: 2 or 4
   const std::byte* tiles[Groups];
 #pragma GCC unroll 8
-  for (int g = 0; g < Groups; ++g) tiles[g] = weights.Tile(group + g, begin);
+  for (int g = 0; g < Groups; ++g) tiles[g] = weights.Tile(group + g * step, begin);
   typename L::F sum[Groups], total[Groups];
 #pragma GCC unroll 8
   for (int g = 0; g < Groups; ++g) sum[g] = total[g] = L::Zero();
@@ -175,37 +175,40 @@ template <class L, WeightType Type, int Groups, bool Scaled>
       const float* channels = scales->channels + index * scales->channel_stride + group * 16;
 #pragma GCC unroll 8
       for (int g = 0; g < Groups; ++g) {
-        total[g] = L::Fma(sum[g], L::Mul(row_scale, L::Load(channels + g * 16)), total[g]);
+        total[g] = L::Fma(sum[g], L::Mul(row_scale, L::Load(channels + g * step * 16)), total[g]);
         sum[g] = L::Zero();
       }
     }
   }
 #pragma GCC unroll 8
-  for (int g = 0; g < Groups; ++g) L::Store(sums + g * 16, Scaled ? total[g] : sum[g]);
+  for (int g = 0; g < Groups; ++g) L::Store(sums + g * step * 16, Scaled ? total[g] : sum[g]);
 }
 
 template <class L, int Groups, bool Scaled>
-void OneRowOf(const PackedWeights& weights, int64_t group, const MatmulPart& part, const float* x,
-              const BlockScales* scales, float* sums) {
+void OneRowOf(const PackedWeights& weights, int64_t group, int64_t step, const MatmulPart& part,
+              const float* x, const BlockScales* scales, float* sums) {
   if (weights.type == WeightType::kBf16) {
-    OneRow<L, WeightType::kBf16, Groups, Scaled>(weights, group, part.block_begin, part.block_end,
-                                                 x, scales, sums);
+    OneRow<L, WeightType::kBf16, Groups, Scaled>(weights, group, step, part.block_begin,
+                                                 part.block_end, x, scales, sums);
   } else {
-    OneRow<L, WeightType::kFp8, Groups, Scaled>(weights, group, part.block_begin, part.block_end, x,
-                                                scales, sums);
+    OneRow<L, WeightType::kFp8, Groups, Scaled>(weights, group, step, part.block_begin,
+                                                part.block_end, x, scales, sums);
   }
 }
 
+// Each stream walks its own run of groups, so that prefetching past the end of one group reaches
+// the stream's next one.
 template <class L, bool Scaled>
 void SumOneRow(const PackedWeights& weights, const MatmulPart& part, const float* x,
                const BlockScales* scales, float* sums) {
-  int64_t group = part.group_begin;
-  for (; group + L::kStreams <= part.group_end; group += L::kStreams) {
-    OneRowOf<L, L::kStreams, Scaled>(weights, group, part, x, scales,
-                                     sums + (group - part.group_begin) * 16);
+  const int64_t step = (part.group_end - part.group_begin) / L::kStreams;
+  for (int64_t i = 0; i < step; ++i) {
+    OneRowOf<L, L::kStreams, Scaled>(weights, part.group_begin + i, step, part, x, scales,
+                                     sums + i * 16);
   }
-  for (; group < part.group_end; ++group) {
-    OneRowOf<L, 1, Scaled>(weights, group, part, x, scales, sums + (group - part.group_begin) * 16);
+  for (int64_t group = part.group_begin + step * L::kStreams; group < part.group_end; ++group) {
+    OneRowOf<L, 1, Scaled>(weights, group, 1, part, x, scales,
+                           sums + (group - part.group_begin) * 16);
   }
 }
 

@@ -4,13 +4,13 @@
 #include <cstring>
 
 #include "core/base/status.h"
+#include "core/tensor/bare/units.h"
 
 namespace octavo {
 namespace {
 
 constexpr int64_t kTileRows = Workspace::kTileRows;
-constexpr int64_t kTileGroups = Workspace::kTileGroups;
-constexpr int64_t kTileColumns = Workspace::kTileColumns;
+constexpr int64_t kTileSums = Workspace::kTileSums;
 
 // Rows [row, row + rows) by groups [group_begin, group_end) of one job.
 struct Tile {
@@ -21,6 +21,8 @@ struct Tile {
   int64_t rows;
   int64_t group_begin;
   int64_t group_end;
+
+  int64_t columns() const { return (group_end - group_begin) * kTileChannels; }
 };
 
 MatmulPart PartOf(const Tile& tile, int64_t block_begin, int64_t block_end) {
@@ -34,14 +36,14 @@ void SumUnit(const Tile& tile, int unit, float* sums) {
   const int64_t end = std::min(begin + linear.blocks_per_unit, linear.packed.block_count);
   const float* x = input.values + tile.row * input.stride;
   if (!linear.block_scaled) {
-    tile.ops->sum(linear.packed, PartOf(tile, begin, end), x, input.stride, sums, kTileColumns);
+    tile.ops->sum(linear.packed, PartOf(tile, begin, end), x, input.stride, sums, tile.columns());
     return;
   }
   const BlockScales scales = {input.group_scales + tile.row * input.group_stride,
                               input.group_stride, linear.block_scales.data(),
                               linear.padded_channels()};
   tile.ops->sum_scaled(linear.packed, PartOf(tile, begin, end), x, input.stride, scales, sums,
-                       kTileColumns);
+                       tile.columns());
 }
 
 // Sums of the units in `run`, over Tree; `sums` has a free tile behind it for every level.
@@ -52,12 +54,12 @@ void SumTree(const Tile& tile, LeafRun run, float* sums) {
     return;
   }
   const int middle = run.begin + TreeSplit(count);
-  float* right = sums + kTileRows * kTileColumns;
+  float* right = sums + kTileSums;
   SumTree(tile, {run.begin, middle}, sums);
   SumTree(tile, {middle, run.end}, right);
-  const int64_t width = (tile.group_end - tile.group_begin) * kTileChannels;
+  const int64_t width = tile.columns();
   for (int64_t row = 0; row < tile.rows; ++row) {
-    tile.ops->add(sums + row * kTileColumns, right + row * kTileColumns, width);
+    tile.ops->add(sums + row * tile.columns(), right + row * tile.columns(), width);
   }
 }
 
@@ -83,7 +85,7 @@ void Emit(const Tile& tile, const LinearOutput& output, int64_t piece, const voi
   const int64_t count = std::min(tile.group_end * kTileChannels, linear.channels) - channel;
   for (int64_t i = 0; i < tile.rows; ++i) {
     const int64_t row = tile.row + i;
-    const auto* from = static_cast<const float*>(sums) + i * kTileColumns;
+    const auto* from = static_cast<const float*>(sums) + i * tile.columns();
     if (output.pieces != nullptr) {
       const int64_t at = (piece * tile.input->rows + row) * linear.channels + channel;
       std::memcpy(output.pieces + at * 4, from, static_cast<size_t>(count) * 4);
@@ -100,16 +102,14 @@ void RunTile(const Tile& tile, const LinearOutput& output, float* sums) {
     auto* exact = reinterpret_cast<int32_t*>(sums);
     tile.ops->sum_int8(linear.packed, PartOf(tile, 0, linear.packed.block_count),
                        tile.input->codes + tile.row * tile.input->stride, tile.input->stride, exact,
-                       kTileColumns);
+                       tile.columns());
     if (output.pieces != nullptr) {
       Emit(tile, output, 0, exact);
       return;
     }
-    float* real = sums + kTileRows * kTileColumns;
+    float* real = sums + kTileSums;
     for (int64_t i = 0; i < tile.rows; ++i) {
-      tile.ops->from_int32(exact + i * kTileColumns,
-                           (tile.group_end - tile.group_begin) * kTileChannels,
-                           real + i * kTileColumns);
+      tile.ops->from_int32(exact + i * tile.columns(), tile.columns(), real + i * tile.columns());
     }
     Emit(tile, output, 0, real);
     return;
@@ -120,24 +120,31 @@ void RunTile(const Tile& tile, const LinearOutput& output, float* sums) {
   }
 }
 
+int64_t GroupsOf(const LinearJob& job) { return job.linear->packed.group_count; }
+
+// Few rows: as many channels as leave several tasks for every thread.
+int64_t GroupsPerTask(const LinearJob& job) {
+  return job.input->rows == 1 && GroupsOf(job) >= 4 * Workspace::kOneRowGroups
+             ? Workspace::kOneRowGroups
+             : Workspace::kTileGroups;
+}
+
 }  // namespace
 
 void RunLinears(const MatmulOps& ops, ThreadPool* pool, std::span<const LinearJob> jobs,
                 Workspace* workspace) {
   int64_t tasks = 0;
-  for (const LinearJob& job : jobs) {
-    tasks += (job.linear->packed.group_count + kTileGroups - 1) / kTileGroups;
-  }
+  for (const LinearJob& job : jobs) tasks += CeilDiv(GroupsOf(job), GroupsPerTask(job));
   const auto run = [&](int64_t task, int thread) {
     size_t index = 0;
     for (; index < jobs.size(); ++index) {
-      const int64_t own = (jobs[index].linear->packed.group_count + kTileGroups - 1) / kTileGroups;
+      const int64_t own = CeilDiv(GroupsOf(jobs[index]), GroupsPerTask(jobs[index]));
       if (task < own) break;
       task -= own;
     }
     const LinearJob& job = jobs[index];
-    Tile tile = {&ops, job.linear, job.input, 0, 0, task * kTileGroups, 0};
-    tile.group_end = std::min(tile.group_begin + kTileGroups, job.linear->packed.group_count);
+    Tile tile = {&ops, job.linear, job.input, 0, 0, task * GroupsPerTask(job), 0};
+    tile.group_end = std::min(tile.group_begin + GroupsPerTask(job), GroupsOf(job));
     for (tile.row = 0; tile.row < job.input->rows; tile.row += kTileRows) {
       tile.rows = std::min(kTileRows, job.input->rows - tile.row);
       RunTile(tile, job.output, workspace->ThreadSums(thread));

@@ -29,13 +29,14 @@ class GrowingBuffer {
   Buffer buffer_;
 };
 
-// Per-thread scratch of the products: kTileRows x kTileColumns sums for every level of Tree.
+// Per-thread scratch of the products: one tile of sums for every level of Tree.
 struct Workspace {
   static constexpr int64_t kTileRows = 64;
-  static constexpr int64_t kTileGroups = 4;
-  static constexpr int64_t kTileColumns = kTileGroups * 16;
+  static constexpr int64_t kTileGroups = 4;     // of 16 channels
+  static constexpr int64_t kOneRowGroups = 16;  // where a step has one row: longer streams
+  static constexpr int64_t kTileSums = kTileRows * kTileGroups * 16;
   static constexpr int64_t kLevels = 10;  // Tree over up to 512 units
-  static constexpr int64_t kThreadBytes = kLevels * kTileRows * kTileColumns * 4;
+  static constexpr int64_t kThreadBytes = kLevels * kTileSums * 4;
 
   absl::Status Init(Arena* arena, int threads) {
     return sums_.Reserve(arena, static_cast<uint64_t>(threads) * kThreadBytes, "product scratch");
