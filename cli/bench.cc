@@ -18,7 +18,7 @@
 namespace octavo {
 namespace {
 
-using Bench = absl::StatusOr<BenchRow> (*)(const Context&, const BenchFlags&, const ProbeRates&);
+using Bench = absl::StatusOr<BenchJudge> (*)(const Context&, const BenchFlags&);
 
 void PrintRows(const ProbeRates& probe, const std::vector<BenchRow>& rows, bool json) {
   if (!json) {
@@ -61,16 +61,19 @@ absl::Status Run(const Context& context, BenchFlags flags, const std::vector<Ben
   std::error_code error;
   std::filesystem::create_directories(flags.dir, error);
   if (error) return ErrnoError("cannot make", error.value(), {.file = flags.dir});
-  OCTAVO_ASSIGN_OR_RETURN(const ProbeRates probe, Probe(flags.dir, flags.probe_seconds));
+  OCTAVO_ASSIGN_OR_RETURN(ProbeRates probe, Probe(flags.dir, flags.probe_seconds));
   PrintProbe(probe);
-  OCTAVO_RETURN_IF_ERROR(SaveRates(context.places, RatesForPlans(probe)));
   std::vector<BenchRow> rows;
   for (const Bench bench : benches) {
-    // Other programs and the host's clock come and go: each benchmark has a probe of its own time.
-    OCTAVO_ASSIGN_OR_RETURN(const ProbeRates now, Probe(flags.dir, flags.probe_seconds));
-    OCTAVO_ASSIGN_OR_RETURN(BenchRow row, bench(context, flags, now));
-    rows.push_back(std::move(row));
+    // Other programs and the host's clock come and go: each benchmark lies between two probes, and
+    // the better rates are its yardstick.
+    OCTAVO_ASSIGN_OR_RETURN(const BenchJudge judge, bench(context, flags));
+    OCTAVO_ASSIGN_OR_RETURN(const ProbeRates after, Probe(flags.dir, flags.probe_seconds));
+    PrintProbe(after);
+    rows.push_back(judge(Best(probe, after)));
+    probe = after;
   }
+  OCTAVO_RETURN_IF_ERROR(SaveRates(context.places, RatesForPlans(probe)));
   if (!rows.empty()) PrintRows(probe, rows, flags.json);
   return absl::OkStatus();
 }

@@ -2,6 +2,7 @@
 
 // Benchmarks against what the same machine can do, measured in the same run.
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -36,16 +37,16 @@ struct BenchRow {
   nlohmann::ordered_json details;
 };
 
+// What a benchmark measured of Octavo; judged afterwards against rates probed before and after it.
+using BenchJudge = std::function<BenchRow(const ProbeRates&)>;
+
 // Wall time from submitting a job to its published folder, source evicted from the page cache,
 // over the largest of: reading the source, writing the output, casting, verifying.
-absl::StatusOr<BenchRow> BenchQuantize(const Context& context, const BenchFlags& flags,
-                                       const ProbeRates& probe);
+absl::StatusOr<BenchJudge> BenchQuantize(const Context& context, const BenchFlags& flags);
 // Bytes of weights read per second while decoding one sequence, over the memory read probe.
-absl::StatusOr<BenchRow> BenchDecode(const Context& context, const BenchFlags& flags,
-                                     const ProbeRates& probe);
+absl::StatusOr<BenchJudge> BenchDecode(const Context& context, const BenchFlags& flags);
 // Operations per second while reading a prompt, over the FMA probe.
-absl::StatusOr<BenchRow> BenchPrefill(const Context& context, const BenchFlags& flags,
-                                      const ProbeRates& probe);
+absl::StatusOr<BenchJudge> BenchPrefill(const Context& context, const BenchFlags& flags);
 
 // flags.source, or the random model that benchmarks use: 1.14 B parameters, 2.3 GB in BF16, made
 // under flags.dir when it is not there.

@@ -75,20 +75,7 @@ absl::StatusOr<Timed> TimeJob(const Context& context, const BenchFlags& flags,
   return timed;
 }
 
-}  // namespace
-
-absl::StatusOr<BenchRow> BenchQuantize(const Context& context, const BenchFlags& flags,
-                                       const ProbeRates& probe) {
-  OCTAVO_ASSIGN_OR_RETURN(const std::string source, BenchSource(flags));
-  const std::string out = flags.dir + "/bench-out";
-  Timed best;
-  for (int round = 0; round < flags.rounds; ++round) {
-    OCTAVO_ASSIGN_OR_RETURN(const Timed timed, TimeJob(context, flags, source, out));
-    if (round == 0 || timed.seconds < best.seconds) best = timed;
-  }
-  std::error_code ignored;
-  fs::remove_all(out, ignored);
-
+BenchRow Judge(const Timed& best, const BenchFlags& flags, const ProbeRates& probe) {
   const double source_bytes = static_cast<double>(best.job.progress().source_bytes_total());
   const double output_bytes = static_cast<double>(best.job.progress().bytes_written());
   const std::vector<std::pair<std::string, double>> bounds = {
@@ -114,6 +101,22 @@ absl::StatusOr<BenchRow> BenchQuantize(const Context& context, const BenchFlags&
   row.details["memory"] = flags.cluster.memory;
   row.details["workers"] = flags.cluster.workers;
   return row;
+}
+
+}  // namespace
+
+absl::StatusOr<BenchJudge> BenchQuantize(const Context& context, const BenchFlags& flags) {
+  OCTAVO_ASSIGN_OR_RETURN(const std::string source, BenchSource(flags));
+  const std::string out = flags.dir + "/bench-out";
+  Timed best;
+  for (int round = 0; round < flags.rounds; ++round) {
+    OCTAVO_ASSIGN_OR_RETURN(const Timed timed, TimeJob(context, flags, source, out));
+    if (round == 0 || timed.seconds < best.seconds) best = timed;
+  }
+  std::error_code ignored;
+  fs::remove_all(out, ignored);
+
+  return [best, flags](const ProbeRates& probe) { return Judge(best, flags, probe); };
 }
 
 absl::StatusOr<std::string> BenchQuantized(const Context& context, const BenchFlags& flags,

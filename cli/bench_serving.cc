@@ -105,30 +105,30 @@ absl::StatusOr<Served> ServeRounds(const Context& context, const BenchFlags& fla
 
 }  // namespace
 
-absl::StatusOr<BenchRow> BenchDecode(const Context& context, const BenchFlags& flags,
-                                     const ProbeRates& probe) {
+absl::StatusOr<BenchJudge> BenchDecode(const Context& context, const BenchFlags& flags) {
   OCTAVO_ASSIGN_OR_RETURN(const Served served, ServeRounds(context, flags, 16, kDecodeTokens));
   double best = 0;  // tokens per second
   for (const v1::Finished& finished : served.rounds) {
     const double seconds = finished.total_seconds() - finished.time_to_first_token_seconds();
     if (seconds > 0) best = std::max(best, (kDecodeTokens - 1) / seconds);
   }
-  BenchRow row;
-  row.name = "decode";
-  row.value = best * static_cast<double>(served.cost.weight_bytes) * 1e-9;
-  row.unit = "GB/s";
-  row.bound = probe.memory_read_all * 1e-9;
-  row.bound_name = "memory read";
-  row.ratio = row.value / row.bound;
-  row.bar = ">= 0.5";
-  row.details = {{"model", served.dir},
-                 {"weight_bytes", served.cost.weight_bytes},
-                 {"tokens_per_second", best}};
-  return row;
+  return [served, best](const ProbeRates& probe) {
+    BenchRow row;
+    row.name = "decode";
+    row.value = best * static_cast<double>(served.cost.weight_bytes) * 1e-9;
+    row.unit = "GB/s";
+    row.bound = probe.memory_read_all * 1e-9;
+    row.bound_name = "memory read";
+    row.ratio = row.value / row.bound;
+    row.bar = ">= 0.5";
+    row.details = {{"model", served.dir},
+                   {"weight_bytes", served.cost.weight_bytes},
+                   {"tokens_per_second", best}};
+    return row;
+  };
 }
 
-absl::StatusOr<BenchRow> BenchPrefill(const Context& context, const BenchFlags& flags,
-                                      const ProbeRates& probe) {
+absl::StatusOr<BenchJudge> BenchPrefill(const Context& context, const BenchFlags& flags) {
   OCTAVO_ASSIGN_OR_RETURN(const Served served, ServeRounds(context, flags, kPrefillTokens, 1));
   double seconds = 0;
   for (const v1::Finished& finished : served.rounds) {
@@ -138,18 +138,20 @@ absl::StatusOr<BenchRow> BenchPrefill(const Context& context, const BenchFlags& 
   const double tokens = kPrefillTokens;
   const double flops = tokens * served.cost.linear_flops + served.cost.head_flops +
                        tokens * (tokens + 1) / 2 * served.cost.attention_flops;
-  BenchRow row;
-  row.name = "prefill";
-  row.value = flops / seconds * 1e-9;
-  row.unit = "GFLOPS";
-  row.bound = probe.fma_flops_all * 1e-9;
-  row.bound_name = "multiply-add";
-  row.ratio = row.value / row.bound;
-  row.bar = ">= 0.25";
-  row.details = {{"model", served.dir},
-                 {"prompt_tokens", kPrefillTokens},
-                 {"tokens_per_second", tokens / seconds}};
-  return row;
+  return [served, seconds, tokens, flops](const ProbeRates& probe) {
+    BenchRow row;
+    row.name = "prefill";
+    row.value = flops / seconds * 1e-9;
+    row.unit = "GFLOPS";
+    row.bound = probe.fma_flops_all * 1e-9;
+    row.bound_name = "multiply-add";
+    row.ratio = row.value / row.bound;
+    row.bar = ">= 0.25";
+    row.details = {{"model", served.dir},
+                   {"prompt_tokens", kPrefillTokens},
+                   {"tokens_per_second", tokens / seconds}};
+    return row;
+  };
 }
 
 }  // namespace octavo

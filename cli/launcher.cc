@@ -27,7 +27,7 @@ using SteadyClock = std::chrono::steady_clock;
 constexpr milliseconds kReadyTimeout{30'000};
 constexpr milliseconds kStopGrace{5'000};
 constexpr milliseconds kRestartPatience{1'000};
-constexpr milliseconds kKeepInterval{50};
+constexpr milliseconds kKeepInterval{20};
 constexpr milliseconds kBackoffFirst{50};
 constexpr milliseconds kBackoffMax{3'000};
 constexpr std::chrono::seconds kLongLife{10};

@@ -41,6 +41,18 @@ absl::StatusOr<ProbeRates> Probe(const std::string& dir, double seconds) {
   return rates;
 }
 
+ProbeRates Best(const ProbeRates& a, const ProbeRates& b) {
+  ProbeRates best = a;
+  for (double ProbeRates::*rate :
+       {&ProbeRates::disk_read, &ProbeRates::disk_write, &ProbeRates::page_cache_read_core,
+        &ProbeRates::page_cache_read_all, &ProbeRates::digest_core, &ProbeRates::digest_all,
+        &ProbeRates::cast_core, &ProbeRates::cast_all, &ProbeRates::memory_read_all,
+        &ProbeRates::fma_flops_all}) {
+    best.*rate = std::max(a.*rate, b.*rate);
+  }
+  return best;
+}
+
 MachineRates RatesForPlans(const ProbeRates& probe) {
   MachineRates rates;
   rates.read = probe.disk_read;

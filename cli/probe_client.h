@@ -26,6 +26,10 @@ struct ProbeRates {
 // Runs the probe on the file system of `dir`, for about `seconds`.
 absl::StatusOr<ProbeRates> Probe(const std::string& dir, double seconds);
 
+// The higher of each rate: a yardstick measured while something else ran flatters what is measured
+// against it.
+ProbeRates Best(const ProbeRates& a, const ProbeRates& b);
+
 // What `octavo plan` reckons with.
 MachineRates RatesForPlans(const ProbeRates& probe);
 

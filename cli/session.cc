@@ -27,6 +27,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kLeasePoll{250};
+constexpr milliseconds kNap{10};
 constexpr milliseconds kCallTimeout{2'000};
 constexpr int kLostPollsMax = 2;
 constexpr int kWorkersMax = 64;
@@ -124,7 +125,11 @@ void Session::WatchLeases(std::stop_token stop) {
   auto stub = v1::Cluster::NewStub(channel_);
   std::map<pid_t, int> lost_looks;
   while (!stop.stop_requested()) {
-    std::this_thread::sleep_for(kLeasePoll);
+    // In short naps: whoever ends the command waits for this thread.
+    for (auto slept = milliseconds(0); slept < kLeasePoll; slept += kNap) {
+      if (stop.stop_requested()) return;
+      std::this_thread::sleep_for(kNap);
+    }
     grpc::ClientContext context;
     SetTimeout(context, kCallTimeout);
     v1::ListWorkersResponse response;
