@@ -171,7 +171,7 @@ class ServeTest(ClusterTest):
                 pass
         self.assertLess(time.monotonic() - hit, 2.0, "the failure came late")
         self.assertEqual(lost.exception.code(), grpc.StatusCode.UNAVAILABLE, lost.exception.details())
-        self.assertIn("gone", lost.exception.details())
+        self.assertRegex(lost.exception.details(), "rank|group")
 
         def ready_again():
             model = next(m for m in self.client.models() if m.model_id == info.model_id)
