@@ -12,8 +12,12 @@ import unittest
 from harness import ClusterTest, Run, digests, wait_until
 
 # About 220 MB of BF16 in several shards, some 15 units, so that a job takes long enough to be hit.
+# OCTAVO_CLUSTER_LARGE=1 takes 2.3 GB instead.
+LARGE = os.environ.get("OCTAVO_CLUSTER_LARGE") == "1"
 SYNTH = ["--family", "llama", "--layers", 9, "--hidden", 1024, "--intermediate", 2816, "--heads", 16, "--kv-heads", 4,
          "--vocab", 4096, "--shard-size", "40MB", "--seed", 7]
+SYNTH_LARGE = ["--family", "llama", "--layers", 23, "--hidden", 2048, "--intermediate", 5632, "--heads", 32,
+               "--kv-heads", 4, "--vocab", 32000, "--shard-size", "1GB", "--seed", 1]
 
 
 class QuantizeTest(ClusterTest):
@@ -22,7 +26,7 @@ class QuantizeTest(ClusterTest):
     def setUpClass(cls):
         super().setUpClass()
         cls.source = cls.scratch / "source"
-        run = Run("synth", *SYNTH, "--out", cls.source)
+        run = Run("synth", *(SYNTH_LARGE if LARGE else SYNTH), "--out", cls.source)
         assert run.wait() == 0, run.stderr()
         cls.reference = cls.scratch / "reference"
         run = Run("quantize", cls.source, "--recipe", "fp8-dynamic", "--out", cls.reference, "--workers", 1)
@@ -56,13 +60,17 @@ class QuantizeTest(ClusterTest):
         for workers, memory in [(2, "1GiB"), (3, "256MiB"), (8, "512MiB")]:
             with self.subTest(workers=workers, memory=memory):
                 run = Run(*self.quantize_args("--workers", workers, "--memory", memory))
+                begun = time.monotonic()
                 peak = {"octavo-worker": 0, "octavo-coordinator": 0}
                 while run.process.poll() is None:
                     for program in peak:
                         peak[program] = max(peak[program], run.peak_kib(program))
                     time.sleep(0.02)
                 self.assertEqual(run.wait(), 0, run.stderr())
+                seconds = time.monotonic() - begun
                 self.assert_published()
+                print(f"{workers} workers of {memory}: {seconds:.1f} s, peak of a worker "
+                      f"{peak['octavo-worker'] >> 10} MiB, of the coordinator {peak['octavo-coordinator'] >> 10} MiB")
                 budget_kib = {"1GiB": 1 << 20, "512MiB": 512 << 10, "256MiB": 256 << 10}[memory]
                 self.assertGreater(peak["octavo-worker"], 0)
                 self.assertLessEqual(peak["octavo-worker"], budget_kib)
@@ -141,7 +149,7 @@ class QuantizeTest(ClusterTest):
             run = Run(*self.quantize_args("--workers", 2))
             victim = choose.choice(["octavo-worker", "octavo-coordinator", "octavo", None])
             wait_until(lambda: run.family("octavo-worker") or run.process.poll() is not None, 10, "started")
-            time.sleep(choose.uniform(0.05, 0.6))
+            time.sleep(choose.uniform(0.05, 4.0 if LARGE else 0.6))
             running = run.process.poll() is None
             if victim == "octavo-worker" and running:
                 workers = list(run.family(victim))
