@@ -48,10 +48,10 @@ void PrintRows(const ProbeRates& probe, const std::vector<BenchRow>& rows, bool 
 
 void PrintProbe(const ProbeRates& probe) {
   fmt::print(stderr,
-             "{} threads, {}: disk read {}, disk write {}, cast {} a core, digest {} a core, "
+             "{} threads, {}: disk read {}, write {}, both {}, cast {} a core, digest {} a core, "
              "memory read {}, {:.1f} GFLOPS\n",
              probe.threads, probe.isa, RateText(probe.disk_read), RateText(probe.disk_write),
-             RateText(probe.cast_core), RateText(probe.digest_core),
+             RateText(probe.disk_both), RateText(probe.cast_core), RateText(probe.digest_core),
              RateText(probe.memory_read_all), probe.fma_flops_all * 1e-9);
 }
 

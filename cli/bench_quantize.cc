@@ -81,6 +81,7 @@ BenchRow Judge(const Timed& best, const BenchFlags& flags, const ProbeRates& pro
   const std::vector<std::pair<std::string, double>> bounds = {
       {"read", source_bytes / probe.disk_read},
       {"write", output_bytes / probe.disk_write},
+      {"disk", (source_bytes + output_bytes) / probe.disk_both},
       {"cast", source_bytes / probe.cast_all},
       {"verify", output_bytes / probe.digest_all + output_bytes / probe.page_cache_read_all}};
   const auto bound =

@@ -118,47 +118,65 @@ absl::StatusOr<Score> ScoreWindow(const Session& session, const StopSignal& stop
   return Score{response.nll_sum() / response.tokens(), response.tokens()};
 }
 
+struct Result {
+  double nll = 0;  // mean of the windows' means
+  size_t windows = 0;
+  uint64_t tokens = 0;
+  double seconds = 0;
+};
+
+absl::StatusOr<Result> ScoreAll(const Session& session, const StopSignal& stop,
+                                const std::string& model, const EvalFlags& flags) {
+  auto windows = flags.ids.empty() ? WindowsOfText(session, model, flags) : WindowsOfIds(flags);
+  OCTAVO_RETURN_IF_ERROR(windows.status());
+  if (flags.windows > 0 && windows->size() > static_cast<size_t>(flags.windows)) {
+    windows->resize(static_cast<size_t>(flags.windows));
+  }
+  Result result{.windows = windows->size()};
+  const auto start = std::chrono::steady_clock::now();
+  for (size_t i = 0; i < windows->size(); ++i) {
+    OCTAVO_ASSIGN_OR_RETURN(const Score score, ScoreWindow(session, stop, model, (*windows)[i]));
+    result.nll += score.nll / static_cast<double>(windows->size());
+    result.tokens += score.tokens;
+    fmt::print(stderr, "window {} of {}: NLL {:.5f}\n", i + 1, windows->size(), score.nll);
+  }
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+void Print(const Result& result, bool json) {
+  if (json) {
+    const nlohmann::ordered_json object = {{"nll", result.nll},
+                                           {"perplexity", std::exp(result.nll)},
+                                           {"windows", result.windows},
+                                           {"tokens", result.tokens},
+                                           {"seconds", result.seconds}};
+    fmt::print("{}\n", object.dump());
+  } else {
+    fmt::print("perplexity {:.4f} (NLL {:.5f}) over {} windows, {} tokens, {:.0f} tokens/s\n",
+               std::exp(result.nll), result.nll, result.windows, result.tokens,
+               static_cast<double>(result.tokens) / std::max(result.seconds, 1e-9));
+  }
+}
+
 absl::Status Perplexity(const Context& context, EvalFlags flags) {
   StopSignal stop;
   flags.cluster.workers = std::max(flags.cluster.workers, flags.request.tensor_parallel);
   if (flags.request.max_model_len == 0) flags.request.max_model_len = flags.window_tokens;
   OCTAVO_ASSIGN_OR_RETURN(auto session, Session::Open(context, flags.cluster));
+  OCTAVO_ASSIGN_OR_RETURN(const v1::ListModelsResponse before, ListModels(*session));
   OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo model, LoadModel(*session, stop, flags.request));
-  auto windows =
-      flags.ids.empty() ? WindowsOfText(*session, model.model_id(), flags) : WindowsOfIds(flags);
-  OCTAVO_RETURN_IF_ERROR(windows.status());
-  if (flags.windows > 0 && windows->size() > static_cast<size_t>(flags.windows)) {
-    windows->resize(static_cast<size_t>(flags.windows));
-  }
-  double nll_sum = 0;
-  uint64_t tokens = 0;
-  const auto start = std::chrono::steady_clock::now();
-  for (size_t i = 0; i < windows->size(); ++i) {
-    OCTAVO_ASSIGN_OR_RETURN(const Score score,
-                            ScoreWindow(*session, stop, model.model_id(), (*windows)[i]));
-    nll_sum += score.nll;
-    tokens += score.tokens;
-    fmt::print(stderr, "window {} of {}: NLL {:.5f}\n", i + 1, windows->size(), score.nll);
-  }
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  if (session->local() == nullptr) {
-    OCTAVO_RETURN_IF_ERROR(UnloadModel(*session, model.model_id()));
+  const bool was_there = std::any_of(
+      before.models().begin(), before.models().end(),
+      [&model](const v1::ModelInfo& other) { return other.model_id() == model.model_id(); });
+  const absl::StatusOr<Result> result = ScoreAll(*session, stop, model.model_id(), flags);
+  if (session->local() == nullptr && !was_there) {
+    const absl::Status unloaded = UnloadModel(*session, model.model_id());
+    if (result.ok()) OCTAVO_RETURN_IF_ERROR(unloaded);
   }
   session->Stop();
-  const double nll = nll_sum / static_cast<double>(windows->size());
-  if (flags.json) {
-    const nlohmann::ordered_json object = {{"nll", nll},
-                                           {"perplexity", std::exp(nll)},
-                                           {"windows", windows->size()},
-                                           {"tokens", tokens},
-                                           {"seconds", seconds}};
-    fmt::print("{}\n", object.dump());
-  } else {
-    fmt::print("perplexity {:.4f} (NLL {:.5f}) over {} windows, {} tokens, {:.0f} tokens/s\n",
-               std::exp(nll), nll, windows->size(), tokens,
-               static_cast<double>(tokens) / std::max(seconds, 1e-9));
-  }
+  OCTAVO_RETURN_IF_ERROR(result.status());
+  Print(*result, flags.json);
   return absl::OkStatus();
 }
 

@@ -30,6 +30,7 @@ absl::StatusOr<ProbeRates> Probe(const std::string& dir, double seconds) {
   rates.threads = std::max(1, static_cast<int>(rate("threads")));
   rates.disk_read = rate("disk_read_bytes_per_second");
   rates.disk_write = rate("disk_write_bytes_per_second");
+  rates.disk_both = rate("disk_both_bytes_per_second");
   rates.page_cache_read_core = rate("page_cache_read_core_bytes_per_second");
   rates.page_cache_read_all = rate("page_cache_read_all_bytes_per_second");
   rates.digest_core = rate("digest_core_bytes_per_second");
@@ -44,10 +45,10 @@ absl::StatusOr<ProbeRates> Probe(const std::string& dir, double seconds) {
 ProbeRates Best(const ProbeRates& a, const ProbeRates& b) {
   ProbeRates best = a;
   for (double ProbeRates::*rate :
-       {&ProbeRates::disk_read, &ProbeRates::disk_write, &ProbeRates::page_cache_read_core,
-        &ProbeRates::page_cache_read_all, &ProbeRates::digest_core, &ProbeRates::digest_all,
-        &ProbeRates::cast_core, &ProbeRates::cast_all, &ProbeRates::memory_read_all,
-        &ProbeRates::fma_flops_all}) {
+       {&ProbeRates::disk_read, &ProbeRates::disk_write, &ProbeRates::disk_both,
+        &ProbeRates::page_cache_read_core, &ProbeRates::page_cache_read_all,
+        &ProbeRates::digest_core, &ProbeRates::digest_all, &ProbeRates::cast_core,
+        &ProbeRates::cast_all, &ProbeRates::memory_read_all, &ProbeRates::fma_flops_all}) {
     best.*rate = std::max(a.*rate, b.*rate);
   }
   return best;
@@ -57,6 +58,7 @@ MachineRates RatesForPlans(const ProbeRates& probe) {
   MachineRates rates;
   rates.read = probe.disk_read;
   rates.write = probe.disk_write;
+  rates.disk = probe.disk_both;
   rates.cast = probe.cast_core;
   if (probe.digest_core > 0 && probe.page_cache_read_core > 0) {
     rates.verify = 1.0 / (1.0 / probe.digest_core + 1.0 / probe.page_cache_read_core);

@@ -15,7 +15,7 @@ struct ProbeRates {
   std::string isa;
   int threads = 1;
   // Bytes per second; "all" means by all threads together.
-  double disk_read = 0, disk_write = 0;
+  double disk_read = 0, disk_write = 0, disk_both = 0;
   double page_cache_read_core = 0, page_cache_read_all = 0;
   double digest_core = 0, digest_all = 0;
   double cast_core = 0, cast_all = 0;

@@ -10,9 +10,16 @@
 
 namespace octavo {
 
+// The denominator of a row's softmax, around its largest logit.
+struct LogSum {
+  float max = 0;  // NaN if any logit is a NaN or an infinity; `log` is then one too
+  float log = 0;  // Log of the lane sum of Exp(x_j - max)
+  // Log probability of a logit of the row.
+  float LogProb(float logit) const { return (logit - max) - log; }
+};
+
 struct SoftmaxOps {
-  // m + Log(lane sum of Exp(x_j - m)), m = the largest x. A log probability is x_j - this.
-  float (*log_sum_exp)(const float* x, int64_t count);
+  LogSum (*log_sum)(const float* x, int64_t count);  // count >= 1
   // Index of the largest, ties to the lowest.
   int64_t (*argmax)(const float* x, int64_t count);
 };

@@ -128,6 +128,7 @@ class Worker {
     OCTAVO_ASSIGN_OR_RETURN(const HostPort self, SplitAddress(advertised));
     ranks_.emplace(
         RankHost::Options{.host = self.host,
+                          .isa = isa,
                           .load =
                               [isa, threads](const v1::LoadRank& load, Communicator* communicator) {
                                 return LoadModel(load, communicator,

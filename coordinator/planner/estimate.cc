@@ -55,12 +55,16 @@ Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, int worker
   estimate.quantized_tensors = quantized.size();
   estimate.kept_tensors = kept.size();
   estimate.memory_bytes_min = kProcessBytes + estimate.unit_bytes_max;
-  if (rates.read <= 0 || rates.write <= 0 || rates.cast <= 0 || rates.verify <= 0) return estimate;
+  for (const double rate : {rates.read, rates.write, rates.disk, rates.cast, rates.verify}) {
+    if (rate <= 0) return estimate;
+  }
 
   const double cores = std::max(1, std::min(workers, rates.cores));
+  const uint64_t read = estimate.source_bytes + estimate.reread_bytes;
   const std::pair<const char*, double> times[] = {
-      {"read", static_cast<double>(estimate.source_bytes + estimate.reread_bytes) / rates.read},
+      {"read", static_cast<double>(read) / rates.read},
       {"write", static_cast<double>(written) / rates.write},
+      {"disk", static_cast<double>(read + written) / rates.disk},
       {"cast", static_cast<double>(cast_bytes) / rates.cast / cores},
       {"verify", static_cast<double>(written) / rates.verify / cores}};
   double most = 0;

@@ -14,6 +14,7 @@ namespace octavo {
 struct MachineRates {
   double read = 0;    // cold sequential reading
   double write = 0;   // write with fdatasync
+  double disk = 0;    // both at once, their bytes added
   double cast = 0;    // source bytes cast, one core
   double verify = 0;  // digest and read-back, one core
   int cores = 1;
@@ -31,7 +32,7 @@ struct Estimate {
   uint64_t quantized_tensors = 0;
   uint64_t kept_tensors = 0;
   std::optional<double> seconds;  // nothing without rates
-  std::string limit;              // "read", "write", "cast", "verify"; empty without rates
+  std::string limit;              // "read", "write", "disk", "cast", "verify"; empty without rates
 };
 
 Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, int workers);

@@ -33,6 +33,8 @@ constexpr std::array kReasons = {
                "the source is not what the job was planned from"},
     ReasonInfo{Reason::kOutputExists, "OUTPUT_EXISTS", Code::kAlreadyExists, 409, 65, false,
                "the output exists and was made from something else"},
+    ReasonInfo{Reason::kPermission, "PERMISSION", Code::kPermissionDenied, 403, 77, false,
+               "no permission for a file or folder"},
     ReasonInfo{Reason::kOutputUnwritable, "OUTPUT_UNWRITABLE", Code::kPermissionDenied, 403, 77,
                false, "the output cannot be written there"},
     ReasonInfo{Reason::kDiskFull, "DISK_FULL", Code::kResourceExhausted, 507, 75, true,
@@ -107,9 +109,12 @@ absl::Status ErrnoError(std::string_view action, int error, const ErrorSite& whe
   } else if (error == ENOENT || error == ENOTDIR) {
     reason = Reason::kInputMissing;
     cure = "Check the path";
-  } else if (error == EACCES || error == EPERM || error == EROFS) {
-    reason = Reason::kOutputUnwritable;
+  } else if (error == EACCES || error == EPERM) {
+    reason = Reason::kPermission;
     cure = "Check owner and permissions";
+  } else if (error == EROFS) {
+    reason = Reason::kOutputUnwritable;
+    cure = "Choose a place that is not mounted read-only";
   }
   return MakeError(reason, fmt::format("{} ({})", action, std::strerror(error)), where, cure);
 }

@@ -25,7 +25,8 @@ enum class Reason {
   kInputMissing,      // a source file or folder is not there
   kSourceChanged,     // the source is not what the job was planned from
   kOutputExists,      // the output exists and was made from something else
-  kOutputUnwritable,  // permissions, mount point, inside the source
+  kPermission,        // a file or folder that this user may not open
+  kOutputUnwritable,  // read-only, mount point, inside the source
   kDiskFull,
   kIo,         // a read or write failed
   kCorrupted,  // bytes read back are not the bytes written; digest mismatch
@@ -70,8 +71,8 @@ struct ErrorSite {
 absl::Status MakeError(Reason reason, std::string_view what, const ErrorSite& where = {},
                        std::string_view cure = {});
 
-// MakeError from errno: chooses kDiskFull, kInputMissing, kOutputUnwritable or kIo. `action` reads
-// like "cannot write".
+// MakeError from errno: chooses kDiskFull, kInputMissing, kPermission, kOutputUnwritable or kIo.
+// `action` reads like "cannot write".
 absl::Status ErrnoError(std::string_view action, int error, const ErrorSite& where);
 
 // The reason a status carries; a bare status maps by its code (kInternal when nothing fits).

@@ -20,8 +20,9 @@ uint64_t Elements(const v1::TensorSpec& tensor) {
 void AddBlockRemarks(const CheckpointSummary& summary, std::vector<Remark>& remarks) {
   constexpr int64_t kBlock = 128;
   for (const RoleSummary& role : summary.roles) {
-    const bool layer_matrix = role.shape.size() == 2 && role.role != v1::EMBEDDING &&
-                              role.role != v1::LM_HEAD && role.role != v1::ROUTER;
+    const bool layer_matrix = role.shape.size() == 2 && !IsScaleName(role.example) &&
+                              role.role != v1::EMBEDDING && role.role != v1::LM_HEAD &&
+                              role.role != v1::ROUTER;
     if (!layer_matrix) continue;
     if (role.shape[0] % kBlock == 0 && role.shape[1] % kBlock == 0) continue;
     remarks.push_back(

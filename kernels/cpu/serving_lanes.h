@@ -22,16 +22,21 @@ template <class L>
 }
 
 template <class L>
+float MaxOfLanes(typename L::F x) {
+  float lanes[kLanes];
+  L::Store(lanes, x);
+  float max = lanes[0];
+  for (size_t lane = 1; lane < kLanes; ++lane) max = lanes[lane] > max ? lanes[lane] : max;
+  return max;
+}
+
+template <class L>
 float LargestOf(const float* x, int64_t count) {
   typename L::F largest = L::Set(x[0]);
   int64_t i = 0;
   for (; i + 16 <= count; i += 16) largest = L::Max(L::Load(x + i), largest);
   if (i < count) largest = L::Max(L::LoadPart(x + i, count - i, x[0]), largest);
-  float lanes[kLanes];
-  L::Store(lanes, largest);
-  float max = lanes[0];
-  for (size_t lane = 1; lane < kLanes; ++lane) max = lanes[lane] > max ? lanes[lane] : max;
-  return max;
+  return MaxOfLanes<L>(largest);
 }
 
 // Scores of keys 0..last to BF16 probabilities (as F32), zeros up to `padded`; returns their sum
@@ -195,22 +200,32 @@ int64_t Argmax(const float* x, int64_t count) {
 }
 
 template <class L>
-float LogSumExp(const float* x, int64_t count) {
-  const float max = x[Argmax<L>(x, count)];
+LogSum LogSumOf(const float* x, int64_t count) {
+  const float max = LargestOf<L>(x, count);
   const typename L::F wide = L::Set(max);
   typename L::F sum = L::Zero();
+  typename L::F lowest = L::Negate(wide);  // the largest of the negated
   int64_t i = 0;
-  for (; i + 16 <= count; i += 16) sum = L::Add(sum, L::Exp(L::Sub(L::Load(x + i), wide)));
-  if (i < count) {
-    const typename L::F rest = L::LoadPart(x + i, count - i, max);
-    sum = L::Add(sum, L::KeepFirst(L::Exp(L::Sub(rest, wide)), count - i));
+  for (; i + 16 <= count; i += 16) {
+    const typename L::F v = L::Load(x + i);
+    lowest = L::Max(L::Negate(v), lowest);
+    sum = L::Add(sum, L::Exp(L::Sub(v, wide)));
   }
-  return max + octavo::Log(Fold<L>(sum));
+  if (i < count) {
+    const typename L::F v = L::LoadPart(x + i, count - i, max);
+    lowest = L::Max(L::Negate(v), lowest);
+    sum = L::Add(sum, L::KeepFirst(L::Exp(L::Sub(v, wide)), count - i));
+  }
+  // A NaN or a positive infinity makes the sum a NaN; a negative infinity shows in `lowest` only.
+  const float total = Fold<L>(sum);
+  const float bad = FloatFromBits(kF32InfBits);
+  if (!(total < bad) || !(MaxOfLanes<L>(lowest) < bad)) return {bad - bad, bad - bad};
+  return {max, octavo::Log(total)};
 }
 
 template <class L>
 constexpr ServingTwins ServingTwinsOf() {
-  return {{Attend<L>}, {RmsNorm<L>}, {Rotate<L>}, {SiluMultiply<L>}, {LogSumExp<L>, Argmax<L>}};
+  return {{Attend<L>}, {RmsNorm<L>}, {Rotate<L>}, {SiluMultiply<L>}, {LogSumOf<L>, Argmax<L>}};
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The specification of attention.h, norm.h, rope.h, activation.h and softmax.h.
 
+#include <cmath>
 #include <cstring>
 
 #include "core/tensor/bare/elementary.h"
@@ -114,16 +115,19 @@ int64_t Argmax(const float* x, int64_t count) {
   return best;
 }
 
-float LogSumExp(const float* x, int64_t count) {
+LogSum LogSumOf(const float* x, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (!std::isfinite(x[i])) return {x[i] - x[i], x[i] - x[i]};
+  }
   const float max = x[Argmax(x, count)];
   LaneSum<float> sum;
   for (int64_t i = 0; i < count; ++i) sum.Add(static_cast<size_t>(i), Exp(x[i] - max));
-  return max + Log(sum.Fold());
+  return {max, Log(sum.Fold())};
 }
 
 }  // namespace
 
 const ServingTwins kServingReference = {
-    {Attend}, {RmsNorm}, {Rotate}, {SiluMultiply}, {LogSumExp, Argmax}};
+    {Attend}, {RmsNorm}, {Rotate}, {SiluMultiply}, {LogSumOf, Argmax}};
 
 }  // namespace octavo::internal

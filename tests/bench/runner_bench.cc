@@ -151,8 +151,9 @@ void Nll(ModelRunner* runner, const std::string& file, Isa isa) {
       RunStep(runner, StepOf(ids, begin, end, true), &logits);
       for (int64_t t = begin; t < end && t + 1 < count; ++t) {
         const float* row = logits.values.data() + (t - begin) * logits.vocab;
-        nll += SoftmaxOpsFor(isa).log_sum_exp(row, logits.vocab) -
-               row[ids[static_cast<size_t>(t) + 1]];
+        nll -= SoftmaxOpsFor(isa)
+                   .log_sum(row, logits.vocab)
+                   .LogProb(row[ids[static_cast<size_t>(t) + 1]]);
       }
     }
     total += nll / static_cast<double>(count - 1);

@@ -3,10 +3,12 @@
 Needs Debian's python3-grpcio and python3-protobuf, so that a client which shares no code with Octavo talks to it.
 """
 
+import atexit
 import importlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,15 +17,17 @@ import urllib.request
 import grpc
 
 SOURCE_DIR = pathlib.Path(__file__).resolve().parents[2]
-MESSAGES = ["types", "model", "recipe", "plan", "task", "artifact", "job", "cluster", "engine", "inference"]
+MESSAGES = [f"octavo/v1/{name}" for name in ["types", "model", "recipe", "plan", "task", "artifact", "job", "cluster",
+                                             "engine", "inference"]] + ["compat/rpc_status", "compat/reflection_v1"]
 
 
 def _compile():
     out = tempfile.mkdtemp(prefix="octavo-proto-")
     subprocess.run(["protoc", "-I", str(SOURCE_DIR / "proto"), "--python_out", out]
-                   + [f"octavo/v1/{name}.proto" for name in MESSAGES], cwd=SOURCE_DIR / "proto", check=True)
+                   + [f"{name}.proto" for name in MESSAGES], cwd=SOURCE_DIR / "proto", check=True)
+    atexit.register(shutil.rmtree, out)
     sys.path.insert(0, out)
-    return {name: importlib.import_module(f"octavo.v1.{name}_pb2") for name in MESSAGES}
+    return {name.split("/")[-1]: importlib.import_module(name.replace("/", ".") + "_pb2") for name in MESSAGES}
 
 
 pb = _compile()
@@ -95,14 +99,25 @@ class Client:
         call = self.channel.unary_stream("/grpc.health.v1.Health/Watch")
         return (int(data[1]) if data else 0 for data in call(request, timeout=30, metadata=self.metadata))
 
+    def reflected(self, **question):
+        """What server reflection answers to one question, as grpcurl asks it."""
+        pb_reflection = pb["reflection_v1"]
+        call = self.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                                          request_serializer=pb_reflection.ServerReflectionRequest.SerializeToString,
+                                          response_deserializer=pb_reflection.ServerReflectionResponse.FromString)
+        return next(call(iter([pb_reflection.ServerReflectionRequest(**question)]), timeout=30,
+                         metadata=self.metadata))
+
 
 def reason_of(error):
-    """The reason in an RpcError's google.rpc.ErrorInfo, found by its domain."""
-    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
-    for word in details.replace(b"\x00", b" ").split(b"\n"):
-        text = bytes(c for c in word if 32 < c < 127).decode()
-        if text and text.replace("_", "").isupper():
-            return text
+    """The reason in an RpcError's google.rpc.ErrorInfo; '' if it carries none of ours."""
+    status = pb["rpc_status"].RpcStatus()
+    status.ParseFromString(dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b""))
+    for detail in status.details:
+        info = pb["rpc_status"].ErrorInfo()
+        if detail.type_url == "type.googleapis.com/google.rpc.ErrorInfo" and info.ParseFromString(detail.value):
+            if info.domain == "octavo":
+                return info.reason
     return ""
 
 

@@ -9,6 +9,7 @@ import time
 import unittest
 
 import grpc
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from client import Client, cluster_record, reason_of, scrape
 from harness import ClusterTest, Run, octavo_args, wait_until
@@ -138,6 +139,7 @@ class ServeTest(ClusterTest):
         with self.assertRaises(grpc.RpcError) as nothing_loaded:
             self.client.complete(token_ids={"ids": [1]})
         self.assertEqual(nothing_loaded.exception.code(), grpc.StatusCode.UNAVAILABLE)
+        self.assertEqual(reason_of(nothing_loaded.exception), "NOT_READY")
         self.client.load(self.folders["bf16"], 1)
         for fields in [{"token_ids": {"ids": []}}, {"token_ids": {"ids": [10 ** 6]}}, {"token_ids": {"ids": [-1]}},
                        {"prompt": "x", "temperature": -1}, {"prompt": "x", "top_p": 2},
@@ -147,10 +149,11 @@ class ServeTest(ClusterTest):
                     self.client.complete(**fields)
                 self.assertEqual(refused.exception.code(), grpc.StatusCode.INVALID_ARGUMENT,
                                  refused.exception.details())
+                self.assertEqual(reason_of(refused.exception), "BAD_REQUEST")
         with self.assertRaises(grpc.RpcError) as stranger:
             Client(self.cluster.record["address"], "wrong").models()
         self.assertEqual(stranger.exception.code(), grpc.StatusCode.UNAUTHENTICATED)
-        self.assertEqual(reason_of(stranger.exception) or "UNAUTHENTICATED", "UNAUTHENTICATED")
+        self.assertEqual(reason_of(stranger.exception), "UNAUTHENTICATED")
 
     def test_more_ranks_than_workers_or_heads_is_refused(self):
         with self.assertRaises(grpc.RpcError):
@@ -171,7 +174,7 @@ class ServeTest(ClusterTest):
                 pass
         self.assertLess(time.monotonic() - hit, 2.0, "the failure came late")
         self.assertEqual(lost.exception.code(), grpc.StatusCode.UNAVAILABLE, lost.exception.details())
-        self.assertRegex(lost.exception.details(), "rank|group")
+        self.assertEqual(reason_of(lost.exception), "GROUP_LOST", lost.exception.details())
 
         def ready_again():
             model = next(m for m in self.client.models() if m.model_id == info.model_id)
@@ -192,6 +195,15 @@ class ServeTest(ClusterTest):
 
     def test_health_watch_says_serving(self):
         self.assertEqual(next(self.client.health()), 1)
+
+    def test_reflection_lists_and_describes_the_services(self):
+        listed = {s.name for s in self.client.reflected(list_services="").list_services_response.service}
+        self.assertLessEqual({"octavo.v1.Inference", "octavo.v1.Models", "octavo.v1.Jobs", "octavo.v1.Cluster",
+                              "grpc.health.v1.Health"}, listed)
+        answer = self.client.reflected(file_containing_symbol="octavo.v1.Inference").file_descriptor_response
+        files = [FileDescriptorProto.FromString(data) for data in answer.file_descriptor_proto]
+        methods = {m.name for file in files for service in file.service for m in service.method}
+        self.assertLessEqual({"Generate", "Score", "Tokenize", "Detokenize", "RenderChat"}, methods)
 
     def test_prometheus_scrapes_coordinator_and_workers(self):
         self.client.load(self.folders["bf16"], 1)

@@ -118,13 +118,25 @@ TEST(Elementwise, AllInstructionSetsGiveTheSameBits) {
       std::normal_distribution<float> normal(0, 5);
       for (int64_t i = 0; i < count; ++i) logits.push_back(normal(random));
       logits[size - 1] = *std::max_element(logits.begin(), logits.end());
-      EXPECT_EQ(std::bit_cast<uint32_t>(serving->softmax.log_sum_exp(logits.data(), count)),
-                std::bit_cast<uint32_t>(reference.softmax.log_sum_exp(logits.data(), count)));
+      const LogSum sum = serving->softmax.log_sum(logits.data(), count);
+      const LogSum expected = reference.softmax.log_sum(logits.data(), count);
+      EXPECT_EQ(std::bit_cast<uint32_t>(sum.max), std::bit_cast<uint32_t>(expected.max));
+      EXPECT_EQ(std::bit_cast<uint32_t>(sum.log), std::bit_cast<uint32_t>(expected.log));
       EXPECT_EQ(serving->softmax.argmax(logits.data(), count),
                 std::max_element(logits.begin(), logits.end()) - logits.begin());
       double exact = 0;
       for (const float value : logits) exact += std::exp(static_cast<double>(value));
-      EXPECT_NEAR(reference.softmax.log_sum_exp(logits.data(), count), std::log(exact), 1e-5);
+      EXPECT_NEAR(expected.max + expected.log, std::log(exact), 1e-5);
+      for (const float bad :
+           {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+            std::numeric_limits<float>::quiet_NaN()}) {
+        for (const size_t at : {size_t{0}, size / 2, size - 1}) {
+          std::vector<float> broken = logits;
+          broken[at] = bad;
+          EXPECT_TRUE(std::isnan(serving->softmax.log_sum(broken.data(), count).max));
+          EXPECT_TRUE(std::isnan(reference.softmax.log_sum(broken.data(), count).max));
+        }
+      }
     }
   }
 }

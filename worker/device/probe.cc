@@ -169,6 +169,35 @@ double TimePass(int threads, uint64_t bytes, const std::vector<Memory>& memory,
   return error->load() == 0 ? Now() - begin : -1.0;
 }
 
+// A job reads and writes at once, and a disk may not do both at the rate of each.
+absl::Status MeasureReadingAndWriting(int fd, uint64_t bytes, const Memory& memory,
+                                      const ErrorSite& where, ProbeResult* result) {
+  posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  std::atomic<int> error{0};
+  const double begin = Now();
+  SumOfRates(2, &error, [&](int thread) {
+    char* buffer = memory.at() + static_cast<size_t>(thread) * kChunk;
+    const uint64_t half = bytes / 2;
+    if (thread == 0) {
+      return Pass(0, half, buffer,
+                  [fd](char* to, size_t size, uint64_t at) {
+                    return pread(fd, to, size, static_cast<off_t>(at));
+                  })
+                 ? 1.0
+                 : -1.0;
+    }
+    const bool written = Pass(half, bytes, buffer, [fd](char* from, size_t size, uint64_t at) {
+      return pwrite(fd, from, size, static_cast<off_t>(at));
+    });
+    return written && fdatasync(fd) == 0 ? 1.0 : -1.0;
+  });
+  if (error.load() != 0) {
+    return ErrnoError("cannot read and write the probe file", error.load(), where);
+  }
+  result->disk_both = static_cast<double>(bytes) / (Now() - begin);
+  return absl::OkStatus();
+}
+
 absl::Status MeasureDisk(const ProbeOptions& options, const std::vector<Memory>& memory,
                          ProbeResult* result) {
   OCTAVO_ASSIGN_OR_RETURN(const File file, File::CreateUnlinked(options.dir));
@@ -202,6 +231,15 @@ absl::Status MeasureDisk(const ProbeOptions& options, const std::vector<Memory>&
   }
   result->disk_write = static_cast<double>(bytes) / seconds;
   result->disk_bytes = bytes;
+  const auto write = [fd](char* from, size_t size, uint64_t at) {
+    return pwrite(fd, from, size, static_cast<off_t>(at));
+  };
+  seconds = Now();
+  if (TimePass(result->threads, bytes, memory, &error, write) < 0 || fdatasync(fd) != 0) {
+    return ErrnoError("cannot write the probe file again", error.load(), where);
+  }
+  result->disk_write = std::max(result->disk_write, static_cast<double>(bytes) / (Now() - seconds));
+  OCTAVO_RETURN_IF_ERROR(MeasureReadingAndWriting(fd, bytes, memory.front(), where, result));
   for (const int threads : {1, result->threads}) {
     posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     seconds = TimePass(threads, bytes, memory, &error, read);
@@ -293,15 +331,16 @@ std::string ToJson(const ProbeResult& r) {
   return fmt::format(
       R"({{"isa":"{}","threads":{},"disk_bytes":{},)"
       R"("disk_write_bytes_per_second":{:.0f},"disk_read_bytes_per_second":{:.0f},)"
+      R"("disk_both_bytes_per_second":{:.0f},)"
       R"("page_cache_read_core_bytes_per_second":{:.0f},)"
       R"("page_cache_read_all_bytes_per_second":{:.0f},)"
       R"("digest_core_bytes_per_second":{:.0f},"digest_all_bytes_per_second":{:.0f},)"
       R"("cast_core_bytes_per_second":{:.0f},"cast_all_bytes_per_second":{:.0f},)"
       R"("memory_read_core_bytes_per_second":{:.0f},"memory_read_all_bytes_per_second":{:.0f},)"
       R"("fma_core_flops":{:.0f},"fma_all_flops":{:.0f}}})",
-      Name(r.isa), r.threads, r.disk_bytes, r.disk_write, r.disk_read, r.page_cache_read_core,
-      r.page_cache_read_all, r.digest_core, r.digest_all, r.cast_core, r.cast_all,
-      r.memory_read_core, r.memory_read_all, r.fma_flops_core, r.fma_flops_all);
+      Name(r.isa), r.threads, r.disk_bytes, r.disk_write, r.disk_read, r.disk_both,
+      r.page_cache_read_core, r.page_cache_read_all, r.digest_core, r.digest_all, r.cast_core,
+      r.cast_all, r.memory_read_core, r.memory_read_all, r.fma_flops_core, r.fma_flops_all);
 }
 
 }  // namespace octavo

@@ -26,9 +26,12 @@ struct ProbeResult {
   int threads = 0;
   uint64_t disk_bytes = 0;  // how much was written and read
 
-  double disk_write = 0;            // write by all threads, then fdatasync, both counted
-  double disk_read = 0;             // after eviction from the page cache; the better of 1 and all
-                                    // threads
+  double disk_write = 0;  // write by all threads, then fdatasync, both counted; the better
+                          // of new blocks and of the same blocks again: thin disks give
+                          // new ones slowly
+  double disk_read = 0;   // after eviction from the page cache; the better of 1 and all
+                          // threads
+  double disk_both = 0;   // one half read while the other is written and synced: the sum
   double page_cache_read_core = 0;  // pread of cached bytes: what reading back costs
   double page_cache_read_all = 0;
   double digest_core = 0;  // XXH3-128 over memory
@@ -41,8 +44,8 @@ struct ProbeResult {
   double fma_flops_all = 0;
 };
 
-// Measures. Takes about options.seconds, at least about one second. Errors: kOutputUnwritable,
-// kDiskFull, kIo on the probe file; kOutOfMemory.
+// Measures. Takes about options.seconds, at least about one second. Errors: kPermission,
+// kOutputUnwritable, kDiskFull, kIo on the probe file; kOutOfMemory.
 absl::StatusOr<ProbeResult> RunProbe(const ProbeOptions& options);
 
 // One line of JSON, keys as the members above with their units appended.

@@ -225,7 +225,7 @@ absl::Status Engine::AbsorbScore(Active& active, const v1::StepChunk& chunk,
     const std::span<const float> row = logits.subspan(static_cast<size_t>(i) * vocab, vocab);
     if (active.score.want_digests()) *part.add_digests() = DigestOfRow(row.data(), vocab);
     const int next = static_cast<int>(chunk.start()) + i + 1;
-    OCTAVO_ASSIGN_OR_RETURN(const LogSum row_sum, LogSumOf(row));
+    OCTAVO_ASSIGN_OR_RETURN(const LogSum row_sum, LogSumOf(row, options_.isa));
     if (next >= ids.size()) continue;
     const float logprob = row_sum.LogProb(row[static_cast<size_t>(ids[next])]);
     part.add_logprobs(logprob);
@@ -244,7 +244,8 @@ absl::Status Engine::AbsorbScore(Active& active, const v1::StepChunk& chunk,
 absl::Status Engine::AbsorbToken(Active& active, std::span<const float> row) {
   const v1::EngineRequest& request = active.request;
   OCTAVO_ASSIGN_OR_RETURN(v1::EngineToken token, Sample(row, request.sampling(), active.length,
-                                                        {.want_logprob = request.want_logprob(),
+                                                        {.isa = options_.isa,
+                                                         .want_logprob = request.want_logprob(),
                                                          .top_logprobs = request.logprobs()}));
   const int32_t id = token.id();
   ++active.length;

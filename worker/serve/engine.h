@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "core/base/clock.h"
 #include "core/base/mutex.h"
+#include "kernels/isa.h"
 #include "octavo/v1/engine.pb.h"
 #include "worker/serve/engine_call.h"
 #include "worker/serve/scheduler.h"
@@ -40,6 +41,7 @@ class Engine {
   struct Options {
     uint64_t group_epoch = 0;
     int64_t vocab_size = 0;
+    Isa isa = BestIsa();
     SchedulerLimits limits;
   };
   struct Hooks {

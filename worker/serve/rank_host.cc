@@ -237,6 +237,7 @@ void RankHost::Lead(const v1::LoadRank& load, const std::shared_ptr<Serving>& se
       Engine::Options{
           .group_epoch = epoch,
           .vocab_size = load.plan().model().vocab_size(),
+          .isa = options_.isa,
           .limits = {.block_count = serving->model.kv_block_count,
                      .max_model_len = static_cast<uint32_t>(load.plan().max_model_len())}},
       Engine::Hooks{.send = link.send,

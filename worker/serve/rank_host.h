@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "core/base/mutex.h"
 #include "core/metrics/metrics.h"
+#include "kernels/isa.h"
 #include "octavo/v1/cluster.pb.h"
 #include "worker/runner/runner.h"
 #include "worker/serve/engine.h"
@@ -42,7 +43,8 @@ struct RankModel {
 class RankHost {
  public:
   struct Options {
-    std::string host;  // where peers reach this process (collectives)
+    std::string host;     // where peers reach this process (collectives)
+    Isa isa = BestIsa();  // of sampling
     // Loads a rank's weights; the communicator outlives the result.
     std::function<absl::StatusOr<RankModel>(const v1::LoadRank&, Communicator*)> load;
     std::function<FollowerLink(const std::vector<std::string>& addresses)> link;

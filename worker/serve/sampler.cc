@@ -8,7 +8,6 @@
 #include "core/base/error.h"
 #include "core/base/status.h"
 #include "core/tensor/bare/elementary.h"
-#include "core/tensor/bare/lane_sum.h"
 #include "core/tensor/bare/philox.h"
 #include "fmt/format.h"
 
@@ -99,22 +98,17 @@ int32_t ArgMax(std::span<const float> logits) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-absl::StatusOr<LogSum> LogSumOf(std::span<const float> logits) {
-  float max = logits.front();
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (!std::isfinite(logits[i])) {
-      return MakeError(Reason::kNonFinite, fmt::format("logit {} is not a finite number", i));
-    }
-    max = std::max(max, logits[i]);
-  }
-  LaneSum<float> sum;
-  for (size_t i = 0; i < logits.size(); ++i) sum.Add(i, Exp(logits[i] - max));
-  return LogSum{.max = max, .log = Log(sum.Fold())};
+absl::StatusOr<LogSum> LogSumOf(std::span<const float> logits, Isa isa) {
+  const LogSum sum = SoftmaxOpsFor(isa).log_sum(logits.data(), std::ssize(logits));
+  if (std::isfinite(sum.max)) return sum;
+  const auto bad = std::ranges::find_if_not(logits, [](float x) { return std::isfinite(x); });
+  return MakeError(Reason::kNonFinite,
+                   fmt::format("logit {} is not a finite number", bad - logits.begin()));
 }
 
 absl::StatusOr<v1::EngineToken> Sample(std::span<const float> logits, const v1::Sampling& sampling,
                                        uint64_t position, const SampleOptions& options) {
-  OCTAVO_ASSIGN_OR_RETURN(const LogSum sum, LogSumOf(logits));
+  OCTAVO_ASSIGN_OR_RETURN(const LogSum sum, LogSumOf(logits, options.isa));
   v1::EngineToken token;
   token.set_id(sampling.temperature() == 0.0f ? ArgMax(logits)
                                               : DrawFrom(logits, sum.max, sampling, position));

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "absl/status/statusor.h"
+#include "kernels/softmax.h"
 #include "octavo/v1/engine.pb.h"
 
 namespace octavo {
@@ -14,17 +15,11 @@ namespace octavo {
 // The id of the largest logit; the lowest of equals. REQUIRES a non-empty row without NaN.
 int32_t ArgMax(std::span<const float> logits);
 
-// log(sum(exp(logits))) by lane sum around the maximum (docs/numerics.md sections 1 and 6). Errors:
-// kNonFinite for a NaN or an infinity.
-struct LogSum {
-  float max = 0;
-  float log = 0;  // of the sum of exp(x - max)
-  // Log probability of a logit of the row.
-  float LogProb(float logit) const { return (logit - max) - log; }
-};
-absl::StatusOr<LogSum> LogSumOf(std::span<const float> logits);
+// What makes log probabilities of a row's logits. Errors: kNonFinite for a NaN or an infinity.
+absl::StatusOr<LogSum> LogSumOf(std::span<const float> logits, Isa isa);
 
 struct SampleOptions {
+  Isa isa = BestIsa();        // the same bits for all
   bool want_logprob = false;  // of the raw logits, before temperature
   uint32_t top_logprobs = 0;  // that many most likely ids with theirs
 };

@@ -73,7 +73,8 @@ TEST(Error, ErrnoChoosesTheReason) {
   EXPECT_EQ(ReasonOf(ErrnoError("cannot write", ENOSPC, {})), Reason::kDiskFull);
   EXPECT_EQ(ReasonOf(ErrnoError("cannot write", EFBIG, {})), Reason::kDiskFull);
   EXPECT_EQ(ReasonOf(ErrnoError("cannot open", ENOENT, {})), Reason::kInputMissing);
-  EXPECT_EQ(ReasonOf(ErrnoError("cannot open", EACCES, {})), Reason::kOutputUnwritable);
+  EXPECT_EQ(ReasonOf(ErrnoError("cannot open", EACCES, {})), Reason::kPermission);
+  EXPECT_EQ(ReasonOf(ErrnoError("cannot write", EROFS, {})), Reason::kOutputUnwritable);
   EXPECT_EQ(ReasonOf(ErrnoError("cannot read", EIO, {})), Reason::kIo);
 }
 

@@ -25,7 +25,7 @@ TEST(Probe, MeasuresEveryRateAndLeavesNothingBehind) {
   EXPECT_EQ(result->isa, BestIsa());
   EXPECT_EQ(result->disk_bytes, 64u << 20);
   for (const double rate :
-       {result->disk_write, result->disk_read, result->page_cache_read_core,
+       {result->disk_write, result->disk_read, result->disk_both, result->page_cache_read_core,
         result->page_cache_read_all, result->digest_core, result->digest_all, result->cast_core,
         result->cast_all, result->memory_read_core, result->memory_read_all, result->fma_flops_core,
         result->fma_flops_all}) {
