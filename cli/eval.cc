@@ -8,6 +8,7 @@
 #include <cmath>
 #include <fstream>
 #include <memory>
+#include <numeric>
 #include <stop_token>
 
 #include "CLI/CLI.hpp"
@@ -119,8 +120,7 @@ absl::StatusOr<Score> ScoreWindow(const Session& session, const StopSignal& stop
 }
 
 struct Result {
-  double nll = 0;  // mean of the windows' means
-  size_t windows = 0;
+  std::vector<double> window_nll;  // means, so that two results can be compared window by window
   uint64_t tokens = 0;
   double seconds = 0;
 };
@@ -132,11 +132,11 @@ absl::StatusOr<Result> ScoreAll(const Session& session, const StopSignal& stop,
   if (flags.windows > 0 && windows->size() > static_cast<size_t>(flags.windows)) {
     windows->resize(static_cast<size_t>(flags.windows));
   }
-  Result result{.windows = windows->size()};
+  Result result;
   const auto start = std::chrono::steady_clock::now();
   for (size_t i = 0; i < windows->size(); ++i) {
     OCTAVO_ASSIGN_OR_RETURN(const Score score, ScoreWindow(session, stop, model, (*windows)[i]));
-    result.nll += score.nll / static_cast<double>(windows->size());
+    result.window_nll.push_back(score.nll);
     result.tokens += score.tokens;
     fmt::print(stderr, "window {} of {}: NLL {:.5f}\n", i + 1, windows->size(), score.nll);
   }
@@ -145,16 +145,20 @@ absl::StatusOr<Result> ScoreAll(const Session& session, const StopSignal& stop,
 }
 
 void Print(const Result& result, bool json) {
+  const size_t windows = result.window_nll.size();
+  const double nll = std::accumulate(result.window_nll.begin(), result.window_nll.end(), 0.0) /
+                     static_cast<double>(windows);
   if (json) {
-    const nlohmann::ordered_json object = {{"nll", result.nll},
-                                           {"perplexity", std::exp(result.nll)},
-                                           {"windows", result.windows},
+    const nlohmann::ordered_json object = {{"nll", nll},
+                                           {"perplexity", std::exp(nll)},
+                                           {"windows", windows},
                                            {"tokens", result.tokens},
-                                           {"seconds", result.seconds}};
+                                           {"seconds", result.seconds},
+                                           {"window_nll", result.window_nll}};
     fmt::print("{}\n", object.dump());
   } else {
     fmt::print("perplexity {:.4f} (NLL {:.5f}) over {} windows, {} tokens, {:.0f} tokens/s\n",
-               std::exp(result.nll), result.nll, result.windows, result.tokens,
+               std::exp(nll), nll, windows, result.tokens,
                static_cast<double>(result.tokens) / std::max(result.seconds, 1e-9));
   }
 }
