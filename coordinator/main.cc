@@ -3,6 +3,7 @@
 
 #include <malloc.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -119,6 +120,7 @@ int Main(int argc, char** argv) {
 }  // namespace octavo
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a write beyond the file-size limit is an error with a name
   const int code = octavo::Main(argc, argv);
   std::fflush(nullptr);
   std::_Exit(code);  // the metrics server's threads do not wait

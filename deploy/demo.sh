@@ -104,9 +104,13 @@ promtool check metrics <"$demo/metrics.txt"
 result "$(grep -c '^# TYPE octavo_' "$demo/metrics.txt") metrics on the coordinator"
 
 step "stop"
+pids=$(field "$demo/cluster/cluster.json" '" ".join(map(str, [d["keeper_pid"]] + d["pids"]))')
 stop_all
 trap - EXIT
-result "no process left"
+for pid in $pids; do
+  ! kill -0 "$pid" 2>/dev/null || { echo "error: process $pid outlived octavo down" >&2; exit 70; }
+done
+result "no process left of $pids"
 
 printf '\n\e[1m%-22s %10s   %s\e[0m\n' "step" "time" "result"
 printf '%s\n' "${rows[@]}"

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -336,6 +337,7 @@ int Main(int argc, char** argv) {
 }  // namespace octavo
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a write beyond the file-size limit is an error with a name
   const int code = octavo::Main(argc, argv);
   std::fflush(nullptr);
   std::_Exit(code);  // the metrics server's threads do not wait

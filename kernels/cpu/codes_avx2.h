@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "core/tensor/bare/scale.h"
+#include "kernels/cpu/quotient.h"
 
 namespace octavo::avx2 {
 
@@ -41,17 +42,6 @@ struct Scale {
   __m256 value;
   __m256 reciprocal;
 };
-
-template <SourceType T>
-[[gnu::always_inline]] inline bool QuotientWithoutDivision(float scale) {
-  return T != SourceType::kF32 && scale >= 0x1p-60f && scale <= 0x1p60f;
-}
-
-// Where quotients down to 2^-50 must be exact, which the error measure of the MSE grid sees.
-template <SourceType T>
-[[gnu::always_inline]] inline bool GridQuotientWithoutDivision(float scale) {
-  return T != SourceType::kF32 && scale >= 0x1p-28f && scale <= 0x1p60f;
-}
 
 template <bool kFast>
 [[gnu::always_inline]] inline __m256 Quotient(__m256 x, const Scale& scale) {

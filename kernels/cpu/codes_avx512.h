@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "core/tensor/bare/scale.h"
+#include "kernels/cpu/quotient.h"
 
 namespace octavo::avx512 {
 
@@ -47,17 +48,6 @@ struct Scale {
   __m512 value;
   __m512 reciprocal;
 };
-
-template <SourceType T>
-[[gnu::always_inline]] inline bool QuotientWithoutDivision(float scale) {
-  return T != SourceType::kF32 && scale >= 0x1p-60f && scale <= 0x1p60f;
-}
-
-// Where quotients down to 2^-50 must be exact, which the error measure of the MSE grid sees.
-template <SourceType T>
-[[gnu::always_inline]] inline bool GridQuotientWithoutDivision(float scale) {
-  return T != SourceType::kF32 && scale >= 0x1p-28f && scale <= 0x1p60f;
-}
 
 template <bool kFast>
 [[gnu::always_inline]] inline __m512 Quotient(__m512 x, const Scale& scale) {

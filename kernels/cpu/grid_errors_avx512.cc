@@ -6,6 +6,7 @@
 #include "core/tensor/bare/error_power.h"
 #include "core/tensor/bare/lane_sum.h"
 #include "kernels/cpu/codes_avx512.h"
+#include "kernels/cpu/grid_errors_rows.h"
 #include "kernels/quantize_twins.h"
 
 namespace octavo {
@@ -71,42 +72,18 @@ double RowError(const char* at, size_t columns, float scale_value, float negativ
   return FoldLanes(lanes) * ErrorPowerOfScale(scale_value);
 }
 
-template <SourceType T, CodeType C>
-void TypedGrid(const char* at, size_t columns, const float* scales, size_t points,
-               float negative_limit, double* errors) {
-  for (size_t p = 0; p < points; ++p) {
-    errors[p] = GridQuotientWithoutDivision<T>(scales[p])
-                    ? RowError<T, C, true>(at, columns, scales[p], negative_limit)
-                    : RowError<T, C, false>(at, columns, scales[p], negative_limit);
+struct Row {
+  template <SourceType T, CodeType C, bool kFast>
+  static double Error(const char* at, size_t columns, float scale, float negative_limit) {
+    return RowError<T, C, kFast>(at, columns, scale, negative_limit);
   }
-}
-
-template <SourceType T>
-void CodedGrid(const char* at, size_t columns, const float* scales, size_t points, CastRule rule,
-               double* errors) {
-  const float limit = static_cast<float>(-rule.int8_min);
-  if (rule.code == CodeType::kFp8) {
-    return TypedGrid<T, CodeType::kFp8>(at, columns, scales, points, limit, errors);
-  }
-  TypedGrid<T, CodeType::kInt8>(at, columns, scales, points, limit, errors);
-}
+};
 
 }  // namespace
 
 void GridErrorsRowAvx512(const void* source, SourceType type, size_t columns, const float* scales,
                          size_t points, CastRule rule, double* errors) {
-  if (rule.round_quotient) {
-    return kQuantizeReference.grid_errors_row(source, type, columns, scales, points, rule, errors);
-  }
-  const char* at = static_cast<const char*>(source);
-  switch (type) {
-    case SourceType::kBf16:
-      return CodedGrid<SourceType::kBf16>(at, columns, scales, points, rule, errors);
-    case SourceType::kF16:
-      return CodedGrid<SourceType::kF16>(at, columns, scales, points, rule, errors);
-    case SourceType::kF32:
-      return CodedGrid<SourceType::kF32>(at, columns, scales, points, rule, errors);
-  }
+  internal::GridErrorsOf<Row>(source, type, columns, scales, points, rule, errors);
 }
 
 }  // namespace octavo

@@ -129,6 +129,11 @@ def digests(folder):
     return result
 
 
+def digest_of(values):
+    """One short digest of anything printable, for the tables of docs/benchmarks."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+
+
 class ClusterTest(unittest.TestCase):
     """A scratch folder per test class, and the promise that nothing outlives a run."""
 

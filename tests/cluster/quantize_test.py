@@ -9,7 +9,7 @@ import signal
 import time
 import unittest
 
-from harness import ClusterTest, Run, digests, wait_until
+from harness import ClusterTest, Run, digest_of, digests, wait_until
 
 # About 220 MB of BF16 in several shards, some 15 units, so that a job takes long enough to be hit.
 # OCTAVO_CLUSTER_LARGE=1 takes 2.3 GB instead.
@@ -44,8 +44,10 @@ class QuantizeTest(ClusterTest):
     def quantize_args(self, *more, source=None, out=None):
         return ["quantize", source or self.source, "--recipe", "fp8-dynamic", "--out", out or self.out, *more]
 
-    def assert_published(self):
-        self.assertEqual(digests(self.out), self.expected)
+    def assert_published(self, how=""):
+        found = digests(self.out)
+        print(f"output {digest_of(found)} {how}")
+        self.assertEqual(found, self.expected)
         self.assertFalse(pathlib.Path(f"{self.out}.octavo").exists(), "staging was left behind")
 
     def resume(self):
@@ -68,9 +70,9 @@ class QuantizeTest(ClusterTest):
                     time.sleep(0.02)
                 self.assertEqual(run.wait(), 0, run.stderr())
                 seconds = time.monotonic() - begun
-                self.assert_published()
-                print(f"{workers} workers of {memory}: {seconds:.1f} s, peak of a worker "
-                      f"{peak['octavo-worker'] >> 10} MiB, of the coordinator {peak['octavo-coordinator'] >> 10} MiB")
+                self.assert_published(
+                    f"by {workers} workers of {memory}: {seconds:.1f} s, peak of a worker "
+                    f"{peak['octavo-worker'] >> 10} MiB, of the coordinator {peak['octavo-coordinator'] >> 10} MiB")
                 budget_kib = {"1GiB": 1 << 20, "512MiB": 512 << 10, "256MiB": 256 << 10}[memory]
                 self.assertGreater(peak["octavo-worker"], 0)
                 self.assertLessEqual(peak["octavo-worker"], budget_kib)
@@ -121,7 +123,7 @@ class QuantizeTest(ClusterTest):
         for point in ["leased:2", "mid-write:3", "before-receipt:2"]:
             with self.subTest(point=point):
                 self.assertEqual(self.crash_at(point), 0, "the local cluster survives a dead worker")
-                self.assert_published()
+                self.assert_published(f"after a worker died at {point}")
                 shutil.rmtree(self.out)
 
     def test_coordinator_dies_at_named_points(self):
@@ -130,7 +132,7 @@ class QuantizeTest(ClusterTest):
                 code = self.crash_at(point)
                 if code != 0:
                     self.resume()
-                self.assert_published()
+                self.assert_published(f"after the coordinator died at {point}")
                 shutil.rmtree(self.out)
 
     def test_killed_cli_leaves_no_process_and_resumes(self):
@@ -163,7 +165,10 @@ class QuantizeTest(ClusterTest):
             message = f"seed {seed} round {round_index} victim {victim}: {code}\n{run.stderr()}"
             if code != 0:
                 self.resume()
-            self.assertEqual(digests(self.out), self.expected, message)
+            found = digests(self.out)
+            print(f"output {digest_of(found)} after kill -9 of {victim or 'all'}"
+                  f"{'' if running else ' (too late: it had ended)'}")
+            self.assertEqual(found, self.expected, message)
             shutil.rmtree(self.out)
         self.assertGreater(hits, 5, f"seed {seed}: too few kills hit a running job")
 

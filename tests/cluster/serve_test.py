@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from client import Client, cluster_record, reason_of, scrape
-from harness import ClusterTest, Run, octavo_args, wait_until
+from harness import ClusterTest, Run, digest_of, octavo_args, wait_until
 
 # KV groups of 2 x 64 = 128 elements, so that block formats can be split over 3 ranks too.
 SYNTH = ["--family", "llama", "--layers", 2, "--hidden", 384, "--intermediate", 1536, "--heads", 6, "--kv-heads", 3,
@@ -73,7 +73,9 @@ class ServeTest(ClusterTest):
         response = client.score(PROMPT, chunk)
         client.unload(info.model_id)
         self.assertEqual(len(response.digests), len(PROMPT))
-        return [(d.low, d.high) for d in response.digests]
+        found = [(d.low, d.high) for d in response.digests]
+        print(f"logits {digest_of(found)} of {folder.name} at TP {tensor_parallel}, chunk {chunk or 'whole'}")
+        return found
 
     # ---- the same tokens ------------------------------------------------------------------------------
 
