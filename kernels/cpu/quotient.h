@@ -1,7 +1,7 @@
 #pragma once
 
-// For which scales a 16-bit source is divided by a multiplication and one correction, with the exact
-// quotient; codes_avx512.h says why.
+// For which scales a 16-bit source is divided by a multiplication and one correction, with the
+// exact quotient; codes_avx512.h says why.
 
 #include "core/tensor/bare/scale.h"
 
