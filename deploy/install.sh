@@ -11,7 +11,7 @@ packages=(
   libc-ares-dev libre2-dev zlib1g-dev
   # base, metrics (prometheus-cpp's CMake files look for curl), state, collectives, text, data, command line
   libfmt-dev libspdlog-dev libxxhash-dev prometheus-cpp-dev libcurl4-openssl-dev libsqlite3-dev libgloo-dev
-  libpcre2-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev
+  libpcre2-dev libutf8proc-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev
   # tests and checks
   libgtest-dev libgmock-dev libbenchmark-dev clang-16 libclang-rt-16-dev clang-format clang-tidy prometheus
   # text for perplexity

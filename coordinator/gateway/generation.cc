@@ -66,10 +66,20 @@ absl::StatusOr<v1::EngineRequest> BuildEngineRequest(const v1::GenerateRequest& 
   return engine;
 }
 
+namespace {
+
+// A reply is a text of its own; what follows a prompt continues it.
+TextPosition PositionOf(const v1::GenerateRequest& request) {
+  const bool reply = request.has_chat() && !request.chat().omit_generation_prompt();
+  return reply ? TextPosition::kStart : TextPosition::kContinuation;
+}
+
+}  // namespace
+
 Assembler::Assembler(const v1::GenerateRequest& request, const TextBundle& text,
                      StopMatcher matcher)
     : stops_(request.stop().begin(), request.stop().end()),
-      detokenizer_(text.tokenizer.get(), request.skip_special_tokens()),
+      detokenizer_(text.tokenizer.get(), request.skip_special_tokens(), PositionOf(request)),
       matcher_(std::move(matcher)) {}
 
 absl::StatusOr<Assembler> Assembler::Create(const v1::GenerateRequest& request,

@@ -20,9 +20,9 @@ namespace {
 constexpr std::chrono::seconds kFetchTimeout{20};
 constexpr size_t kModelsMax = 256;
 
-constexpr std::array<const char*, 5> kNames = {"tokenizer.json", "tokenizer_config.json",
-                                               "chat_template.jinja", "generation_config.json",
-                                               "config.json"};
+constexpr std::array<const char*, 6> kNames = {"tokenizer.json",         "tokenizer.model",
+                                               "tokenizer_config.json",  "chat_template.jinja",
+                                               "generation_config.json", "config.json"};
 
 struct File {
   std::string digest;  // empty: the model has no such file
@@ -93,10 +93,11 @@ absl::StatusOr<std::shared_ptr<const TextBundle>> TextCache::Get(const v1::Model
   if (text == nullptr) {
     OCTAVO_ASSIGN_OR_RETURN(files, FetchAll(*leader, model.model_id(), true));
     auto loaded = LoadTextBundle({.tokenizer_json = files[0].bytes,
-                                  .tokenizer_config_json = files[1].bytes,
-                                  .chat_template_jinja = files[2].bytes,
-                                  .generation_config_json = files[3].bytes,
-                                  .config_json = files[4].bytes});
+                                  .tokenizer_model = files[1].bytes,
+                                  .tokenizer_config_json = files[2].bytes,
+                                  .chat_template_jinja = files[3].bytes,
+                                  .generation_config_json = files[4].bytes,
+                                  .config_json = files[5].bytes});
     if (!loaded.ok()) {
       return WithContext(loaded.status(), fmt::format("model '{}'", model.model_id()));
     }

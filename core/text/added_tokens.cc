@@ -8,13 +8,6 @@
 namespace octavo {
 namespace {
 
-// Where the last character of `text` begins. REQUIRES: not empty.
-size_t LastCharBegin(std::string_view text) {
-  size_t begin = text.size() - 1;
-  while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xc0) == 0x80) --begin;
-  return begin;
-}
-
 size_t SpaceAtStart(std::string_view text) {
   size_t size = 0;
   while (size < text.size()) {
@@ -29,42 +22,20 @@ size_t SpaceAtStart(std::string_view text) {
 size_t SpaceAtEnd(std::string_view text) {
   size_t begin = text.size();
   while (begin > 0) {
-    const size_t last = LastCharBegin(text.substr(0, begin));
-    if (!IsWhiteSpace(DecodeUtf8(text.substr(last)).code)) break;
-    begin = last;
+    const std::string_view last = LastCharacter(text.substr(0, begin));
+    if (!IsWhiteSpace(DecodeUtf8(last).code)) break;
+    begin -= last.size();
   }
   return begin;
 }
 
 }  // namespace
 
-void AddedTokens::Add(AddedTokenRule token) {
-  OCTAVO_CHECK(!token.content.empty() && token.content.size() <= kAddedTokenBytesMax);
-  Trie& trie = token.normalized ? normalized_ : raw_;
-  trie.first.set(static_cast<unsigned char>(token.content[0]));
-  uint32_t node = 0;
-  for (const char c : token.content) {
-    const auto next = static_cast<uint32_t>(trie.token_at.size());
-    const auto [child, is_new] =
-        trie.children.try_emplace(node << 8 | static_cast<unsigned char>(c), next);
-    if (is_new) trie.token_at.push_back(-1);
-    node = child->second;
-  }
-  trie.token_at[node] = static_cast<int32_t>(tokens_.size());
+void AddedTokens::Add(AddedTokenRule token, std::string_view matched) {
+  OCTAVO_CHECK(matched.size() <= kAddedTokenBytesMax);
+  PrefixTrie& trie = token.normalized ? normalized_ : raw_;
+  trie.Add(matched, static_cast<int32_t>(tokens_.size()));
   tokens_.push_back(std::move(token));
-}
-
-AddedTokens::Match AddedTokens::LongestAt(const Trie& trie, std::string_view rest) {
-  Match best;
-  if (!trie.first.test(static_cast<unsigned char>(rest[0]))) return best;
-  uint32_t node = 0;
-  for (size_t i = 0; i < rest.size(); ++i) {
-    const auto child = trie.children.find(node << 8 | static_cast<unsigned char>(rest[i]));
-    if (child == trie.children.end()) break;
-    node = child->second;
-    if (trie.token_at[node] >= 0) best = {trie.token_at[node], i + 1};
-  }
-  return best;
 }
 
 bool AddedTokens::IsWordAtStart(std::string_view text) const {
@@ -76,15 +47,16 @@ bool AddedTokens::IsWordAtStart(std::string_view text) const {
 }
 
 bool AddedTokens::IsWordAtEnd(std::string_view text) const {
-  return !text.empty() && IsWordAtStart(text.substr(LastCharBegin(text)));
+  return !text.empty() && IsWordAtStart(LastCharacter(text));
 }
 
-void AddedTokens::CutText(const Trie& trie, std::string_view text, bool parse_special,
-                          std::vector<TextSegment>* out) const {
+std::vector<TextSegment> AddedTokens::Cut(const PrefixTrie& trie, std::string_view text,
+                                          bool parse_special) const {
+  std::vector<TextSegment> out;
   size_t done = 0;  // everything before is in `out`
   for (size_t at = 0; at < text.size();) {
-    const Match match = LongestAt(trie, text.substr(at));
-    if (match.token < 0) {
+    const PrefixTrie::Match match = trie.LongestAt(text.substr(at));
+    if (match.value < 0) {
       ++at;
       continue;
     }
@@ -92,34 +64,29 @@ void AddedTokens::CutText(const Trie& trie, std::string_view text, bool parse_sp
     size_t end = at + match.size;
     // A match that is turned down is still passed over as a whole.
     at = end;
-    const AddedTokenRule& token = tokens_[static_cast<size_t>(match.token)];
+    const AddedTokenRule& token = tokens_[static_cast<size_t>(match.value)];
     if (token.special && !parse_special) continue;
     if (token.single_word &&
         (IsWordAtEnd(text.substr(0, begin)) || IsWordAtStart(text.substr(end)))) {
       continue;
     }
-    if (token.lstrip) begin = std::max(SpaceAtEnd(text.substr(0, begin)), done);
+    if (token.lstrip && begin > done) begin = done + SpaceAtEnd(text.substr(done, begin - done));
     if (token.rstrip) end += SpaceAtStart(text.substr(end));
-    if (begin > done) out->push_back({text.substr(done, begin - done), -1});
-    out->push_back({text.substr(begin, end - begin), token.id});
+    if (begin > done) out.push_back({text.substr(done, begin - done), -1});
+    out.push_back({text.substr(begin, end - begin), token.id});
     done = end;
   }
-  if (done < text.size()) out->push_back({text.substr(done), -1});
+  if (done < text.size()) out.push_back({text.substr(done), -1});
+  return out;
 }
 
-std::vector<TextSegment> AddedTokens::Cut(std::string_view text, bool parse_special) const {
-  std::vector<TextSegment> first;
-  CutText(raw_, text, parse_special, &first);
-  if (normalized_.children.empty()) return first;
-  std::vector<TextSegment> out;
-  for (const TextSegment& segment : first) {
-    if (segment.id >= 0) {
-      out.push_back(segment);
-    } else {
-      CutText(normalized_, segment.text, parse_special, &out);
-    }
-  }
-  return out;
+std::vector<TextSegment> AddedTokens::CutRaw(std::string_view text, bool parse_special) const {
+  return Cut(raw_, text, parse_special);
+}
+
+std::vector<TextSegment> AddedTokens::CutNormalized(std::string_view text,
+                                                    bool parse_special) const {
+  return Cut(normalized_, text, parse_special);
 }
 
 }  // namespace octavo

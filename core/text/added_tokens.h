@@ -1,15 +1,15 @@
 #pragma once
 
-// Added tokens: strings that are cut out of the text before anything else looks at it.
+// Added tokens: strings that are cut out of the text, first as it is, then as the normalizer leaves
+// what is in between.
 
-#include <bitset>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "core/text/prefix_trie.h"
 #include "core/text/regex.h"
 
 namespace octavo {
@@ -23,7 +23,7 @@ struct AddedTokenRule {
   bool single_word = false;  // not as a part of a word
   bool lstrip = false;       // takes the white space before it
   bool rstrip = false;       // and after it
-  bool normalized = false;   // looked for in a second pass, between the tokens of the first
+  bool normalized = false;   // looked for in normalized text
   bool special = false;
 };
 
@@ -37,35 +37,28 @@ class AddedTokens {
  public:
   AddedTokens() : word_(Regex::WordCharacter()) {}
 
-  // REQUIRES: valid UTF-8, 1 to kAddedTokenBytesMax bytes, not added before.
-  void Add(AddedTokenRule token);
+  // `matched` is what is looked for: the content, or for a normalized token what the normalizer
+  // makes of it. Of tokens that match the same, the first is found. REQUIRES: valid UTF-8 of at
+  // most kAddedTokenBytesMax bytes; a token without a byte never matches.
+  void Add(AddedTokenRule token, std::string_view matched);
 
-  // Cuts `text` (valid UTF-8). Leftmost match first, the longest of those; special tokens are left
-  // in the text unless `parse_special`.
-  std::vector<TextSegment> Cut(std::string_view text, bool parse_special) const;
+  // Cuts `text` (valid UTF-8) at tokens that are not normalized. Leftmost match first, the longest
+  // of those; special tokens are left in the text unless `parse_special`.
+  std::vector<TextSegment> CutRaw(std::string_view text, bool parse_special) const;
+  // The same for tokens that are normalized, in text that is.
+  std::vector<TextSegment> CutNormalized(std::string_view text, bool parse_special) const;
 
   const std::vector<AddedTokenRule>& all() const { return tokens_; }
 
  private:
-  // A trie over bytes: children_[node << 8 | byte].
-  struct Trie {
-    absl::flat_hash_map<uint32_t, uint32_t> children;
-    std::vector<int32_t> token_at{-1};  // per node, an index into tokens_
-    std::bitset<256> first;
-  };
-  struct Match {
-    int32_t token = -1;  // index into tokens_
-    size_t size = 0;
-  };
-  static Match LongestAt(const Trie& trie, std::string_view rest);
-  void CutText(const Trie& trie, std::string_view text, bool parse_special,
-               std::vector<TextSegment>* out) const;
+  std::vector<TextSegment> Cut(const PrefixTrie& trie, std::string_view text,
+                               bool parse_special) const;
   bool IsWordAtStart(std::string_view text) const;
   bool IsWordAtEnd(std::string_view text) const;
 
   std::vector<AddedTokenRule> tokens_;
-  Trie raw_;
-  Trie normalized_;
+  PrefixTrie raw_;  // of indices into tokens_
+  PrefixTrie normalized_;
   Regex word_;
 };
 

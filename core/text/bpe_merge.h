@@ -1,21 +1,33 @@
 #pragma once
 
 // The merge loop of byte-pair encoding: join the adjacent pair of lowest rank, leftmost first,
-// until no pair is left that has a rule. With a heap over a linked list, n symbols take O(n log n).
+// until no pair is left that has a rule. With a heap over a linked list, n symbols take O(n log n);
+// where it is known which symbols can never come together inside a token, long runs are cut there
+// first, and n symbols of natural text take O(n).
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 
 namespace octavo {
 
 class BpeMerges {
  public:
-  // Rules come in order of rank, best first; a pair given twice keeps the later rank. At most 2^31.
+  // A pair given twice keeps the later rule. The smaller rank goes first; rules of equal rank go
+  // by position alone.
   void Reserve(size_t rules) { rules_.reserve(rules); }
-  void Add(int32_t left, int32_t right, int32_t joined);
+  void Add(int32_t left, int32_t right, int32_t joined, uint32_t rank);
+  size_t size() const { return rules_.size(); }
+  // Whether some rule joins the token `id` to another.
+  bool Merges(int32_t id) const { return parts_.contains(id); }
+
+  // Tells which symbols every token begins and ends with, by id, -1 for tokens that are never made
+  // or merged. REQUIRES: all rules are there, and whatever the symbols, merging makes a token only
+  // out of runs that begin and end so.
+  void SetEnds(std::span<const int32_t> first, std::span<const int32_t> last);
 
   // Replaces `ids` by the merged ids. When `steps` is not null, it is increased by the number of
   // heap entries looked at: the measure of work, at most 3 per symbol.
@@ -26,10 +38,15 @@ class BpeMerges {
     uint32_t rank;
     int32_t joined;
   };
+  struct Scratch;
   const Rule* Find(int32_t left, int32_t right) const;
+  // Appends the merged ids of one run. Returns the heap entries looked at.
+  uint64_t Merge(std::span<const int32_t> ids, Scratch* scratch, std::vector<int32_t>* out) const;
 
   absl::flat_hash_map<uint64_t, Rule> rules_;
-  uint32_t next_rank_ = 0;
+  absl::flat_hash_set<int32_t> parts_;       // the left and right sides of all rules
+  absl::flat_hash_set<uint64_t> junctions_;  // symbols that stand side by side inside some token
+  bool has_ends_ = false;
 };
 
 }  // namespace octavo

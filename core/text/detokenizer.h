@@ -10,11 +10,18 @@
 
 namespace octavo {
 
+// Where the first id stands. It matters to SentencePiece, which puts a space before a text and
+// takes it away again.
+enum class TextPosition {
+  kStart,         // at the start of a text: the space goes
+  kContinuation,  // after text that is already there: the space stays
+};
+
 class Detokenizer {
  public:
   // `tokenizer` must outlive this. With `skip_special`, special tokens give no text.
-  Detokenizer(const Tokenizer* tokenizer, bool skip_special)
-      : tokenizer_(tokenizer), skip_special_(skip_special) {}
+  Detokenizer(const Tokenizer* tokenizer, bool skip_special,
+              TextPosition position = TextPosition::kStart);
 
   // The text that became certain with this id, always valid UTF-8, often empty while a character is
   // incomplete.
@@ -24,8 +31,14 @@ class Detokenizer {
   std::string Finish();
 
  private:
+  void AppendReplacements(size_t bytes, std::string* out) const;
+  // Takes off what the decode rule strips from the start of the text. REQUIRES: whole characters.
+  void Strip(std::string* text);
+
   const Tokenizer* tokenizer_;
   bool skip_special_;
+  size_t strips_max_;
+  size_t strips_left_;
   std::string pending_;  // the bytes of an incomplete character, at most 3
 };
 

@@ -89,12 +89,18 @@ absl::StatusOr<std::vector<int32_t>> EosIds(const Json& config, std::string_view
   return ids;
 }
 
+absl::StatusOr<std::unique_ptr<Tokenizer>> TokenizerOf(const TextFiles& files) {
+  if (files.tokenizer_json.empty() && !files.tokenizer_model.empty()) {
+    return LoadSentencePieceTokenizer(files.tokenizer_model, files.tokenizer_config_json);
+  }
+  return LoadTokenizer(files.tokenizer_json, files.tokenizer_config_json);
+}
+
 }  // namespace
 
 absl::StatusOr<TextBundle> LoadTextBundle(const TextFiles& files) {
   TextBundle bundle;
-  OCTAVO_ASSIGN_OR_RETURN(bundle.tokenizer,
-                          LoadTokenizer(files.tokenizer_json, files.tokenizer_config_json));
+  OCTAVO_ASSIGN_OR_RETURN(bundle.tokenizer, TokenizerOf(files));
   OCTAVO_ASSIGN_OR_RETURN(const Json config,
                           ParseOptional(files.tokenizer_config_json, kTokenizerConfig));
   OCTAVO_ASSIGN_OR_RETURN(bundle.bos_text, TokenText(config, "bos_token"));

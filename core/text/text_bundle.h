@@ -16,13 +16,15 @@
 
 namespace octavo {
 
-// The contents of the files named so; empty where a file is missing. Only the first is required.
+// The contents of the files named so; empty where a file is missing. Only one of the first two is
+// required, tokenizer.json wins.
 struct TextFiles {
-  std::string_view tokenizer_json;
-  std::string_view tokenizer_config_json;
-  std::string_view chat_template_jinja;
-  std::string_view generation_config_json;
-  std::string_view config_json;
+  std::string_view tokenizer_json = {};
+  std::string_view tokenizer_model = {};
+  std::string_view tokenizer_config_json = {};
+  std::string_view chat_template_jinja = {};
+  std::string_view generation_config_json = {};
+  std::string_view config_json = {};
 };
 
 struct TextBundle {
@@ -41,8 +43,8 @@ struct TextBundle {
   std::vector<int32_t> eos_ids;
 };
 
-// Errors: those of LoadTokenizer; kBadCheckpoint naming the file for one that is malformed. A chat
-// template that is missing or not known is no error here.
+// Errors: those of LoadTokenizer or LoadSentencePieceTokenizer; kBadCheckpoint naming the file for
+// one that is malformed. A chat template that is missing or not known is no error here.
 absl::StatusOr<TextBundle> LoadTextBundle(const TextFiles& files);
 
 }  // namespace octavo

@@ -9,67 +9,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-// What ByteLevel splits by when use_regex is on: GPT-2's pattern.
-constexpr std::string_view kGpt2Pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-
-// The components of a Sequence, or the component itself. `list` is the name of the member.
-absl::StatusOr<std::vector<const Json*>> Flatten(const Json& component, std::string_view what,
-                                                 std::string_view list) {
-  if (!component.is_object()) return TokenizerError(fmt::format("the {} is not an object", what));
-  OCTAVO_ASSIGN_OR_RETURN(const std::string type, ReadString(component, "type"));
-  if (type != "Sequence") return std::vector<const Json*>{&component};
-  OCTAVO_RETURN_IF_ERROR(
-      CheckMembers(component, fmt::format("the {}", what), kTokenizerJson, {"type", list}));
-  const Json& members = MemberOrNull(component, list);
-  if (!members.is_array() || members.size() > kStepsMax) {
-    return TokenizerError(
-        fmt::format("the {}'s \"{}\" is not a list of at most {}", what, list, kStepsMax));
-  }
-  std::vector<const Json*> out;
-  for (const Json& member : members) out.push_back(&member);
-  return out;
-}
-
-absl::Status ReadSplit(const Json& step, PreTokenizer* out) {
-  OCTAVO_RETURN_IF_ERROR(CheckMembers(step, "the pre-tokenizer Split", kTokenizerJson,
-                                      {"type", "pattern", "behavior", "invert"}));
-  const Json& pattern = MemberOrNull(step, "pattern");
-  if (!pattern.is_object() || pattern.size() != 1 || !pattern.begin()->is_string()) {
-    return TokenizerError("the pattern of the pre-tokenizer Split is not {\"Regex\": ...}");
-  }
-  const auto& text = pattern.begin()->get_ref<const std::string&>();
-  if (pattern.begin().key() != "Regex" && pattern.begin().key() != "String") {
-    return TokenizerUnsupported(
-        fmt::format("the pattern \"{}\" of the pre-tokenizer Split", pattern.begin().key()));
-  }
-  OCTAVO_ASSIGN_OR_RETURN(const std::string behavior, ReadString(step, "behavior"));
-  OCTAVO_ASSIGN_OR_RETURN(const bool invert, ReadBool(step, "invert", false));
-  if (behavior != "Isolated" && behavior != "Removed") {
-    return TokenizerUnsupported(
-        fmt::format("the behavior \"{}\" of the pre-tokenizer Split", behavior));
-  }
-  auto regex =
-      pattern.begin().key() == "Regex" ? Regex::Compile(text) : Regex::CompileLiteral(text);
-  if (!regex.ok()) return regex.status();
-  // Removed drops the matches, or with `invert` everything but the matches.
-  const bool removed = behavior == "Removed";
-  out->AddSplit(*std::move(regex), !removed || invert, !removed || !invert);
-  return absl::OkStatus();
-}
-
-absl::Status ReadByteLevel(const Json& step, PreTokenizer* out) {
-  OCTAVO_RETURN_IF_ERROR(CheckMembers(step, "the pre-tokenizer ByteLevel", kTokenizerJson,
-                                      {"type", "add_prefix_space", "trim_offsets", "use_regex"}));
-  OCTAVO_ASSIGN_OR_RETURN(const bool prefix_space, ReadBool(step, "add_prefix_space", true));
-  OCTAVO_ASSIGN_OR_RETURN(const bool use_regex, ReadBool(step, "use_regex", true));
-  if (prefix_space) out->AddPrefixSpace();
-  if (!use_regex) return absl::OkStatus();
-  OCTAVO_ASSIGN_OR_RETURN(Regex regex, Regex::Compile(kGpt2Pattern));
-  out->AddSplit(std::move(regex), true, true);
-  return absl::OkStatus();
-}
-
 absl::Status ReadTemplateToken(const Json& piece, const Json& special, TokenizerParts* parts,
                                std::vector<int32_t>* ids) {
   OCTAVO_ASSIGN_OR_RETURN(const std::string name, ReadString(piece, "id"));
@@ -124,7 +63,8 @@ absl::Status TokenizerError(std::string_view what) {
 
 absl::Status TokenizerUnsupported(std::string_view what) {
   return MakeError(Reason::kUnsupported, fmt::format("{} is not handled", what),
-                   {.file = kTokenizerJson}, "Octavo reads byte-level BPE tokenizers");
+                   {.file = kTokenizerJson},
+                   "Octavo reads BPE tokenizers, byte-level or in the style of SentencePiece");
 }
 
 absl::StatusOr<bool> ReadBool(const Json& object, std::string_view name, bool otherwise) {
@@ -142,59 +82,50 @@ absl::StatusOr<std::string> ReadString(const Json& object, std::string_view name
   return member.get<std::string>();
 }
 
-absl::Status CheckNormalizer(const Json& normalizer) {
-  if (normalizer.is_null()) return absl::OkStatus();
-  OCTAVO_ASSIGN_OR_RETURN(const std::vector<const Json*> steps,
-                          Flatten(normalizer, "normalizer", "normalizers"));
-  if (steps.empty()) return absl::OkStatus();
-  OCTAVO_ASSIGN_OR_RETURN(const std::string type, ReadString(*steps[0], "type"));
-  return TokenizerUnsupported(fmt::format("the normalizer {}", type));
+absl::StatusOr<std::vector<const Json*>> StepsOf(const Json& component, std::string_view what,
+                                                 std::string_view list) {
+  if (!component.is_object()) return TokenizerError(fmt::format("the {} is not an object", what));
+  OCTAVO_ASSIGN_OR_RETURN(const std::string type, ReadString(component, "type"));
+  if (type != "Sequence") return std::vector<const Json*>{&component};
+  OCTAVO_RETURN_IF_ERROR(
+      CheckMembers(component, fmt::format("the {}", what), kTokenizerJson, {"type", list}));
+  const Json& members = MemberOrNull(component, list);
+  if (!members.is_array() || members.size() > kStepsMax) {
+    return TokenizerError(
+        fmt::format("the {}'s \"{}\" is not a list of at most {}", what, list, kStepsMax));
+  }
+  std::vector<const Json*> out;
+  for (const Json& member : members) out.push_back(&member);
+  return out;
 }
 
-absl::Status ReadPreTokenizer(const Json& pre_tokenizer, PreTokenizer* out) {
-  if (pre_tokenizer.is_null()) return TokenizerUnsupported("a missing pre-tokenizer");
-  OCTAVO_ASSIGN_OR_RETURN(const std::vector<const Json*> steps,
-                          Flatten(pre_tokenizer, "pre-tokenizer", "pretokenizers"));
-  bool byte_level = false;
-  for (const Json* step : steps) {
-    OCTAVO_ASSIGN_OR_RETURN(const std::string type, ReadString(*step, "type"));
-    if (byte_level) {
-      return TokenizerUnsupported(fmt::format("the pre-tokenizer {} after ByteLevel", type));
-    }
-    if (type == "Split") {
-      OCTAVO_RETURN_IF_ERROR(ReadSplit(*step, out));
-    } else if (type == "Digits") {
-      OCTAVO_RETURN_IF_ERROR(CheckMembers(*step, "the pre-tokenizer Digits", kTokenizerJson,
-                                          {"type", "individual_digits"}));
-      OCTAVO_ASSIGN_OR_RETURN(const bool individual, ReadBool(*step, "individual_digits", false));
-      out->AddSplit(Regex::Digits(individual), true, true);
-    } else if (type == "ByteLevel") {
-      OCTAVO_RETURN_IF_ERROR(ReadByteLevel(*step, out));
-      byte_level = true;
-    } else {
-      return TokenizerUnsupported(fmt::format("the pre-tokenizer {}", type));
-    }
+absl::StatusOr<std::string> ReadStringPattern(const Json& step, std::string_view what) {
+  const Json& pattern = MemberOrNull(step, "pattern");
+  if (!pattern.is_object() || pattern.size() != 1 || !pattern.begin()->is_string()) {
+    return TokenizerError(fmt::format("the pattern of the {} is not {{\"String\": ...}}", what));
   }
-  if (!byte_level) return TokenizerUnsupported("a pre-tokenizer without ByteLevel");
-  return absl::OkStatus();
+  if (pattern.begin().key() != "String") {
+    return TokenizerUnsupported(
+        fmt::format("the pattern \"{}\" of the {}", pattern.begin().key(), what));
+  }
+  return ReadStepText(*pattern.begin(), what, 1);
 }
 
-absl::Status CheckDecoder(const Json& decoder) {
-  if (decoder.is_null()) return TokenizerUnsupported("a missing decoder");
-  OCTAVO_ASSIGN_OR_RETURN(const std::vector<const Json*> steps,
-                          Flatten(decoder, "decoder", "decoders"));
-  if (steps.size() != 1) {
-    return TokenizerUnsupported(fmt::format("a decoder of {} steps", steps.size()));
+absl::StatusOr<std::string> ReadStepText(const Json& text, std::string_view what,
+                                         size_t bytes_min) {
+  const bool fits = text.is_string() && text.get_ref<const std::string&>().size() >= bytes_min &&
+                    text.get_ref<const std::string&>().size() <= kStepBytesMax;
+  if (!fits) {
+    return TokenizerError(
+        fmt::format("a text of the {} has not {} to {} bytes", what, bytes_min, kStepBytesMax));
   }
-  OCTAVO_ASSIGN_OR_RETURN(const std::string type, ReadString(*steps[0], "type"));
-  if (type != "ByteLevel") return TokenizerUnsupported(fmt::format("the decoder {}", type));
-  return absl::OkStatus();
+  return text.get<std::string>();
 }
 
 absl::Status ReadPostProcessor(const Json& post_processor, TokenizerParts* parts) {
   if (post_processor.is_null()) return absl::OkStatus();
   OCTAVO_ASSIGN_OR_RETURN(const std::vector<const Json*> steps,
-                          Flatten(post_processor, "post-processor", "processors"));
+                          StepsOf(post_processor, "post-processor", "processors"));
   for (const Json* step : steps) {
     OCTAVO_ASSIGN_OR_RETURN(const std::string type, ReadString(*step, "type"));
     if (type == "TemplateProcessing") {

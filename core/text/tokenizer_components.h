@@ -4,7 +4,7 @@
 
 #include "absl/status/status.h"
 #include "core/text/json_bounded.h"
-#include "core/text/tokenizer_json.h"
+#include "core/text/tokenizer_parts.h"
 
 namespace octavo {
 
@@ -19,9 +19,22 @@ absl::StatusOr<bool> ReadBool(const nlohmann::json& object, std::string_view nam
 // A string member that must be there.
 absl::StatusOr<std::string> ReadString(const nlohmann::json& object, std::string_view name);
 
-absl::Status CheckNormalizer(const nlohmann::json& normalizer);
-absl::Status ReadPreTokenizer(const nlohmann::json& pre_tokenizer, PreTokenizer* out);
-absl::Status CheckDecoder(const nlohmann::json& decoder);
+// A string of `bytes_min` to kStepBytesMax bytes; `what` names the component in errors.
+absl::StatusOr<std::string> ReadStepText(const nlohmann::json& text, std::string_view what,
+                                         size_t bytes_min);
+// The "pattern" of a Replace: {"String": ...}, of at least one byte.
+absl::StatusOr<std::string> ReadStringPattern(const nlohmann::json& step, std::string_view what);
+// The components of a Sequence, or the component itself. `list` is the name of the member that
+// lists them.
+absl::StatusOr<std::vector<const nlohmann::json*>> StepsOf(const nlohmann::json& component,
+                                                           std::string_view what,
+                                                           std::string_view list);
+
+absl::Status ReadNormalizer(const nlohmann::json& normalizer, Normalizer* out);
+// Sets `symbols`, too: bytes with ByteLevel, otherwise characters.
+absl::Status ReadPreTokenizer(const nlohmann::json& pre_tokenizer, TokenizerParts* parts);
+// After the pre-tokenizer, with which it must agree.
+absl::Status ReadDecoder(const nlohmann::json& decoder, TokenizerParts* parts);
 // Needs the vocabulary: ids must exist.
 absl::Status ReadPostProcessor(const nlohmann::json& post_processor, TokenizerParts* parts);
 

@@ -2,7 +2,6 @@
 
 #include <charconv>
 
-#include "absl/container/flat_hash_map.h"
 #include "core/base/error.h"
 #include "core/base/limits.h"
 #include "core/base/status.h"
@@ -14,7 +13,6 @@ namespace octavo {
 namespace {
 
 using Json = nlohmann::json;
-using IdsByToken = absl::flat_hash_map<std::string, int32_t>;
 
 absl::StatusOr<int32_t> ReadId(const Json& id, std::string_view token) {
   if (!id.is_number_unsigned() || id.get<uint64_t>() >= kVocabularyMax) {
@@ -22,22 +20,6 @@ absl::StatusOr<int32_t> ReadId(const Json& id, std::string_view token) {
         fmt::format("the id of \"{}\" is not a number below {}", token, kVocabularyMax));
   }
   return static_cast<int32_t>(id.get<uint64_t>());
-}
-
-// Records that `id` is written `token`; an id has one token.
-absl::Status Claim(int32_t id, std::string_view token, TokenizerParts* parts) {
-  if (token.empty() || token.size() > kTokenBytesMax) {
-    return TokenizerError(
-        fmt::format("token {} has {} bytes; 1 to {}", id, token.size(), kTokenBytesMax));
-  }
-  const auto index = static_cast<size_t>(id);
-  if (parts->written.size() <= index) parts->written.resize(index + 1);
-  std::string& slot = parts->written[index];
-  if (!slot.empty() && slot != token) {
-    return TokenizerError(fmt::format("\"{}\" and \"{}\" have the same id {}", slot, token, id));
-  }
-  slot = std::string(token);
-  return absl::OkStatus();
 }
 
 absl::Status ReadVocabulary(const Json& model, TokenizerParts* parts, IdsByToken* ids) {
@@ -49,7 +31,7 @@ absl::Status ReadVocabulary(const Json& model, TokenizerParts* parts, IdsByToken
   ids->reserve(vocab.size());
   for (const auto& [token, id_value] : vocab.items()) {
     OCTAVO_ASSIGN_OR_RETURN(const int32_t id, ReadId(id_value, token));
-    OCTAVO_RETURN_IF_ERROR(Claim(id, token, parts));
+    OCTAVO_RETURN_IF_ERROR(ClaimId(id, token, kTokenizerJson, parts));
     ids->emplace(token, id);
   }
   parts->in_model.resize(parts->written.size());
@@ -89,7 +71,7 @@ absl::Status ReadMerges(const Json& model, const IdsByToken& ids, BpeMerges* out
           "merge {} (\"{}\" and \"{}\") uses or makes a token that is not in the vocabulary", rank,
           pair.first, pair.second));
     }
-    out->Add(left->second, right->second, joined->second);
+    out->Add(left->second, right->second, joined->second, static_cast<uint32_t>(rank));
   }
   return absl::OkStatus();
 }
@@ -111,7 +93,10 @@ absl::Status ReadModel(const Json& model, TokenizerParts* parts, IdsByToken* ids
     if (!affix.is_null() && affix != "") return TokenizerUnsupported(name);
   }
   OCTAVO_ASSIGN_OR_RETURN(const bool byte_fallback, ReadBool(model, "byte_fallback", false));
-  if (byte_fallback) return TokenizerUnsupported("byte_fallback (SentencePiece)");
+  if (byte_fallback && parts->symbols == SymbolKind::kBytes) {
+    return TokenizerUnsupported("byte_fallback with the pre-tokenizer ByteLevel");
+  }
+  parts->byte_fallback = byte_fallback;
   OCTAVO_ASSIGN_OR_RETURN(parts->fuse_unknown, ReadBool(model, "fuse_unk", false));
   OCTAVO_ASSIGN_OR_RETURN(parts->ignore_merges, ReadBool(model, "ignore_merges", false));
   OCTAVO_RETURN_IF_ERROR(ReadVocabulary(model, parts, ids));
@@ -139,7 +124,7 @@ absl::Status ReadAddedToken(const Json& entry, const Json& id_value, TokenizerPa
     return TokenizerError(fmt::format("the added token \"{}\" has id {} but the vocabulary says {}",
                                       content, id, known->second));
   }
-  OCTAVO_RETURN_IF_ERROR(Claim(id, content, parts));
+  OCTAVO_RETURN_IF_ERROR(ClaimId(id, content, kTokenizerJson, parts));
   ids->emplace(content, id);
   AddedTokenRule token;
   token.id = id;
@@ -149,7 +134,16 @@ absl::Status ReadAddedToken(const Json& entry, const Json& id_value, TokenizerPa
   OCTAVO_ASSIGN_OR_RETURN(token.lstrip, ReadBool(entry, "lstrip", false));
   OCTAVO_ASSIGN_OR_RETURN(token.rstrip, ReadBool(entry, "rstrip", false));
   OCTAVO_ASSIGN_OR_RETURN(token.normalized, ReadBool(entry, "normalized", !token.special));
-  parts->added.Add(std::move(token));
+  std::string matched = content;
+  if (token.normalized) {
+    OCTAVO_ASSIGN_OR_RETURN(matched, parts->normalizer.Run(content));
+    if (matched.size() > kAddedTokenBytesMax) {
+      return TokenizerError(
+          fmt::format("the added token {} has {} bytes when normalized; at most {}", id,
+                      matched.size(), kAddedTokenBytesMax));
+    }
+  }
+  parts->added.Add(std::move(token), matched);
   return absl::OkStatus();
 }
 
@@ -223,10 +217,9 @@ absl::StatusOr<TokenizerParts> ParseTokenizerJson(std::string_view tokenizer_jso
   TokenizerParts parts;
   IdsByToken ids;
   IdsByToken added;
-  OCTAVO_RETURN_IF_ERROR(CheckNormalizer(MemberOrNull(root, "normalizer")));
-  OCTAVO_RETURN_IF_ERROR(
-      ReadPreTokenizer(MemberOrNull(root, "pre_tokenizer"), &parts.pre_tokenizer));
-  OCTAVO_RETURN_IF_ERROR(CheckDecoder(MemberOrNull(root, "decoder")));
+  OCTAVO_RETURN_IF_ERROR(ReadNormalizer(MemberOrNull(root, "normalizer"), &parts.normalizer));
+  OCTAVO_RETURN_IF_ERROR(ReadPreTokenizer(MemberOrNull(root, "pre_tokenizer"), &parts));
+  OCTAVO_RETURN_IF_ERROR(ReadDecoder(MemberOrNull(root, "decoder"), &parts));
   OCTAVO_RETURN_IF_ERROR(ReadModel(MemberOrNull(root, "model"), &parts, &ids));
   OCTAVO_RETURN_IF_ERROR(ReadAddedTokens(MemberOrNull(root, "added_tokens"), &parts, &ids, &added));
   OCTAVO_RETURN_IF_ERROR(ReadAddedTokensDecoder(tokenizer_config_json, &parts, &ids, &added));

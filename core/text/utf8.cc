@@ -43,6 +43,13 @@ Utf8Char DecodeUtf8(std::string_view text) {
   return {Utf8State::kValid, code, lead.size};
 }
 
+std::string_view LastCharacter(std::string_view text) {
+  OCTAVO_CHECK(!text.empty());
+  size_t begin = text.size() - 1;
+  while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xc0) == 0x80) --begin;
+  return text.substr(begin);
+}
+
 bool IsUtf8(std::string_view text) {
   while (!text.empty()) {
     const Utf8Char next = DecodeUtf8(text);

@@ -28,6 +28,9 @@ struct Utf8Char {
 // The first character of `text`. REQUIRES: !text.empty().
 Utf8Char DecodeUtf8(std::string_view text);
 
+// The last character of `text`, valid UTF-8. REQUIRES: !text.empty().
+std::string_view LastCharacter(std::string_view text);
+
 bool IsUtf8(std::string_view text);
 
 // REQUIRES: a Unicode scalar value.

@@ -7,32 +7,14 @@
 #include <string_view>
 
 #include "core/base/status.h"
-#include "core/text/detokenizer.h"
 #include "core/text/text_bundle.h"
-#include "core/text/utf8.h"
+#include "tests/fuzz/encode_and_decode.h"
 
 namespace {
 
 constexpr std::string_view kSeparator = "\n---\n";
 // Patterns of the file may be slow; that is bounded, and tested elsewhere.
 constexpr size_t kTextBytesMax = 256;
-
-void EncodeAndDecode(const octavo::Tokenizer& tokenizer, std::string_view text) {
-  for (const bool special : {false, true}) {
-    const auto ids =
-        tokenizer.Encode(text, {.add_special_tokens = special, .parse_special = special});
-    if (!ids.ok()) continue;
-    octavo::Detokenizer detokenizer(&tokenizer, special);
-    std::string joined;
-    for (const int32_t id : *ids) {
-      OCTAVO_CHECK(id >= 0 && id < tokenizer.vocab_size());
-      joined += detokenizer.Push(id);
-    }
-    joined += detokenizer.Finish();
-    OCTAVO_CHECK(octavo::IsUtf8(joined));
-    OCTAVO_CHECK(joined == tokenizer.Decode(*ids, special));
-  }
-}
 
 }  // namespace
 
@@ -48,6 +30,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto bundle = octavo::LoadTextBundle(files);
   const auto tokenizer = octavo::LoadTokenizer(files.tokenizer_json);
   if (bundle.ok()) OCTAVO_CHECK(tokenizer.ok() || bundle->tokenizer != nullptr);
-  if (tokenizer.ok()) EncodeAndDecode(**tokenizer, text);
+  if (tokenizer.ok()) octavo::EncodeAndDecode(**tokenizer, text);
   return 0;
 }

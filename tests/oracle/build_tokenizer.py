@@ -3,8 +3,10 @@ trained here on files of this machine, in the style of each family that Octavo r
 
 import json
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors,
+                        trainers)
 
+import build_sentencepiece
 import text_lines
 
 # The pre-tokenizers of Llama 3 (and DBRX) and of Qwen2 differ in how many digits go together.
@@ -71,8 +73,10 @@ def llama3_style(size, lines):
 
 
 def qwen2_style(size, lines):
+    """The only one that normalizes."""
     tokenizer = trained(size, lines, bytes_after(pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated")),
                         ["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    tokenizer.normalizer = normalizers.NFC()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return tokenizer
 
@@ -112,7 +116,21 @@ def no_unknown_style(size, lines):
 
 
 STYLES = {"llama3": llama3_style, "qwen2": qwen2_style, "dbrx": dbrx_style, "smollm2": smollm2_style,
-          "gpt2": gpt2_style, "no_unknown": no_unknown_style}
+          "gpt2": gpt2_style, "no_unknown": no_unknown_style, **build_sentencepiece.STYLES}
+
+
+def for_decoding(tokenizer):
+    """The same, but tokens that match in normalized text decode as they are written and are special if they are said to
+    be: Hugging Face 0.23 gives the text that was matched, and no longer takes them for special."""
+    content = json.loads(tokenizer.to_str())
+    for token in content["added_tokens"]:
+        token["normalized"] = False
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def traps(style):
+    """Texts to strew in beside the added tokens."""
+    return build_sentencepiece.TRAPS if style in build_sentencepiece.STYLES else []
 
 
 def build(style, size=2000, seed=7):

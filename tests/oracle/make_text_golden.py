@@ -1,6 +1,7 @@
-"""Writes tests/golden/text: small tokenizers trained with Hugging Face `tokenizers`, the ids it gives, and prompts
-rendered by Jinja as `transformers` does. Run with the environment of install.sh. The lines come from text_lines.WORDS
-and the like only, and the training text from common-licenses, so that the files change only with the library."""
+"""Writes tests/golden/text: small tokenizers trained with Hugging Face `tokenizers` and SentencePiece, the ids that they
+give, and prompts rendered by Jinja as `transformers` does. Run with the environment of install.sh. The lines come from
+text_lines.WORDS and the like only, and the training text from common-licenses, so that the files change only with the
+libraries."""
 
 import glob
 import json
@@ -9,9 +10,11 @@ import random
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
+import build_sentencepiece
 import build_tokenizer
 import chat_texts
 import text_lines
+import train_sentencepiece
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "text"
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
@@ -27,9 +30,11 @@ def write_lines(path, values):
 
 
 def tokenizer_golden(style):
-    tokenizer = build_tokenizer.STYLES[style](500, training_lines())
+    size = 800 if style in build_sentencepiece.STYLES else 500  # 256 of the 800 are bytes
+    tokenizer = build_tokenizer.STYLES[style](size, training_lines())
     tokenizer.save(str(GOLDEN / f"{style}.tokenizer.json"), pretty=False)
-    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()] + build_tokenizer.traps(style)
+    decoding = build_tokenizer.for_decoding(tokenizer)
     rng = random.Random(style)
     cases = []
     for _ in range(25):
@@ -40,8 +45,21 @@ def tokenizer_golden(style):
         as_text = tokenizer.encode(text, add_special_tokens=False).ids
         tokenizer.encode_special_tokens = False
         cases.append({"text": text, "with_added": with_added, "ids": ids, "special_as_text": as_text,
-                      "decoded": tokenizer.decode(ids, skip_special_tokens=False),
-                      "without_special": tokenizer.decode(ids, skip_special_tokens=True)})
+                      "decoded": decoding.decode(ids, skip_special_tokens=False),
+                      "without_special": decoding.decode(ids, skip_special_tokens=True)})
+    write_lines(GOLDEN / f"{style}.cases.jsonl", cases)
+
+
+def sentencepiece_golden(style):
+    model = train_sentencepiece.train(style, 800, training_lines())
+    (GOLDEN / f"{style}.model").write_bytes(model)
+    oracle = train_sentencepiece.processor(model)
+    rng = random.Random(style)
+    cases = []
+    for _ in range(40):
+        text = text_lines.generated_line(rng, train_sentencepiece.TRAPS)
+        ids = oracle.encode(text)
+        cases.append({"text": text, "ids": ids, "decoded": oracle.decode(ids)})
     write_lines(GOLDEN / f"{style}.cases.jsonl", cases)
 
 
@@ -61,6 +79,8 @@ def main():
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for style in build_tokenizer.STYLES:
         tokenizer_golden(style)
+    for style in ("spm_llama", "spm_user"):  # the others hold a charsmap of 240 KB
+        sentencepiece_golden(style)
     chat_golden()
 
 

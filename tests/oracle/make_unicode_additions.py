@@ -8,9 +8,11 @@ pinned environment of tests/oracle/install.sh under Python 3.11.
 import sys
 import unicodedata
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 
 CODES = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+# What Unicode 15 has with a combining class or a decomposition: this Python does not know, utf8proc does.
+MARKS_OF_15 = [*range(0x10EFD, 0x10F00), 0x11F41, 0x11F42, *range(0x1E030, 0x1E06E), 0x1E08F, *range(0x1E4EC, 0x1E4F0)]
 
 
 def matched_by(pattern):
@@ -21,6 +23,21 @@ def matched_by(pattern):
 def isolated_by_digits():
     digits = pre_tokenizers.Digits(individual_digits=True)
     return {c for c in CODES if len(digits.pre_tokenize_str("a" + chr(c) + "a")) == 3}
+
+
+def never_normalized():
+    """Characters with a combining class or a decomposition that the library's older tables do not know."""
+    nfd, nfkd = normalizers.NFD(), normalizers.NFKD()
+    found = []
+    for code in [c for c in CODES if unicodedata.combining(chr(c)) or unicodedata.decomposition(chr(c))] + MARKS_OF_15:
+        # A mark that is known changes places with one of another class.
+        texts = [chr(code), f"a\u0345{chr(code)}", f"a{chr(code)}\u0334"]
+        if all(form.normalize_str(text) == text for form in (nfd, nfkd) for text in texts):
+            found.append(code)
+            # Nor do its parts compose.
+            found += [ord(c) for c in unicodedata.normalize("NFD", chr(code)) if unicodedata.name(c, "") and
+                      not unicodedata.decomposition(chr(code)).startswith("<")]
+    return set(found)
 
 
 def of_category(first):
@@ -57,6 +74,8 @@ def main():
     print_table("kDecimalsAdded", "General category Nd.", matched_by(r"\d") - decimal)
     print_table("kDigitsStepAdded", "General category N*, as the Digits pre-tokenizer sees it.",
                 seen_digits - numbers)
+    print_table("kNeverNormalized", "Marks and characters with a decomposition, newer than the tables that normalize.",
+                never_normalized())
 
 
 if __name__ == "__main__":

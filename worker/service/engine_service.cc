@@ -26,9 +26,9 @@ constexpr milliseconds kPoll{20};
 constexpr size_t kArtifactChunkBytes = 1 << 20;
 
 // The files of a model folder that the gateway may ask for.
-constexpr std::string_view kArtifacts[] = {"tokenizer.json",      "tokenizer_config.json",
-                                           "chat_template.jinja", "generation_config.json",
-                                           "config.json",         "special_tokens_map.json"};
+constexpr std::string_view kArtifacts[] = {
+    "tokenizer.json",         "tokenizer.model", "tokenizer_config.json",  "chat_template.jinja",
+    "generation_config.json", "config.json",     "special_tokens_map.json"};
 
 // The RPC's deadline on the engine's clock.
 std::optional<Clock::Nanos> DeadlineOf(const grpc::ServerContext& context) {

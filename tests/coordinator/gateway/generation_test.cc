@@ -134,5 +134,20 @@ TEST_F(GenerationTest, TheEndingIdIsNoText) {
   EXPECT_EQ(tokens_, ids.size());
 }
 
+TEST_F(GenerationTest, WhatFollowsAPromptKeepsItsSpaceAndAReplyDoesNot) {
+  const std::string tokenizer = ReadGolden("mixtral.tokenizer.json");
+  text_ = *LoadTextBundle({.tokenizer_json = tokenizer});
+  const std::vector<int32_t> ids = Ids("the work");  // with a mark in front
+  v1::GenerateRequest request;
+  request.set_prompt("This is");
+  EXPECT_EQ(Assemble(request, ids, 1), " the work");
+  request.mutable_token_ids()->add_ids(ids[0]);
+  EXPECT_EQ(Assemble(request, ids, 1), " the work");
+  request.mutable_chat()->add_messages()->set_content("Say it.");
+  EXPECT_EQ(Assemble(request, ids, 1), "the work");
+  request.mutable_chat()->set_omit_generation_prompt(true);  // goes on with the last message
+  EXPECT_EQ(Assemble(request, ids, 1), " the work");
+}
+
 }  // namespace
 }  // namespace octavo

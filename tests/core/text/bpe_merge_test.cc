@@ -1,5 +1,6 @@
 #include "core/text/bpe_merge.h"
 
+#include <numeric>
 #include <random>
 
 #include "gmock/gmock.h"
@@ -18,28 +19,35 @@ Ids Applied(const BpeMerges& merges, Ids ids) {
 
 TEST(BpeMergeTest, LowestRankFirstThenLeftmost) {
   BpeMerges merges;
-  merges.Add(2, 3, 10);  // bc
-  merges.Add(1, 2, 11);  // ab
-  merges.Add(1, 10, 12);
+  merges.Add(2, 3, 10, 0);  // bc
+  merges.Add(1, 2, 11, 1);  // ab
+  merges.Add(1, 10, 12, 2);
   EXPECT_THAT(Applied(merges, {1, 2, 3}), ElementsAre(12));
   EXPECT_THAT(Applied(merges, {1, 2, 1, 2, 3}), ElementsAre(11, 12));
   BpeMerges pair;
-  pair.Add(1, 1, 5);
+  pair.Add(1, 1, 5, 0);
   EXPECT_THAT(Applied(pair, {1, 1, 1}), ElementsAre(5, 1));
   EXPECT_THAT(Applied(pair, {1, 1, 1, 1}), ElementsAre(5, 5));
 }
 
 TEST(BpeMergeTest, APairGivenTwiceKeepsTheLaterRank) {
   BpeMerges merges;
-  merges.Add(1, 2, 10);
-  merges.Add(2, 3, 11);
-  merges.Add(1, 2, 10);
+  merges.Add(1, 2, 10, 0);
+  merges.Add(2, 3, 11, 1);
+  merges.Add(1, 2, 10, 2);
   EXPECT_THAT(Applied(merges, {1, 2, 3}), ElementsAre(1, 11));
+}
+
+TEST(BpeMergeTest, RulesOfEqualRankGoByPosition) {
+  BpeMerges merges;
+  merges.Add(2, 3, 10, 7);
+  merges.Add(1, 2, 11, 7);
+  EXPECT_THAT(Applied(merges, {1, 2, 3}), ElementsAre(11, 3));
 }
 
 TEST(BpeMergeTest, FewerThanTwoSymbolsStay) {
   BpeMerges merges;
-  merges.Add(1, 1, 2);
+  merges.Add(1, 1, 2, 0);
   EXPECT_TRUE(Applied(merges, {}).empty());
   EXPECT_THAT(Applied(merges, {1}), ElementsAre(1));
 }
@@ -77,7 +85,7 @@ TEST(BpeMergeTest, EqualsTheTextbookLoopOnRandomWords) {
       });
       if (known) continue;
       rules.push_back({left, right, next});
-      merges.Add(left, right, next++);
+      merges.Add(left, right, next++, static_cast<uint32_t>(rules.size()));
     }
     Ids word(random() % 40);
     for (int32_t& id : word) id = static_cast<int32_t>(random() % 4);
@@ -85,10 +93,42 @@ TEST(BpeMergeTest, EqualsTheTextbookLoopOnRandomWords) {
   }
 }
 
+TEST(BpeMergeTest, RunsCutWhereNoTokenJoinsMergeToTheSame) {
+  std::mt19937 random(4);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::array<int32_t, 3>> rules;
+    BpeMerges merges;
+    constexpr int32_t kSymbols = 6;
+    std::vector<int32_t> first(kSymbols);
+    std::iota(first.begin(), first.end(), 0);
+    std::vector<int32_t> last = first;
+    for (int i = 0; i < 12; ++i) {
+      const size_t left = random() % first.size();
+      const size_t right = random() % first.size();
+      const std::array<int32_t, 3> rule = {static_cast<int32_t>(left), static_cast<int32_t>(right),
+                                           static_cast<int32_t>(first.size())};
+      const bool known = std::any_of(rules.begin(), rules.end(), [&](const auto& other) {
+        return other[0] == rule[0] && other[1] == rule[1];
+      });
+      if (known) continue;
+      merges.Add(rule[0], rule[1], rule[2], static_cast<uint32_t>(rules.size()));
+      rules.push_back(rule);
+      first.push_back(first[left]);
+      last.push_back(last[right]);
+    }
+    merges.SetEnds(first, last);
+    Ids word(100);
+    for (int32_t& id : word) id = static_cast<int32_t>(random() % kSymbols);
+    EXPECT_EQ(Applied(merges, word), SlowMerge(rules, word));
+  }
+}
+
 TEST(BpeMergeTest, WorkGrowsLinearlyWithTheWord) {
   BpeMerges merges;
-  for (int32_t id = 0; id < 24; ++id) merges.Add(id, id, id + 1);  // runs of 2, 4, 8, ...
-  merges.Add(0, 1, 30);
+  for (int32_t id = 0; id < 24; ++id) {
+    merges.Add(id, id, id + 1, static_cast<uint32_t>(id));  // runs of 2, 4, 8, ...
+  }
+  merges.Add(0, 1, 30, 24);
   for (const size_t size : {size_t{1} << 10, size_t{1} << 15, size_t{1} << 20}) {
     Ids word(size, 0);
     uint64_t steps = 0;

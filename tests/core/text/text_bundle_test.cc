@@ -98,5 +98,17 @@ TEST_F(TextBundleTest, MalformedFilesAreNamed) {
   }
 }
 
+TEST_F(TextBundleTest, WithoutTokenizerJsonTheModelOfSentencePieceIsRead) {
+  const std::string model = ReadGolden("spm_llama.model");
+  const auto bundle = LoadTextBundle(
+      {.tokenizer_model = model, .tokenizer_config_json = R"({"bos_token": "<s>"})"});
+  ASSERT_TRUE(bundle.ok()) << bundle.status();
+  EXPECT_EQ(bundle->bos_id, 1);
+  EXPECT_EQ((*bundle->tokenizer->Encode("a", {}))[0], 1);
+  const auto both = LoadTextBundle({.tokenizer_json = tokenizer_, .tokenizer_model = model});
+  ASSERT_TRUE(both.ok()) << both.status();
+  EXPECT_TRUE(both->tokenizer->TokenId("<|eot_id|>").has_value());
+}
+
 }  // namespace
 }  // namespace octavo

@@ -68,7 +68,8 @@ TEST_P(StyleTest, PiecesOfTheDetokenizerAreWholeCharactersAndJoinToTheText) {
 
 INSTANTIATE_TEST_SUITE_P(Styles, StyleTest,
                          ::testing::Values("smollm2", "llama3", "qwen2", "dbrx", "gpt2",
-                                           "no_unknown"));
+                                           "no_unknown", "llama2", "mixtral", "first_llama",
+                                           "always", "never"));
 
 // Bytes as tokens: any byte sequence can be spelled, so characters can be cut anywhere.
 class DetokenizerTest : public ::testing::Test {
