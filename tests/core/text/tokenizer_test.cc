@@ -1,5 +1,8 @@
 #include "core/text/tokenizer.h"
 
+#include <ctime>
+#include <limits>
+
 #include "core/base/error.h"
 #include "core/text/detokenizer.h"
 #include "core/text/utf8.h"
@@ -153,6 +156,29 @@ TEST(TokenizerTest, MegabyteLinesAreEncodedAndComeBack) {
     std::string text;
     while (text.size() < (1 << 20)) text += unit;
     EXPECT_EQ(tokenizer->Decode(EncodeOrDie(*tokenizer, text, kPlain), false), text) << unit;
+  }
+}
+
+// CPU time of the fastest of three, in clock ticks: other tests run beside this one.
+double TicksToEncode(const Tokenizer& tokenizer, const std::string& text) {
+  double best = std::numeric_limits<double>::infinity();
+  for (int round = 0; round < 3; ++round) {
+    const std::clock_t begin = std::clock();
+    EXPECT_TRUE(tokenizer.Encode(text, kPlain).ok());
+    best = std::min(best, static_cast<double>(std::clock() - begin));
+  }
+  return best;
+}
+
+TEST_P(StyleTest, SixteenTimesTheLineTakesNoMoreThanTwiceThatTimes) {
+  const auto tokenizer = LoadGolden(GetParam());
+  for (const std::string unit : {"This License's 12 terms, ", "a", "\u0301\u0323", " "}) {
+    std::string text;
+    while (text.size() < (1 << 14)) text += unit;
+    const double once = TicksToEncode(*tokenizer, text);
+    for (int doubling = 0; doubling < 4; ++doubling) text += text;
+    // Quadratic time would be 256 times as much.
+    EXPECT_LT(TicksToEncode(*tokenizer, text), 32 * (once + 1000)) << unit;
   }
 }
 
