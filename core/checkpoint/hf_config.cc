@@ -1,5 +1,6 @@
 #include "core/checkpoint/hf_config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <initializer_list>
 #include <optional>
@@ -52,6 +53,8 @@ class Reader {
   Reader(const Json& root, std::string_view file) : root_(root), file_(file) {}
 
   const Json* Get(std::string_view path) const { return Find(root_, path); }
+  // True for a top-level key that is there, even if null.
+  bool Has(std::string_view key) const { return root_.contains(std::string(key)); }
 
   absl::StatusOr<std::optional<int64_t>> Int(std::string_view path) const {
     const Json* value = Get(path);
@@ -179,16 +182,33 @@ absl::Status ReadRope(const Reader& config, const Family& family, v1::ModelSpec&
   return absl::OkStatus();
 }
 
+// Up to a sliding window's length every position sees all before it: that is as far as we go.
+absl::StatusOr<int64_t> ReadMaxPosition(const Reader& config, const Family& family) {
+  const ConfigKeys& keys = family.keys;
+  OCTAVO_ASSIGN_OR_RETURN(const int64_t position,
+                          config.Int(keys.max_position, family.max_position_default));
+  OCTAVO_ASSIGN_OR_RETURN(const bool slides,
+                          config.Bool(keys.use_sliding_window, keys.use_sliding_window.empty()));
+  if (keys.sliding_window.empty() || !slides) return position;
+  // A null window is no window; only a key that is not there has the family's default.
+  const int64_t absent = config.Has(keys.sliding_window) ? 0 : family.sliding_window_default;
+  OCTAVO_ASSIGN_OR_RETURN(const int64_t window, config.Int(keys.sliding_window, absent));
+  if (window < 0) return Bad(kConfigFile, fmt::format("{} {}", keys.sliding_window, window));
+  return window == 0 ? position : std::min(position, window);
+}
+
 absl::Status ReadSizes(const Reader& config, const Family& family, v1::ModelSpec& spec) {
   const ConfigKeys& keys = family.keys;
   OCTAVO_ASSIGN_OR_RETURN(const int64_t hidden, config.Int(keys.hidden_size, std::nullopt));
   OCTAVO_ASSIGN_OR_RETURN(const int64_t inner, config.Int(keys.intermediate_size, std::nullopt));
   OCTAVO_ASSIGN_OR_RETURN(const int64_t layers, config.Int(keys.layer_count, std::nullopt));
   OCTAVO_ASSIGN_OR_RETURN(const int64_t heads, config.Int(keys.head_count, std::nullopt));
-  OCTAVO_ASSIGN_OR_RETURN(const int64_t kv_heads, config.Int(keys.kv_head_count, heads));
+  OCTAVO_ASSIGN_OR_RETURN(
+      const int64_t kv_heads,
+      config.Int(keys.kv_head_count,
+                 family.kv_head_count_default > 0 ? family.kv_head_count_default : heads));
   OCTAVO_ASSIGN_OR_RETURN(const int64_t vocab, config.Int(keys.vocab_size, std::nullopt));
-  OCTAVO_ASSIGN_OR_RETURN(const int64_t position,
-                          config.Int(keys.max_position, family.max_position_default));
+  OCTAVO_ASSIGN_OR_RETURN(const int64_t position, ReadMaxPosition(config, family));
   if (heads < 1) return Bad(kConfigFile, fmt::format("{} {} is below 1", keys.head_count, heads));
   OCTAVO_ASSIGN_OR_RETURN(const std::optional<int64_t> head_dim, config.Int(keys.head_dim));
   if (!head_dim && hidden % heads != 0) {

@@ -14,8 +14,9 @@
 namespace octavo {
 
 // `generation_config_text` may be empty (no such file): then the ids of config.json count. Errors:
-// kBadCheckpoint for malformed or contradictory facts, kUnsupported for a family, activation, rope
-// scaling or sliding window that is well formed but not handled, with what is.
+// kBadCheckpoint for malformed or contradictory facts, kUnsupported for a family, activation or
+// rope scaling that is well formed but not handled, with what is. A sliding window bounds
+// max_position: up to its length it hides nothing.
 absl::StatusOr<v1::ModelSpec> ParseConfig(std::string_view config_text,
                                           std::string_view generation_config_text);
 

@@ -81,11 +81,13 @@ std::string ConfigText(const v1::ModelSpec& spec) {
   }
   Put(root, keys.rope_scaling, scaling);
   Put(root, keys.rope_theta, spec.rope_theta());
+  Put(root, keys.sliding_window, nullptr);
   root["tie_word_embeddings"] = spec.tied_embeddings();
   if (const std::string_view name = TorchName(FromProto(spec.dtype())); !name.empty()) {
     root["torch_dtype"] = std::string(name);
   }
   root["use_cache"] = true;
+  Put(root, keys.use_sliding_window, false);
   Put(root, keys.vocab_size, spec.vocab_size());
   return JsonText(root);
 }

@@ -211,6 +211,9 @@ absl::StatusOr<v1::ModelSpec> Complete(const SynthSpec& spec) {
     }
     model.set_head_dim(model.hidden_size() / model.head_count());
   }
+  if (family->keys.attention_bias.empty()) {
+    model.set_attention_bias(family->attention_bias_default);
+  }
   if (model.norm_eps() == 0) model.set_norm_eps(1e-5);
   if (model.rope_theta() == 0) model.set_rope_theta(10000.0);
   if (model.max_position() == 0) model.set_max_position(2048);

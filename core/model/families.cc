@@ -1,5 +1,5 @@
 // The table of families. Tensor names and shapes: the Hugging Face implementations' published
-// checkpoints.
+// checkpoints. A family's rows are runs of rows that it shares with others.
 
 #include <array>
 
@@ -8,8 +8,22 @@
 namespace octavo {
 namespace {
 
-constexpr std::array kLlamaRows = {
+template <size_t... kCounts>
+constexpr auto Join(const std::array<TensorRow, kCounts>&... runs) {
+  std::array<TensorRow, (kCounts + ...)> all = {};
+  size_t next = 0;
+  const auto append = [&](const auto& run) {
+    for (const TensorRow& row : run) all[next++] = row;
+  };
+  (append(runs), ...);
+  return all;
+}
+
+constexpr std::array kEmbedding = {
     TensorRow{v1::EMBEDDING, "model.embed_tokens.weight", Dim::kVocab, Dim::kHidden},
+};
+
+constexpr std::array kAttention = {
     TensorRow{v1::ATTENTION_NORM, "model.layers.{L}.input_layernorm.weight", Dim::kHidden,
               Dim::kNone},
     TensorRow{v1::Q_PROJ, "model.layers.{L}.self_attn.q_proj.weight", Dim::kQuery, Dim::kHidden},
@@ -22,10 +36,20 @@ constexpr std::array kLlamaRows = {
     TensorRow{v1::V_BIAS, "model.layers.{L}.self_attn.v_proj.bias", Dim::kKeyValue, Dim::kNone,
               Presence::kAttentionBias},
     TensorRow{v1::O_PROJ, "model.layers.{L}.self_attn.o_proj.weight", Dim::kHidden, Dim::kQuery},
+};
+
+// Llama's switch covers the output projection too; Qwen2 has biases on q, k and v only.
+constexpr std::array kOutputBias = {
     TensorRow{v1::O_BIAS, "model.layers.{L}.self_attn.o_proj.bias", Dim::kHidden, Dim::kNone,
               Presence::kAttentionBias},
+};
+
+constexpr std::array kMlpNorm = {
     TensorRow{v1::MLP_NORM, "model.layers.{L}.post_attention_layernorm.weight", Dim::kHidden,
               Dim::kNone},
+};
+
+constexpr std::array kMlp = {
     TensorRow{v1::GATE_PROJ, "model.layers.{L}.mlp.gate_proj.weight", Dim::kIntermediate,
               Dim::kHidden},
     TensorRow{v1::GATE_BIAS, "model.layers.{L}.mlp.gate_proj.bias", Dim::kIntermediate, Dim::kNone,
@@ -37,11 +61,31 @@ constexpr std::array kLlamaRows = {
               Dim::kIntermediate},
     TensorRow{v1::DOWN_BIAS, "model.layers.{L}.mlp.down_proj.bias", Dim::kHidden, Dim::kNone,
               Presence::kMlpBias},
+};
+
+constexpr std::array kEnd = {
     TensorRow{v1::IGNORED, "model.layers.{L}.self_attn.rotary_emb.inv_freq", Dim::kNone, Dim::kNone,
               Presence::kIgnored},
     TensorRow{v1::FINAL_NORM, "model.norm.weight", Dim::kHidden, Dim::kNone},
     TensorRow{v1::LM_HEAD, "lm_head.weight", Dim::kVocab, Dim::kHidden, Presence::kUntied},
 };
+
+constexpr auto kLlamaRows = Join(kEmbedding, kAttention, kOutputBias, kMlpNorm, kMlp, kEnd);
+constexpr auto kQwen2Rows = Join(kEmbedding, kAttention, kMlpNorm, kMlp, kEnd);
+
+constexpr ConfigKeys kNoBiasKeys = {.attention_bias = "", .mlp_bias = ""};
+
+constexpr ConfigKeys MistralKeys() {
+  ConfigKeys keys = kNoBiasKeys;
+  keys.sliding_window = "sliding_window";
+  return keys;
+}
+
+constexpr ConfigKeys Qwen2Keys() {
+  ConfigKeys keys = MistralKeys();
+  keys.use_sliding_window = "use_sliding_window";
+  return keys;
+}
 
 constexpr std::array kFamilies = {
     Family{.name = "llama",
@@ -49,6 +93,23 @@ constexpr std::array kFamilies = {
            .architecture = "LlamaForCausalLM",
            .rows = kLlamaRows,
            .keys = {}},
+    Family{.name = "mistral",
+           .model_type = "mistral",
+           .architecture = "MistralForCausalLM",
+           .rows = kLlamaRows,
+           .keys = MistralKeys(),
+           .kv_head_count_default = 8,
+           .max_position_default = 131072,
+           .sliding_window_default = 4096},
+    Family{.name = "qwen2",
+           .model_type = "qwen2",
+           .architecture = "Qwen2ForCausalLM",
+           .rows = kQwen2Rows,
+           .keys = Qwen2Keys(),
+           .attention_bias_default = true,
+           .kv_head_count_default = 32,
+           .max_position_default = 32768,
+           .sliding_window_default = 4096},
 };
 
 }  // namespace

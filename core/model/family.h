@@ -70,6 +70,9 @@ struct ConfigKeys {
   std::string_view act = "hidden_act";
   std::string_view expert_count = "";
   std::string_view experts_per_token = "";
+  std::string_view sliding_window = "";
+  // A switch of the sliding window; without one the window always counts.
+  std::string_view use_sliding_window = "";
 };
 
 struct Family {
@@ -79,10 +82,13 @@ struct Family {
   std::span<const TensorRow>
       rows;  // outside-before, then per layer in this order, then outside-after
   ConfigKeys keys;
+  // What config.json means where it does not say.
   bool attention_bias_default = false;
+  int64_t kv_head_count_default = 0;  // 0: head_count
   double norm_eps_default = 1e-6;
   double rope_theta_default = 10000.0;
   int64_t max_position_default = 2048;
+  int64_t sliding_window_default = 0;  // 0: none
 };
 
 // All rows of the table, and look-ups. FamilyByModelType is nullptr for a model_type without a row.

@@ -1,23 +1,25 @@
 #include "core/plan/serve_tensors.h"
 
+#include <algorithm>
 #include <map>
 #include <string>
-#include <utility>
+#include <tuple>
 
 #include "core/base/error.h"
 #include "core/base/status.h"
+#include "core/model/family.h"
 #include "core/tensor/bare/units.h"
 #include "fmt/format.h"
+#include "fmt/ranges.h"
 
 namespace octavo {
 namespace {
 
-using Roles = std::map<std::pair<int, int>, const ServedTensor*>;  // (layer, role)
+using Place = std::tuple<int, int32_t, int32_t>;  // role, layer, expert
 
-struct Shape {
-  int64_t rows = 0;
-  int64_t columns = 0;  // 0: one-dimensional
-};
+Place PlaceOf(v1::TensorRole role, int32_t layer, int32_t expert) {
+  return {static_cast<int>(role), layer, expert};
+}
 
 absl::Status CheckScheme(const ServedTensor& served) {
   const std::string& name = served.tensor.spec().name();
@@ -62,92 +64,21 @@ absl::Status CheckScheme(const ServedTensor& served) {
   return block ? refuse("block-scaled INT8") : absl::OkStatus();
 }
 
-// Looks tensors up by layer and role, checking shapes and schemes on the way.
-class Catalogue {
- public:
-  Catalogue(const v1::ModelSpec& model, std::span<const ServedTensor> tensors) : model_(model) {
-    for (const ServedTensor& tensor : tensors) {
-      by_role_.emplace(std::pair(tensor.tensor.layer(), static_cast<int>(tensor.tensor.role())),
-                       &tensor);
-    }
-  }
+std::string Describe(const ExpectedTensor& tensor) {
+  std::string text = v1::TensorRole_Name(tensor.role);
+  if (tensor.expert >= 0) text += fmt::format(" of expert {}", tensor.expert);
+  return tensor.layer < 0 ? "no tensor for " + text
+                          : fmt::format("layer {} has no tensor for {}", tensor.layer, text);
+}
 
-  absl::StatusOr<const ServedTensor*> Find(int layer, v1::TensorRole role) const {
-    const auto found = by_role_.find({layer, static_cast<int>(role)});
-    if (found == by_role_.end()) {
-      return MakeError(Reason::kBadCheckpoint,
-                       layer < 0 ? fmt::format("no tensor for {}", v1::TensorRole_Name(role))
-                                 : fmt::format("layer {} has no tensor for {}", layer,
-                                               v1::TensorRole_Name(role)));
-    }
-    const ServedTensor& tensor = *found->second;
-    OCTAVO_RETURN_IF_ERROR(CheckShape(tensor));
-    if (ShapeOf(role).columns != 0) OCTAVO_RETURN_IF_ERROR(CheckScheme(tensor));
-    return &tensor;
+absl::Status CheckShape(const v1::TensorSpec& spec, const std::vector<int64_t>& want) {
+  if (std::equal(spec.shape().begin(), spec.shape().end(), want.begin(), want.end())) {
+    return absl::OkStatus();
   }
-
- private:
-  Shape ShapeOf(v1::TensorRole role) const {
-    const int64_t hidden = model_.hidden_size();
-    const int64_t inner = model_.intermediate_size();
-    const int64_t query = model_.head_count() * model_.head_dim();
-    const int64_t key = model_.kv_head_count() * model_.head_dim();
-    switch (role) {
-      case v1::EMBEDDING:
-      case v1::LM_HEAD:
-        return {model_.vocab_size(), hidden};
-      case v1::Q_PROJ:
-        return {query, hidden};
-      case v1::K_PROJ:
-      case v1::V_PROJ:
-        return {key, hidden};
-      case v1::O_PROJ:
-        return {hidden, query};
-      case v1::GATE_PROJ:
-      case v1::UP_PROJ:
-        return {inner, hidden};
-      case v1::DOWN_PROJ:
-        return {hidden, inner};
-      case v1::Q_BIAS:
-        return {query, 0};
-      case v1::K_BIAS:
-      case v1::V_BIAS:
-        return {key, 0};
-      case v1::GATE_BIAS:
-      case v1::UP_BIAS:
-        return {inner, 0};
-      default:
-        return {hidden, 0};
-    }
-  }
-
-  absl::Status CheckShape(const ServedTensor& tensor) const {
-    const Shape want = ShapeOf(tensor.tensor.role());
-    const auto& shape = tensor.tensor.spec().shape();
-    const bool good = want.columns == 0
-                          ? shape.size() == 1 && shape[0] == want.rows
-                          : shape.size() == 2 && shape[0] == want.rows && shape[1] == want.columns;
-    if (good) return absl::OkStatus();
-    return MakeError(Reason::kBadCheckpoint,
-                     fmt::format("shape [{}] where config.json says [{}{}]",
-                                 fmt::join(shape.begin(), shape.end(), ", "), want.rows,
-                                 want.columns == 0 ? "" : fmt::format(", {}", want.columns)),
-                     {.file = tensor.tensor.spec().file(), .tensor = tensor.tensor.spec().name()});
-  }
-
-  const v1::ModelSpec& model_;
-  Roles by_role_;
-};
-
-std::vector<v1::TensorRole> LayerRoles(const v1::ModelSpec& model) {
-  std::vector<v1::TensorRole> roles = {v1::ATTENTION_NORM, v1::Q_PROJ,  v1::K_PROJ,
-                                       v1::V_PROJ,         v1::O_PROJ,  v1::MLP_NORM,
-                                       v1::GATE_PROJ,      v1::UP_PROJ, v1::DOWN_PROJ};
-  if (model.attention_bias()) {
-    roles.insert(roles.end(), {v1::Q_BIAS, v1::K_BIAS, v1::V_BIAS, v1::O_BIAS});
-  }
-  if (model.mlp_bias()) roles.insert(roles.end(), {v1::GATE_BIAS, v1::UP_BIAS, v1::DOWN_BIAS});
-  return roles;
+  return MakeError(Reason::kBadCheckpoint,
+                   fmt::format("shape [{}] where config.json says [{}]",
+                               fmt::join(spec.shape(), ", "), fmt::join(want, ", ")),
+                   {.file = spec.file(), .tensor = spec.name()});
 }
 
 }  // namespace
@@ -178,19 +109,22 @@ absl::Status CheckServable(const v1::ModelSpec& model) {
 
 absl::StatusOr<std::vector<const ServedTensor*>> SelectTensors(
     const v1::ModelSpec& model, std::span<const ServedTensor> tensors) {
-  const Catalogue catalogue(model, tensors);
-  std::vector<const ServedTensor*> selected;
-  const auto add = [&](int layer, v1::TensorRole role) -> absl::Status {
-    OCTAVO_ASSIGN_OR_RETURN(const ServedTensor* tensor, catalogue.Find(layer, role));
-    selected.push_back(tensor);
-    return absl::OkStatus();
-  };
-  OCTAVO_RETURN_IF_ERROR(add(-1, v1::EMBEDDING));
-  for (int layer = 0; layer < model.layer_count(); ++layer) {
-    for (const v1::TensorRole role : LayerRoles(model)) OCTAVO_RETURN_IF_ERROR(add(layer, role));
+  OCTAVO_ASSIGN_OR_RETURN(const std::vector<ExpectedTensor> expected, ExpectedTensors(model));
+  std::map<Place, const ServedTensor*> by_place;
+  for (const ServedTensor& tensor : tensors) {
+    by_place.emplace(PlaceOf(tensor.tensor.role(), tensor.tensor.layer(), tensor.tensor.expert()),
+                     &tensor);
   }
-  OCTAVO_RETURN_IF_ERROR(add(-1, v1::FINAL_NORM));
-  if (!model.tied_embeddings()) OCTAVO_RETURN_IF_ERROR(add(-1, v1::LM_HEAD));
+  std::vector<const ServedTensor*> selected;
+  selected.reserve(expected.size());
+  for (const ExpectedTensor& want : expected) {
+    const auto found = by_place.find(PlaceOf(want.role, want.layer, want.expert));
+    if (found == by_place.end()) return MakeError(Reason::kBadCheckpoint, Describe(want));
+    const ServedTensor& tensor = *found->second;
+    OCTAVO_RETURN_IF_ERROR(CheckShape(tensor.tensor.spec(), want.shape));
+    if (want.shape.size() > 1) OCTAVO_RETURN_IF_ERROR(CheckScheme(tensor));
+    selected.push_back(&tensor);
+  }
   if (selected.front()->scheme) {
     return MakeError(Reason::kUnsupported, "cannot serve a quantized embedding",
                      {.tensor = selected.front()->tensor.spec().name()});

@@ -5,6 +5,7 @@
 
 #include "core/base/error.h"
 #include "core/checkpoint/config_json.h"
+#include "fmt/format.h"
 
 namespace octavo {
 namespace {
@@ -165,6 +166,45 @@ TEST(ParseJsonObjectTest, IsStrict) {
   }
 }
 
+TEST(ParseConfigTest, ASlidingWindowBoundsTheLength) {
+  constexpr const char* kMistral =
+      R"("model_type":"mistral","architectures":["MistralForCausalLM"])";
+  constexpr const char* kQwen2 = R"("model_type":"qwen2","architectures":["Qwen2ForCausalLM"])";
+  const std::pair<std::string, int64_t> cases[] = {
+      {fmt::format(R"({{{},"sliding_window":100}})", kMistral), 100},
+      {fmt::format(R"({{{},"max_position_embeddings":9000}})", kMistral), 4096},
+      {fmt::format(R"({{{},"sliding_window":200}})", kMistral), 128},
+      {fmt::format(R"({{{},"sliding_window":100}})", kQwen2), 128},
+      {fmt::format(R"({{{},"sliding_window":100,"use_sliding_window":true}})", kQwen2), 100},
+      {R"({"sliding_window":100})", 128},
+  };
+  for (const auto& [patch, length] : cases) {
+    const auto spec = With(patch);
+    ASSERT_TRUE(spec.ok()) << spec.status();
+    EXPECT_EQ(spec->max_position(), length) << patch;
+  }
+  // merge_patch takes null for "remove": an explicit null needs the text itself.
+  Json json = Base();
+  json.merge_patch(Json::parse(fmt::format(R"({{{},"max_position_embeddings":9000}})", kMistral)));
+  json["sliding_window"] = nullptr;
+  EXPECT_EQ(ParseConfig(json.dump(), "")->max_position(), 9000);
+  json["sliding_window"] = -1;
+  EXPECT_EQ(ReasonOf(ParseConfig(json.dump(), "").status()), Reason::kBadCheckpoint);
+}
+
+TEST(ParseConfigTest, FamiliesHaveTheirOwnDefaults) {
+  const auto qwen = With(R"({"model_type":"qwen2","architectures":["Qwen2ForCausalLM"],
+    "num_attention_heads":32,"num_key_value_heads":null,"attention_bias":false})");
+  ASSERT_TRUE(qwen.ok()) << qwen.status();
+  EXPECT_EQ(qwen->kv_head_count(), 32);
+  EXPECT_TRUE(qwen->attention_bias());  // not a choice of config.json in this family
+  const auto mistral = With(R"({"model_type":"mistral","architectures":["MistralForCausalLM"],
+    "num_attention_heads":16,"num_key_value_heads":null,"attention_bias":true})");
+  ASSERT_TRUE(mistral.ok()) << mistral.status();
+  EXPECT_EQ(mistral->kv_head_count(), 8);
+  EXPECT_FALSE(mistral->attention_bias());
+}
+
 TEST(HasQuantizationTest, LooksForEitherKey) {
   EXPECT_FALSE(*HasQuantization(R"({"quantization_config":null})"));
   EXPECT_TRUE(*HasQuantization(R"({"quantization_config":{}})"));
@@ -176,7 +216,9 @@ TEST(ConfigTextTest, RoundTrips) {
        {"{}", R"({"head_dim":32,"attention_bias":true,"mlp_bias":true})",
         R"({"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,
            "high_freq_factor":4.0,"original_max_position_embeddings":64},"torch_dtype":"float32"})",
-        R"({"eos_token_id":[2,3],"bos_token_id":null})"}) {
+        R"({"eos_token_id":[2,3],"bos_token_id":null})",
+        R"({"model_type":"mistral","architectures":["MistralForCausalLM"]})",
+        R"({"model_type":"qwen2","architectures":["Qwen2ForCausalLM"]})"}) {
     const auto spec = With(patch);
     ASSERT_TRUE(spec.ok()) << spec.status();
     const auto again = ParseConfig(ConfigText(*spec), GenerationConfigText(*spec));

@@ -10,6 +10,7 @@
 #include "core/base/error.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/config_json.h"
+#include "core/model/family.h"
 #include "core/store/local_store.h"
 #include "core/tensor/bare/float_bits.h"
 #include "tests/fakes/memory_store.h"
@@ -46,6 +47,23 @@ TEST(WriteSyntheticTest, MakesACheckpointThatOpens) {
   EXPECT_EQ((*tokenizer)["model"]["vocab"].size(), 300u);
   EXPECT_EQ((*tokenizer)["added_tokens"].size(), 3u);
   EXPECT_EQ(ReasonOf(WriteSynthetic(store, Small(), 1, "out")), Reason::kOutputExists);
+}
+
+// What is written is what the family's readers expect, down to every name and shape.
+TEST(WriteSyntheticTest, MakesEveryFamily) {
+  for (const Family& family : Families()) {
+    MemoryStore store;
+    SynthSpec spec = Small();
+    spec.model.set_family(std::string(family.name));
+    spec.shard_bytes_max = 200'000;
+    const absl::Status made = WriteSynthetic(store, spec, 1, "out");
+    ASSERT_TRUE(made.ok()) << family.name << ": " << made;
+    const auto checkpoint = OpenCheckpoint(store, "out", Accept::kPlainOnly);
+    ASSERT_TRUE(checkpoint.ok()) << family.name << ": " << checkpoint.status();
+    EXPECT_EQ(checkpoint->model.family(), family.name);
+    EXPECT_EQ(checkpoint->model.architecture(), family.architecture);
+    EXPECT_EQ(checkpoint->model.max_position(), 2048);
+  }
 }
 
 TEST(WriteSyntheticTest, ShardsLikeTheHub) {

@@ -118,6 +118,17 @@ TEST(ExpectedTensorsTest, BiasesAndTies) {
   EXPECT_EQ(tensors->size(), 1u + 3 * (9 + 4 + 3) + 1);
 }
 
+TEST(ExpectedTensorsTest, Qwen2HasBiasesOnInputsOfAttentionOnly) {
+  v1::ModelSpec spec = Llama();
+  spec.set_family("qwen2");
+  spec.set_attention_bias(true);
+  const auto tensors = ExpectedTensors(spec);
+  ASSERT_TRUE(tensors.ok());
+  EXPECT_EQ(tensors->size(), 1u + 3 * (9 + 3) + 2);
+  EXPECT_TRUE(RoleOf("model.layers.0.self_attn.k_proj.bias", spec).has_value());
+  EXPECT_FALSE(RoleOf("model.layers.0.self_attn.o_proj.bias", spec).has_value());
+}
+
 // A mixture as a row of data: what a later family needs is there.
 constexpr std::array kMixtureRows = {
     TensorRow{v1::EMBEDDING, "embed.weight", Dim::kVocab, Dim::kHidden},

@@ -37,6 +37,7 @@ ServedTensor Tensor(v1::TensorRole role, int layer, std::vector<int64_t> shape) 
   ServedTensor out;
   out.tensor.set_role(role);
   out.tensor.set_layer(layer);
+  out.tensor.set_expert(-1);
   out.tensor.mutable_spec()->set_name(v1::TensorRole_Name(role) + std::to_string(layer));
   out.tensor.mutable_spec()->set_dtype(v1::BF16);
   for (const int64_t dimension : shape) out.tensor.mutable_spec()->add_shape(dimension);

@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""Every family against transformers: tiny random checkpoints, written by transformers and run by the built programs.
+
+For each model: the logits of Octavo (BF16 activations) stay within 2 % (relative L2) of transformers' in float32, the
+same token is on top wherever the first two are apart, the bytes are equal at every tensor-parallel size, chunking and
+instruction set, `octavo eval ppl` gives transformers' NLL, and quantized folders behave. `tiny_models.ablations` shows
+that the models can tell: without any one part the NLL moves.
+
+usage: check_families.py [NAME...]     only the cases whose names contain one of these
+"""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import smol
+import tiny_models
+
+TOOL = smol.BIN.parent / "tests" / "logits_tool"
+LOGITS_BAR = 2e-2
+NEAR_TIE = 0.05  # of the first two logits, relative to the spread of all
+ABLATION_BAR = 0.05
+NLL_BAR = 0.01
+RECIPE_BARS = {"fp8-weight-only": LOGITS_BAR, "fp8-dynamic": 0.1, "int8-dynamic": 0.06}
+
+
+def octavo_logits(folder, scratch, sequences, ranks=1, chunk=0, isa="auto"):
+    ids, out = scratch / "ids.txt", scratch / "logits.bin"
+    ids.write_text("".join(" ".join(map(str, row)) + "\n" for row in sequences.tolist()))
+    subprocess.run([TOOL, folder, ids, out, str(ranks), str(chunk), isa], check=True)
+    return out.read_bytes()
+
+
+def as_tensor(raw, sequences):
+    return torch.frombuffer(bytearray(raw), dtype=torch.float32).view(*sequences.shape, -1)
+
+
+def relative(mine, theirs):
+    return ((mine - theirs).norm() / theirs.norm()).item()
+
+
+def top1(mine, theirs):
+    """Share of positions with the same token on top, of those where transformers' first two are apart."""
+    best = theirs.topk(2, -1)
+    clear = best.values[..., 0] - best.values[..., 1] > NEAR_TIE * theirs.std()
+    same = mine.argmax(-1) == best.indices[..., 0]
+    return (same & clear).sum().item() / clear.sum().item()
+
+
+def dequantized(folder, target):
+    """A float32 checkpoint of the values that the codes in `folder` stand for."""
+    target.mkdir()
+    tensors = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            tensors.update({name: file.get_tensor(name) for name in file.keys()})
+    scales = {name: tensors.pop(name) for name in list(tensors) if name.endswith("weight_scale")}
+    assert scales, "nothing is quantized"
+    values = {name: tensor.float() for name, tensor in tensors.items()}
+    for name, scale in scales.items():
+        values[name.removesuffix("_scale")] *= scale.float()
+    save_file(values, target / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (target / "config.json").write_text(json.dumps(config))
+    return len(scales)
+
+
+class Checker:
+    def __init__(self, scratch):
+        self.scratch, self.failures = scratch, 0
+        smol.octavo("synth", "--vocab", tiny_models.VOCAB, "--layers", 1, "--hidden", 32, "--heads", 2, "--out",
+                    scratch / "synth", stdout=subprocess.DEVNULL)
+
+    def expect(self, good, text):
+        self.failures += not good
+        print(f"  {'ok  ' if good else 'FAIL'} {text}", flush=True)
+
+    def folder_of(self, case, model):
+        folder = self.scratch / case.name
+        kept = {name: p.clone() for name, p in model.state_dict().items()}
+        model.to(torch.bfloat16).save_pretrained(folder, max_shard_size=case.shard)
+        model.float().load_state_dict(kept)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(self.scratch / "synth" / name, folder)
+        return folder
+
+    def check_digests(self, case, folder, sequences, want):
+        settings = [dict(ranks=ranks) for ranks in range(2, case.tensor_parallel + 1)]
+        settings += [dict(chunk=7), dict(isa="reference"), dict(isa="avx2"),
+                     dict(ranks=case.tensor_parallel, chunk=13, isa="avx2")]
+        wrong = [one for one in settings if octavo_logits(folder, self.scratch, sequences, **one) != want]
+        self.expect(not wrong, f"same bytes in {len(settings) + 1} settings, TP 1 to {case.tensor_parallel} {wrong or ''}")
+
+    def check_ablations(self, case, seed, model, sequences, base):
+        moved = {}
+        for name, remove in tiny_models.ablations(model).items():
+            broken = tiny_models.make(case, seed)
+            remove(broken)
+            moved[name] = abs(tiny_models.nll(tiny_models.logits_of(broken, sequences), sequences) - base)
+        text = ", ".join(f"{name} {change:.2f}" for name, change in moved.items())
+        self.expect(min(moved.values()) > ABLATION_BAR, f"without each part the NLL moves: {text}")
+
+    def check_perplexity(self, case, folder, sequences, want):
+        ids = self.scratch / "ids.jsonl"
+        ids.write_text("".join(json.dumps({"ids": row}) + "\n" for row in sequences.tolist()))
+        done = smol.octavo("eval", "ppl", folder, "--ids", ids, "--tp", case.tensor_parallel, "--json",
+                           capture_output=True)
+        mine = json.loads(done.stdout.strip().splitlines()[-1])["nll"]
+        self.expect(abs(mine - want) <= NLL_BAR, f"octavo eval ppl --tp {case.tensor_parallel}: {mine:.4f}, "
+                    f"transformers {want:.4f}")
+
+    def check_recipe(self, case, folder, sequences, recipe, bar):
+        out = self.scratch / f"{case.name}-{recipe}"
+        smol.octavo("quantize", folder, "--recipe", recipe, "--out", out, capture_output=True)
+        count = dequantized(out, self.scratch / f"{out.name}-f32")
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            self.scratch / f"{out.name}-f32", dtype=torch.float32, attn_implementation="eager").eval()
+        theirs = tiny_models.logits_of(model, sequences)
+        raw = octavo_logits(out, self.scratch, sequences)
+        error = relative(as_tensor(raw, sequences), theirs)
+        same = all(octavo_logits(out, self.scratch, sequences, ranks=ranks) == raw
+                   for ranks in range(2, case.tensor_parallel + 1))
+        self.expect(error <= bar and same, f"{recipe}: {count} matrices, relative L2 to their values {error:.4f} "
+                    f"(at most {bar}), same bytes at every TP")
+
+    def check(self, case, seed):
+        print(f"{case.name}", flush=True)
+        model = tiny_models.make(case, seed)
+        sequences = tiny_models.sample(model)
+        theirs = tiny_models.logits_of(model, sequences)
+        folder = self.folder_of(case, model)
+        raw = octavo_logits(folder, self.scratch, sequences)
+        mine = as_tensor(raw, sequences)
+        error, share = relative(mine, theirs), top1(mine, theirs)
+        self.expect(error <= LOGITS_BAR, f"relative L2 of logits to transformers in float32: {error:.5f}")
+        self.expect(share >= 0.99, f"same token on top outside near-ties: {100 * share:.1f} %")
+        self.check_digests(case, folder, sequences, raw)
+        base = tiny_models.nll(theirs, sequences)
+        self.check_ablations(case, seed, model, sequences, base)
+        self.check_perplexity(case, folder, sequences, base)
+        for recipe, bar in RECIPE_BARS.items():
+            self.check_recipe(case, folder, sequences, recipe, bar)
+
+
+def main():
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    wanted = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as scratch:
+        checker = Checker(pathlib.Path(scratch))
+        for seed, case in enumerate(tiny_models.cases(), 11):
+            if not wanted or any(part in case.name for part in wanted):
+                checker.check(case, seed)
+    print("check_families:", "ok" if checker.failures == 0 else f"{checker.failures} failures")
+    return 1 if checker.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
