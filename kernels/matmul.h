@@ -109,6 +109,8 @@ struct MatmulOps {
   void (*widen)(const uint16_t* x, int64_t count, float* out);
   // into[i] += from[i].
   void (*add)(float* into, const float* from, int64_t count);
+  // into[i] = fma(weight, from[i], into[i]): experts add up.
+  void (*add_weighted)(float* into, const float* from, float weight, int64_t count);
   // out[i] = F32 of sums[i], rounded to nearest even.
   void (*from_int32)(const int32_t* sums, int64_t count, float* out);
   // One row: y = (sum * row_scale) * channel_scales[i], + bias[i], + residual[i]; `finish` rounds

@@ -78,9 +78,9 @@ std::span<const KernelRow> AttentionKernelRows() {
   return kRows;
 }
 std::span<const KernelRow> NormKernelRows() {
-  static constexpr KernelRow kRows[] = {{"rms_norm", "bf16", Isa::kReference},
-                                        {"rms_norm", "bf16", Isa::kAvx2},
-                                        {"rms_norm", "bf16", Isa::kAvx512}};
+  static constexpr KernelRow kRows[] = {{"rms_norm, layer_norm", "bf16", Isa::kReference},
+                                        {"rms_norm, layer_norm", "bf16", Isa::kAvx2},
+                                        {"rms_norm, layer_norm", "bf16", Isa::kAvx512}};
   return kRows;
 }
 std::span<const KernelRow> RopeKernelRows() {
@@ -90,15 +90,15 @@ std::span<const KernelRow> RopeKernelRows() {
   return kRows;
 }
 std::span<const KernelRow> ActivationKernelRows() {
-  static constexpr KernelRow kRows[] = {{"silu_multiply", "bf16", Isa::kReference},
-                                        {"silu_multiply", "bf16", Isa::kAvx2},
-                                        {"silu_multiply", "bf16", Isa::kAvx512}};
+  static constexpr KernelRow kRows[] = {{"silu_multiply, clip", "bf16", Isa::kReference},
+                                        {"silu_multiply, clip", "bf16", Isa::kAvx2},
+                                        {"silu_multiply, clip", "bf16", Isa::kAvx512}};
   return kRows;
 }
 std::span<const KernelRow> SoftmaxKernelRows() {
-  static constexpr KernelRow kRows[] = {{"log_sum_exp, argmax", "f32", Isa::kReference},
-                                        {"log_sum_exp, argmax", "f32", Isa::kAvx2},
-                                        {"log_sum_exp, argmax", "f32", Isa::kAvx512}};
+  static constexpr KernelRow kRows[] = {{"log_sum_exp, softmax, argmax", "f32", Isa::kReference},
+                                        {"log_sum_exp, softmax, argmax", "f32", Isa::kAvx2},
+                                        {"log_sum_exp, softmax, argmax", "f32", Isa::kAvx512}};
   return kRows;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
-// What the leader does with a row of F32 logits.
+// What is done with a row of F32 logits: by the leader with the model's, by every rank with a
+// router's.
 
 #include <cstdint>
 #include <span>
@@ -20,6 +21,9 @@ struct LogSum {
 
 struct SoftmaxOps {
   LogSum (*log_sum)(const float* x, int64_t count);  // count >= 1
+  // out[j] = Exp(x_j - m) / the lane sum of Exp(x_j - m), m = the largest x. `out` may be `x`.
+  // REQUIRES finite x, count >= 1.
+  void (*softmax)(const float* x, int64_t count, float* out);
   // Index of the largest, ties to the lowest.
   int64_t (*argmax)(const float* x, int64_t count);
 };

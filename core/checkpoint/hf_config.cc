@@ -225,10 +225,13 @@ absl::Status ReadSizes(const Reader& config, const Family& family, v1::ModelSpec
   spec.set_vocab_size(vocab);
   spec.set_max_position(position);
   if (!keys.expert_count.empty()) {
-    OCTAVO_ASSIGN_OR_RETURN(const int64_t experts, config.Int(keys.expert_count, std::nullopt));
-    OCTAVO_ASSIGN_OR_RETURN(const int64_t chosen, config.Int(keys.experts_per_token, std::nullopt));
+    OCTAVO_ASSIGN_OR_RETURN(const int64_t experts,
+                            config.Int(keys.expert_count, family.expert_count_default));
+    OCTAVO_ASSIGN_OR_RETURN(const int64_t chosen,
+                            config.Int(keys.experts_per_token, family.experts_per_token_default));
     spec.set_expert_count(experts);
     spec.set_experts_per_token(chosen);
+    spec.set_normalized_experts(family.normalized_experts);
   }
   return absl::OkStatus();
 }

@@ -214,6 +214,14 @@ absl::StatusOr<v1::ModelSpec> Complete(const SynthSpec& spec) {
   if (family->keys.attention_bias.empty()) {
     model.set_attention_bias(family->attention_bias_default);
   }
+  if (!family->keys.expert_count.empty()) {
+    if (model.expert_count() == 0) model.set_expert_count(family->expert_count_default);
+    if (model.experts_per_token() == 0) {
+      model.set_experts_per_token(
+          std::min(family->experts_per_token_default, model.expert_count()));
+    }
+    model.set_normalized_experts(family->normalized_experts);
+  }
   if (model.norm_eps() == 0) model.set_norm_eps(1e-5);
   if (model.rope_theta() == 0) model.set_rope_theta(10000.0);
   if (model.max_position() == 0) model.set_max_position(2048);

@@ -17,7 +17,7 @@ namespace octavo {
 struct SynthSpec {
   // Everything of the model but eos/bos ids (the tokenizer's are used). Zeros take defaults:
   // head_dim hidden/heads, kv_head_count head_count, norm_eps 1e-5, rope_theta 10000, max_position
-  // 2048. `family` empty: "llama".
+  // 2048, in mixtures the family's own number of experts. `family` empty: "llama".
   v1::ModelSpec model;
   DType dtype = DType::kBF16;  // F32, F16 or BF16
   uint64_t shard_bytes_max =

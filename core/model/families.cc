@@ -63,6 +63,17 @@ constexpr std::array kMlp = {
               Presence::kMlpBias},
 };
 
+constexpr std::array kMixtralExperts = {
+    TensorRow{v1::ROUTER, "model.layers.{L}.block_sparse_moe.gate.weight", Dim::kExperts,
+              Dim::kHidden},
+    TensorRow{v1::EXPERT_GATE, "model.layers.{L}.block_sparse_moe.experts.{E}.w1.weight",
+              Dim::kIntermediate, Dim::kHidden},
+    TensorRow{v1::EXPERT_UP, "model.layers.{L}.block_sparse_moe.experts.{E}.w3.weight",
+              Dim::kIntermediate, Dim::kHidden},
+    TensorRow{v1::EXPERT_DOWN, "model.layers.{L}.block_sparse_moe.experts.{E}.w2.weight",
+              Dim::kHidden, Dim::kIntermediate},
+};
+
 constexpr std::array kEnd = {
     TensorRow{v1::IGNORED, "model.layers.{L}.self_attn.rotary_emb.inv_freq", Dim::kNone, Dim::kNone,
               Presence::kIgnored},
@@ -72,6 +83,8 @@ constexpr std::array kEnd = {
 
 constexpr auto kLlamaRows = Join(kEmbedding, kAttention, kOutputBias, kMlpNorm, kMlp, kEnd);
 constexpr auto kQwen2Rows = Join(kEmbedding, kAttention, kMlpNorm, kMlp, kEnd);
+
+constexpr auto kMixtralRows = Join(kEmbedding, kAttention, kMlpNorm, kMixtralExperts, kEnd);
 
 constexpr ConfigKeys kNoBiasKeys = {.attention_bias = "", .mlp_bias = ""};
 
@@ -84,6 +97,13 @@ constexpr ConfigKeys MistralKeys() {
 constexpr ConfigKeys Qwen2Keys() {
   ConfigKeys keys = MistralKeys();
   keys.use_sliding_window = "use_sliding_window";
+  return keys;
+}
+
+constexpr ConfigKeys MixtralKeys() {
+  ConfigKeys keys = MistralKeys();
+  keys.expert_count = "num_local_experts";
+  keys.experts_per_token = "num_experts_per_tok";
   return keys;
 }
 
@@ -110,6 +130,18 @@ constexpr std::array kFamilies = {
            .kv_head_count_default = 32,
            .max_position_default = 32768,
            .sliding_window_default = 4096},
+    Family{.name = "mixtral",
+           .model_type = "mixtral",
+           .architecture = "MixtralForCausalLM",
+           .rows = kMixtralRows,
+           .keys = MixtralKeys(),
+           .kv_head_count_default = 8,
+           .norm_eps_default = 1e-5,
+           .rope_theta_default = 1e6,
+           .max_position_default = 131072,
+           .expert_count_default = 8,
+           .experts_per_token_default = 2,
+           .normalized_experts = true},
 };
 
 }  // namespace

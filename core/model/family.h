@@ -89,6 +89,9 @@ struct Family {
   double rope_theta_default = 10000.0;
   int64_t max_position_default = 2048;
   int64_t sliding_window_default = 0;  // 0: none
+  int64_t expert_count_default = 0;
+  int64_t experts_per_token_default = 0;
+  bool normalized_experts = false;  // ModelSpec.normalized_experts
 };
 
 // All rows of the table, and look-ups. FamilyByModelType is nullptr for a model_type without a row.

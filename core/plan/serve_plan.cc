@@ -52,12 +52,15 @@ void AddTensor(const ServedTensor& served, const RankRanges& ranges, v1::RankPla
     case v1::UP_PROJ:
     case v1::GATE_BIAS:
     case v1::UP_BIAS:
+    case v1::EXPERT_GATE:
+    case v1::EXPERT_UP:
       slice(0, ranges.inner);
       break;
     case v1::O_PROJ:
       slice(1, ranges.query);
       break;
     case v1::DOWN_PROJ:
+    case v1::EXPERT_DOWN:
       slice(1, ranges.inner);
       break;
     default:
@@ -108,8 +111,11 @@ uint64_t KvBlockBytes(const v1::ModelSpec& model, int64_t heads) {
 // An upper estimate of what one step of kPrefillChunkTokens needs beside weights and cache.
 uint64_t ScratchBytes(const v1::ModelSpec& model, uint32_t ranks, int64_t max_model_len) {
   const int64_t widest = std::max(model.intermediate_size(), model.head_count() * model.head_dim());
-  const int64_t per_token = 10 * widest + 12 * model.hidden_size() +
+  const int64_t visits = std::max<int64_t>(1, model.experts_per_token());
+  const int64_t per_visit = 10 * widest + 12 * model.hidden_size() +
                             (ranks > 1 ? 16 * model.hidden_size() * (ranks + 1) : 0);
+  const int64_t per_token =
+      per_visit * visits + (model.expert_count() > 0 ? 8 * model.hidden_size() : 0);
   return static_cast<uint64_t>(kPrefillChunkTokens * per_token + 64 * 4 * max_model_len +
                                8 * model.vocab_size() * ranks + (8 << 20));
 }

@@ -88,7 +88,6 @@ absl::Status CheckServable(const v1::ModelSpec& model) {
     return MakeError(Reason::kUnsupported, "cannot serve this model: " + what,
                      {.file = "config.json"});
   };
-  if (model.expert_count() > 0) return refuse("mixtures of experts are not served yet");
   if (model.act() != "silu") return refuse(fmt::format("activation '{}' (only silu)", model.act()));
   if (model.hidden_size() < 1 || model.intermediate_size() < 1 || model.layer_count() < 1 ||
       model.vocab_size() < 1 || model.max_position() < 1) {

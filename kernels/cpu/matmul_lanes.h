@@ -289,6 +289,16 @@ void Add(float* into, const float* from, int64_t count) {
 }
 
 template <class L>
+void AddWeighted(float* into, const float* from, float weight, int64_t count) {
+  const typename L::F wide = L::Set(weight);
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    L::Store(into + i, L::Fma(wide, L::Load(from + i), L::Load(into + i)));
+  }
+  for (; i < count; ++i) into[i] = __builtin_fmaf(weight, from[i], into[i]);
+}
+
+template <class L>
 void FromInt32(const int32_t* sums, int64_t count, float* out) {
   int64_t i = 0;
   for (; i + 16 <= count; i += 16) L::Store(out + i, L::FromInt32(sums + i));
@@ -346,7 +356,8 @@ void FinishF32(const float* sums, int64_t count, float row_scale, const float* c
 
 template <class L>
 constexpr MatmulOps MatmulOpsOf(decltype(MatmulOps::sum_int8) sum_int8) {
-  return {Sum<L>, SumScaled<L>, sum_int8, Widen<L>, Add<L>, FromInt32<L>, Finish<L>, FinishF32<L>};
+  return {Sum<L>,         SumScaled<L>, sum_int8,  Widen<L>,    Add<L>,
+          AddWeighted<L>, FromInt32<L>, Finish<L>, FinishF32<L>};
 }
 
 }  // namespace

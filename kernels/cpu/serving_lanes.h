@@ -145,6 +145,15 @@ template <class L>
 }
 
 template <class L>
+[[gnu::always_inline]] inline void StoreOf(float* p, typename L::F x, int64_t count) {
+  if (count == 16) {
+    L::Store(p, x);
+  } else {
+    L::StorePart(p, x, count);
+  }
+}
+
+template <class L>
 void RmsNorm(const uint16_t* x, const uint16_t* weight, int64_t count, float eps, uint16_t* out) {
   typename L::F squares = L::Zero();
   ForLanes(
@@ -157,6 +166,29 @@ void RmsNorm(const uint16_t* x, const uint16_t* weight, int64_t count, float eps
   ForLanes(
       count, [&](int64_t i, int64_t used) __attribute__((always_inline)) {
         const typename L::F normed = L::RoundToBf16(L::Mul(LoadBf16Of<L>(x + i, used), factor));
+        StoreBf16Of<L>(out + i, L::Mul(normed, LoadBf16Of<L>(weight + i, used)), used);
+      });
+}
+
+template <class L>
+void LayerNorm(const uint16_t* x, const uint16_t* weight, int64_t count, float eps, uint16_t* out) {
+  typename L::F sum = L::Zero();
+  ForLanes(
+      count, [&](int64_t i, int64_t used)
+                 __attribute__((always_inline)) { sum = L::Add(sum, LoadBf16Of<L>(x + i, used)); });
+  const typename L::F mean = L::Set(Fold<L>(sum) / static_cast<float>(count));
+  typename L::F squares = L::Zero();
+  ForLanes(
+      count, [&](int64_t i, int64_t used) __attribute__((always_inline)) {
+        typename L::F centred = L::Sub(LoadBf16Of<L>(x + i, used), mean);
+        if (used < 16) centred = L::KeepFirst(centred, used);
+        squares = L::Add(squares, L::Mul(centred, centred));
+      });
+  const float variance = Fold<L>(squares) / static_cast<float>(count);
+  const typename L::F factor = L::Set(octavo::Rsqrt(variance + eps));
+  ForLanes(
+      count, [&](int64_t i, int64_t used) __attribute__((always_inline)) {
+        const typename L::F normed = L::Mul(L::Sub(LoadBf16Of<L>(x + i, used), mean), factor);
         StoreBf16Of<L>(out + i, L::Mul(normed, LoadBf16Of<L>(weight + i, used)), used);
       });
 }
@@ -187,6 +219,17 @@ void SiluMultiply(const uint16_t* gate, const uint16_t* up, int64_t count, uint1
         const typename L::F silu =
             L::RoundToBf16(L::Div(g, L::Add(L::Set(1.0f), L::Exp(L::Negate(g)))));
         StoreBf16Of<L>(out + i, L::Mul(silu, LoadBf16Of<L>(up + i, used)), used);
+      });
+}
+
+template <class L>
+void Clip(uint16_t* x, int64_t count, float limit) {
+  const typename L::F lowest = L::Set(-limit);
+  ForLanes(
+      count, [&](int64_t i, int64_t used) __attribute__((always_inline)) {
+        const typename L::F raised = L::Max(lowest, LoadBf16Of<L>(x + i, used));
+        // min(a, b) = -max(-a, -b); a NaN stays one, as Max gives its second operand then.
+        StoreBf16Of<L>(x + i, L::Negate(L::Max(lowest, L::Negate(raised))), used);
       });
 }
 
@@ -224,8 +267,33 @@ LogSum LogSumOf(const float* x, int64_t count) {
 }
 
 template <class L>
+void Softmax(const float* x, int64_t count, float* out) {
+  const float max = x[Argmax<L>(x, count)];
+  const typename L::F wide = L::Set(max);
+  typename L::F sum = L::Zero();
+  ForLanes(
+      count, [&](int64_t i, int64_t used) __attribute__((always_inline)) {
+        typename L::F p =
+            L::Exp(L::Sub(used == 16 ? L::Load(x + i) : L::LoadPart(x + i, used, max), wide));
+        if (used < 16) p = L::KeepFirst(p, used);
+        sum = L::Add(sum, p);
+        StoreOf<L>(out + i, p, used);
+      });
+  const typename L::F divisor = L::Set(Fold<L>(sum));
+  ForLanes(
+      count, [&](int64_t i, int64_t used) __attribute__((always_inline)) {
+        const typename L::F p = used == 16 ? L::Load(out + i) : L::LoadPart(out + i, used, 0.0f);
+        StoreOf<L>(out + i, L::Div(p, divisor), used);
+      });
+}
+
+template <class L>
 constexpr ServingTwins ServingTwinsOf() {
-  return {{Attend<L>}, {RmsNorm<L>}, {Rotate<L>}, {SiluMultiply<L>}, {LogSumOf<L>, Argmax<L>}};
+  return {{Attend<L>},
+          {RmsNorm<L>, LayerNorm<L>},
+          {Rotate<L>},
+          {SiluMultiply<L>, Clip<L>},
+          {LogSumOf<L>, Softmax<L>, Argmax<L>}};
 }
 
 }  // namespace

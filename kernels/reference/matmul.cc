@@ -96,6 +96,10 @@ void Add(float* into, const float* from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) into[i] += from[i];
 }
 
+void AddWeighted(float* into, const float* from, float weight, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) into[i] = __builtin_fmaf(weight, from[i], into[i]);
+}
+
 void FromInt32(const int32_t* sums, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(sums[i]);
 }
@@ -123,7 +127,7 @@ void Finish(const float* sums, int64_t count, float row_scale, const float* chan
 
 }  // namespace
 
-const MatmulOps kMatmulReference = {Sum, SumScaled, SumInt8, Widen,
-                                    Add, FromInt32, Finish,  FinishF32};
+const MatmulOps kMatmulReference = {Sum,         SumScaled, SumInt8, Widen,    Add,
+                                    AddWeighted, FromInt32, Finish,  FinishF32};
 
 }  // namespace octavo::internal

@@ -85,6 +85,21 @@ void RmsNorm(const uint16_t* x, const uint16_t* weight, int64_t count, float eps
   }
 }
 
+void LayerNorm(const uint16_t* x, const uint16_t* weight, int64_t count, float eps, uint16_t* out) {
+  LaneSum<float> sum;
+  for (int64_t i = 0; i < count; ++i) sum.Add(static_cast<size_t>(i), F32FromBf16(x[i]));
+  const float mean = sum.Fold() / static_cast<float>(count);
+  LaneSum<float> squares;
+  for (int64_t i = 0; i < count; ++i) {
+    const float centred = F32FromBf16(x[i]) - mean;
+    squares.Add(static_cast<size_t>(i), centred * centred);
+  }
+  const float factor = Rsqrt(squares.Fold() / static_cast<float>(count) + eps);
+  for (int64_t i = 0; i < count; ++i) {
+    out[i] = Bf16FromF32((F32FromBf16(x[i]) - mean) * factor * F32FromBf16(weight[i]));
+  }
+}
+
 float RoundToBf16(float value) { return F32FromBf16(Bf16FromF32(value)); }
 
 void Rotate(uint16_t* head, const uint16_t* cos, const uint16_t* sin, int64_t head_dim) {
@@ -107,6 +122,13 @@ void SiluMultiply(const uint16_t* gate, const uint16_t* up, int64_t count, uint1
   }
 }
 
+void Clip(uint16_t* x, int64_t count, float limit) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = F32FromBf16(x[i]);
+    x[i] = Bf16FromF32(value > limit ? limit : value < -limit ? -limit : value);
+  }
+}
+
 int64_t Argmax(const float* x, int64_t count) {
   int64_t best = 0;
   for (int64_t i = 1; i < count; ++i) {
@@ -125,9 +147,20 @@ LogSum LogSumOf(const float* x, int64_t count) {
   return {max, Log(sum.Fold())};
 }
 
+void Softmax(const float* x, int64_t count, float* out) {
+  const float max = x[Argmax(x, count)];
+  LaneSum<float> sum;
+  for (int64_t i = 0; i < count; ++i) {
+    out[i] = Exp(x[i] - max);
+    sum.Add(static_cast<size_t>(i), out[i]);
+  }
+  const float divisor = sum.Fold();
+  for (int64_t i = 0; i < count; ++i) out[i] = out[i] / divisor;
+}
+
 }  // namespace
 
 const ServingTwins kServingReference = {
-    {Attend}, {RmsNorm}, {Rotate}, {SiluMultiply}, {LogSumOf, Argmax}};
+    {Attend}, {RmsNorm, LayerNorm}, {Rotate}, {SiluMultiply, Clip}, {LogSumOf, Softmax, Argmax}};
 
 }  // namespace octavo::internal

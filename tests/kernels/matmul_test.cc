@@ -214,6 +214,9 @@ TEST(Epilogue, AllInstructionSetsGiveTheSameBits) {
       reference.add(want.data(), scales.data(), count);
       ops->add(got.data(), scales.data(), count);
       ExpectSameBits(got, want, name + " add");
+      reference.add_weighted(want.data(), scales.data(), 0.3f, count);
+      ops->add_weighted(got.data(), scales.data(), 0.3f, count);
+      ExpectSameBits(got, want, name + " add_weighted");
     }
   }
 }

@@ -107,6 +107,13 @@ TEST(Elementwise, AllInstructionSetsGiveTheSameBits) {
       reference.norm.rms_norm(x.data(), y.data(), count, 1e-5f, want.data());
       serving->norm.rms_norm(x.data(), y.data(), count, 1e-5f, got.data());
       ExpectSameBits(got, want, name + " rms_norm");
+      reference.norm.layer_norm(x.data(), y.data(), count, 1e-5f, want.data());
+      serving->norm.layer_norm(x.data(), y.data(), count, 1e-5f, got.data());
+      ExpectSameBits(got, want, name + " layer_norm");
+      want = got = y;
+      reference.activation.clip(want.data(), count, 8.3f);
+      serving->activation.clip(got.data(), count, 8.3f);
+      ExpectSameBits(got, want, name + " clip");
       reference.activation.silu_multiply(y.data(), x.data(), count, want.data());
       serving->activation.silu_multiply(y.data(), x.data(), count, got.data());
       ExpectSameBits(got, want, name + " silu_multiply");
@@ -124,6 +131,10 @@ TEST(Elementwise, AllInstructionSetsGiveTheSameBits) {
       EXPECT_EQ(std::bit_cast<uint32_t>(sum.log), std::bit_cast<uint32_t>(expected.log));
       EXPECT_EQ(serving->softmax.argmax(logits.data(), count),
                 std::max_element(logits.begin(), logits.end()) - logits.begin());
+      std::vector<float> shares(size), want_shares(size);
+      reference.softmax.softmax(logits.data(), count, want_shares.data());
+      serving->softmax.softmax(logits.data(), count, shares.data());
+      ExpectSameBits(shares, want_shares, name + " softmax");
       double exact = 0;
       for (const float value : logits) exact += std::exp(static_cast<double>(value));
       EXPECT_NEAR(expected.max + expected.log, std::log(exact), 1e-5);
@@ -139,6 +150,50 @@ TEST(Elementwise, AllInstructionSetsGiveTheSameBits) {
       }
     }
   }
+}
+
+TEST(Elementwise, LayerNormCentresAndScales) {
+  const FpEnv env;
+  std::mt19937_64 random(4);
+  for (const int64_t count : {2, 15, 100}) {
+    const auto size = static_cast<size_t>(count);
+    std::vector<uint16_t> x = RandomBf16(random, count, 3.0f), out(size);
+    const auto weight = RandomBf16(random, count, 1.0f);
+    double mean = 0, variance = 0;
+    for (uint16_t& value : x) value = Bf16FromF32(F32FromBf16(value) + 5.0f);
+    for (const uint16_t value : x) mean += F32FromBf16(value) / static_cast<double>(count);
+    for (const uint16_t value : x) {
+      variance += std::pow(F32FromBf16(value) - mean, 2) / static_cast<double>(count);
+    }
+    internal::kServingReference.norm.layer_norm(x.data(), weight.data(), count, 1e-5f, out.data());
+    for (size_t i = 0; i < size; ++i) {
+      const double exact =
+          (F32FromBf16(x[i]) - mean) / std::sqrt(variance + 1e-5) * F32FromBf16(weight[i]);
+      EXPECT_NEAR(F32FromBf16(out[i]), exact, std::abs(exact) * 0x1p-8 + 1e-5) << i;
+    }
+  }
+}
+
+TEST(Elementwise, ClipKeepsWhatIsInside) {
+  const FpEnv env;
+  std::vector<uint16_t> x;
+  for (const float value : {-9.0f, -8.0f, -0.5f, 0.0f, 7.5f, 8.0f, 300.0f}) {
+    x.push_back(Bf16FromF32(value));
+  }
+  internal::kServingReference.activation.clip(x.data(), static_cast<int64_t>(x.size()), 8.0f);
+  const float want[] = {-8.0f, -8.0f, -0.5f, 0.0f, 7.5f, 8.0f, 8.0f};
+  for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(F32FromBf16(x[i]), want[i]);
+}
+
+TEST(Elementwise, SoftmaxSumsToOne) {
+  const FpEnv env;
+  const float x[] = {1.0f, -200.0f, 3.0f, 2.0f, 3.0f};
+  float p[5];
+  internal::kServingReference.softmax.softmax(x, 5, p);
+  EXPECT_EQ(p[1], 0.0f);
+  EXPECT_EQ(p[2], p[4]);
+  EXPECT_NEAR(p[0] / p[3], std::exp(-1.0), 1e-6);
+  EXPECT_NEAR(p[0] + p[2] + p[3] + p[4], 1.0, 1e-6);
 }
 
 // SiLU over every BF16 number walks the vector Exp through its whole range and its edges.

@@ -28,6 +28,10 @@ def llama(name="llama", config=transformers.LlamaConfig, **changes):
     return Case(name, config(**sizes), "60KB", sizes["num_key_value_heads"])
 
 
+def mixtral(name, experts, per_token, **changes):
+    return llama(name, transformers.MixtralConfig, num_local_experts=experts, num_experts_per_tok=per_token, **changes)
+
+
 LLAMA31 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
            "original_max_position_embeddings": 32}
 
@@ -41,6 +45,10 @@ def cases():
         llama("qwen2", transformers.Qwen2Config, hidden_size=84, intermediate_size=300),
         llama("qwen2-tied", transformers.Qwen2Config, num_attention_heads=4, num_key_value_heads=2,
               tie_word_embeddings=True, rms_norm_eps=1e-6),
+        mixtral("mixtral-8-top-2", 8, 2),
+        mixtral("mixtral-5-top-4", 5, 4, num_key_value_heads=1, hidden_size=66),
+        mixtral("mixtral-3-top-1", 3, 1, num_attention_heads=8, num_key_value_heads=8),
+        mixtral("mixtral-1-top-1", 1, 1, num_key_value_heads=2),
     ]
 
 
@@ -52,6 +60,8 @@ def gain(name):
     """Width of a matrix in units of 1 / sqrt(its inputs)."""
     if "lm_head" in name:
         return 2.0
+    if ".gate.weight" in name or "router" in name:
+        return 3.0
     return 1.3 if any(part in name for part in ("q_proj", "k_proj", "down_proj")) else 1.0
 
 
@@ -60,7 +70,8 @@ def make(case, seed):
     """The model in float32, its weights rounded to BF16."""
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(case.config, dtype=torch.float32,
-                                                          attn_implementation="eager").eval()
+                                                          attn_implementation="eager",
+                                                          experts_implementation="eager").eval()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             parameter.normal_()
@@ -112,4 +123,7 @@ def ablations(model):
         found["bias"] = lambda m: zero(p for n, p in m.named_parameters() if n.endswith("bias"))
     if any("down_proj" in name for name in names):
         found["mlp"] = lambda m: zero(p for n, p in m.named_parameters() if "down_proj" in n)
+    routers = [p for n, p in model.named_parameters() if ".gate.weight" in n or "router" in n]
+    if routers and routers[0].shape[0] > 1:
+        found["router"] = lambda m: zero(p for n, p in m.named_parameters() if ".gate.weight" in n or "router" in n)
     return found

@@ -81,7 +81,7 @@ absl::Status Forward::Attention(int64_t layer, const v1::Step& step, const StepR
   const GrowingBuffer* outputs[] = {&query_, &key_, &value_};
   for (int i = 0; i < 3; ++i) {
     jobs[i].linear = linears[i];
-    jobs[i].input = &inputs_.For(*linears[i]);
+    jobs[i].input = inputs_.For(*linears[i]);
     jobs[i].output.bf16 = outputs[i]->as<uint16_t>();
     jobs[i].output.stride = linears[i]->channels;
   }
@@ -96,9 +96,8 @@ absl::Status Forward::Attention(int64_t layer, const v1::Step& step, const StepR
              thread);
     }
   });
-  const bool exact = weights.output.form == InputForm::kInt8Token;
-  return RowParallel(weights.output, attended_.as<uint16_t>(), rows.rows(),
-                     exact ? exact_pieces_ : attention_pieces_);
+  const RowRun run = {&weights.output, &AttentionPieces(weights.output), 0, rows.rows()};
+  return RowParallel(std::span(&run, 1), attended_.as<uint16_t>(), Residual());
 }
 
 }  // namespace octavo

@@ -63,6 +63,7 @@ Forward::Forward(const v1::ServePlan& plan, uint32_t rank, const WeightSet* weig
       norm_(NormOpsFor(isa)),
       rope_(RopeOpsFor(isa)),
       activation_(ActivationOpsFor(isa)),
+      softmax_(SoftmaxOpsFor(isa)),
       exchange_(communicator, arena),
       inputs_(isa, pool, arena),
       hidden_(plan.model().hidden_size()),
@@ -87,17 +88,26 @@ absl::Status Forward::Reserve(const v1::Step& step, const StepRows& rows) {
   };
   const int64_t count = rows.rows();
   const int64_t keys = kv_heads_ * head_dim_;
-  const int64_t inner = weights_.layers.front().gate.channels;
+  const LayerWeights& layer = weights_.layers.front();  // all layers are alike
+  const int64_t inner = layer.experts.front().gate.channels;
+  const int64_t visits = count * (layer.has_router() ? plan_.model().experts_per_token() : 1);
   OCTAVO_RETURN_IF_ERROR(reserve(&x_, count * hidden_, "residual stream"));
   OCTAVO_RETURN_IF_ERROR(reserve(&normed_, count * hidden_, "normed rows"));
   OCTAVO_RETURN_IF_ERROR(reserve(&query_, count * keys * queries_per_head_, "queries"));
   OCTAVO_RETURN_IF_ERROR(reserve(&attended_, count * keys * queries_per_head_, "attention"));
   OCTAVO_RETURN_IF_ERROR(reserve(&key_, count * keys, "keys"));
   OCTAVO_RETURN_IF_ERROR(reserve(&value_, count * keys, "values"));
-  OCTAVO_RETURN_IF_ERROR(reserve(&gate_, count * inner, "MLP gate"));
-  OCTAVO_RETURN_IF_ERROR(reserve(&up_, count * inner, "MLP up"));
+  OCTAVO_RETURN_IF_ERROR(reserve(&gate_, visits * inner, "MLP gate"));
+  OCTAVO_RETURN_IF_ERROR(reserve(&up_, visits * inner, "MLP up"));
   OCTAVO_RETURN_IF_ERROR(reserve(&cos_, count * head_dim_ / 2, "rotary cosines"));
   OCTAVO_RETURN_IF_ERROR(reserve(&sin_, count * head_dim_ / 2, "rotary sines"));
+  if (layer.has_router()) {
+    OCTAVO_RETURN_IF_ERROR(
+        reserve(&router_logits_, count * layer.router.channels * 2, "router logits"));
+    OCTAVO_RETURN_IF_ERROR(reserve(&gathered_, visits * hidden_, "rows of experts"));
+    OCTAVO_RETURN_IF_ERROR(reserve(&visited_, visits * hidden_ * 2, "outputs of experts"));
+    OCTAVO_RETURN_IF_ERROR(reserve(&expert_sums_, count * hidden_ * 2, "sums of experts"));
+  }
   all_rows_.resize(static_cast<size_t>(count));
   std::iota(all_rows_.begin(), all_rows_.end(), 0);
 
@@ -166,42 +176,6 @@ void Forward::Norm(const std::vector<uint16_t>& weight, std::span<const int64_t>
   });
 }
 
-absl::Status Forward::RowParallel(const Linear& linear, const uint16_t* input, int64_t rows,
-                                  const PieceMap& map) {
-  const Linear* linears[] = {&linear};
-  const bool spread = exchange_.ranks() > 1;
-  ExchangeMax exchange;
-  if (spread) exchange = [this](std::span<uint32_t> values) { return exchange_.Max(values); };
-  OCTAVO_RETURN_IF_ERROR(inputs_.Prepare(linears, input, linear.depth, rows, exchange));
-  LinearJob job = {&linear, &inputs_.For(linear), {}};
-  LinearOutput finished;
-  finished.bf16 = x_.as<uint16_t>();
-  finished.residual = x_.as<uint16_t>();
-  finished.stride = hidden_;
-  if (!spread) {
-    job.output = finished;
-    RunLinears(matmul_, pool_, std::span(&job, 1), &workspace_);
-    return absl::OkStatus();
-  }
-  const int64_t piece_bytes = rows * linear.channels * 4;
-  OCTAVO_ASSIGN_OR_RETURN(
-      job.output.pieces,
-      exchange_.SendBuffer(static_cast<uint64_t>(map.pieces_per_rank * piece_bytes)));
-  RunLinears(matmul_, pool_, std::span(&job, 1), &workspace_);
-  MergeJob merge;
-  OCTAVO_ASSIGN_OR_RETURN(merge.base, exchange_.Gather());
-  std::vector<int64_t> offsets;
-  for (const int slot : map.slots) offsets.push_back(slot * piece_bytes);
-  merge.linear = &linear;
-  merge.row_scales = job.input->row_scales;
-  merge.rows = rows;
-  merge.offsets = offsets;
-  merge.steps = map.steps;
-  merge.output = finished;
-  MergeAndFinish(matmul_, pool_, merge);
-  return absl::OkStatus();
-}
-
 absl::Status Forward::Head(const StepRows& rows, Logits* out) {
   const auto count = static_cast<int64_t>(rows.logits.size());
   const int64_t vocab = plan_.model().vocab_size();
@@ -211,7 +185,7 @@ absl::Status Forward::Head(const StepRows& rows, Logits* out) {
   const Linear* linears[] = {&weights_.head};
   OCTAVO_RETURN_IF_ERROR(inputs_.Prepare(linears, normed_.as<uint16_t>(), hidden_, count, nullptr));
   const bool leader = exchange_.rank() == 0 && out != nullptr;
-  LinearJob job = {&weights_.head, &inputs_.For(weights_.head), {}};
+  LinearJob job = {&weights_.head, inputs_.For(weights_.head), {}};
   if (leader) out->values.resize(static_cast<size_t>(count * vocab));
   if (exchange_.ranks() == 1) {
     std::vector<float> unused(leader ? 0 : static_cast<size_t>(count * vocab));
@@ -253,7 +227,8 @@ absl::Status Forward::Run(const v1::Step& step, const StepRows& rows, Logits* ou
   OCTAVO_RETURN_IF_ERROR(Embed(rows));
   for (int64_t layer = 0; layer < plan_.model().layer_count(); ++layer) {
     OCTAVO_RETURN_IF_ERROR(Attention(layer, step, rows));
-    OCTAVO_RETURN_IF_ERROR(Mlp(layer, rows));
+    const bool mixture = weights_.layers[static_cast<size_t>(layer)].has_router();
+    OCTAVO_RETURN_IF_ERROR(mixture ? Moe(layer, rows) : Mlp(layer, rows));
   }
   return Head(rows, out);
 }

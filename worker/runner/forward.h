@@ -1,6 +1,7 @@
 #pragma once
 
-// The forward pass of one rank over a checked step: embedding, layers (attention.cc, mlp.cc), head.
+// The forward pass of one rank over a checked step: embedding, layers (attention.cc; mlp.cc or
+// moe.cc), head. What a layer has decides what it does: there is one decoder for all families.
 // The residual stream is BF16 and the same on every rank.
 
 #include <cstdint>
@@ -14,10 +15,12 @@
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
 #include "kernels/rope.h"
+#include "kernels/softmax.h"
 #include "octavo/v1/engine.pb.h"
 #include "octavo/v1/plan.pb.h"
 #include "worker/device/thread_pool.h"
 #include "worker/runner/exchange.h"
+#include "worker/runner/expert_route.h"
 #include "worker/runner/kv_cache.h"
 #include "worker/runner/linear_input.h"
 #include "worker/runner/runner.h"
@@ -48,6 +51,7 @@ class Forward {
   absl::Status Embed(const StepRows& rows);
   absl::Status Attention(int64_t layer, const v1::Step& step, const StepRows& rows);
   absl::Status Mlp(int64_t layer, const StepRows& rows);
+  absl::Status Moe(int64_t layer, const StepRows& rows);
   absl::Status Head(const StepRows& rows, Logits* out);
 
   // normed_ = RMSNorm of the given rows of the residual stream.
@@ -55,9 +59,25 @@ class Forward {
   void RotateAndStore(int64_t layer, const v1::Step& step, const StepRows& rows, int64_t head);
   void Attend(int64_t layer, const v1::Step& step, const StepRows& rows, const QuerySpan& span,
               int64_t head, int thread);
-  // x_ += linear of `input` ([rows][depth] BF16), whose K is spread over the ranks.
-  absl::Status RowParallel(const Linear& linear, const uint16_t* input, int64_t rows,
-                           const PieceMap& map);
+  absl::StatusOr<ExpertRoute> RouteToExperts(const LayerWeights& weights, int64_t rows);
+  absl::Status VisitExperts(const LayerWeights& weights, const ExpertRoute& route);
+  void AddVisits(const ExpertRoute& route, int64_t rows);
+
+  // Products whose K is spread over the ranks (row_parallel.cc): rows [begin, end) of the input go
+  // through `linear`, whose pieces merge by `pieces`.
+  struct RowRun {
+    const Linear* linear;
+    const PieceMap* pieces;
+    int64_t begin, end;
+  };
+  // `input` is [rows][depth] BF16, depth that of all linears; the runs tile its rows. Rows of
+  // `output` are the input's rows.
+  absl::Status RowParallel(std::span<const RowRun> runs, const uint16_t* input,
+                           const LinearOutput& output);
+  const PieceMap& AttentionPieces(const Linear& linear) const;
+  const PieceMap& MlpPieces(const Linear& linear) const;
+  // Rows are added to x_.
+  LinearOutput Residual() const;
 
   const v1::ServePlan& plan_;
   const v1::RankPlan& rank_plan_;
@@ -70,6 +90,7 @@ class Forward {
   const NormOps& norm_;
   const RopeOps& rope_;
   const ActivationOps& activation_;
+  const SoftmaxOps& softmax_;
   Exchange exchange_;
   InputPreparer inputs_;
   Workspace workspace_;
@@ -84,9 +105,11 @@ class Forward {
   GrowingBuffer x_;                               // [rows][hidden] BF16, the residual stream
   GrowingBuffer normed_;                          // [rows][hidden]
   GrowingBuffer query_, key_, value_, attended_;  // [rows][heads of this rank * head_dim]
-  GrowingBuffer gate_, up_;                       // [rows][inner of this rank]
-  GrowingBuffer cos_, sin_;                       // [rows][head_dim / 2]
-  GrowingBuffer thread_scratch_;                  // attention, per thread
+  GrowingBuffer gate_, up_;                       // [rows or visits][inner of this rank]
+  // Mixtures: F32 [rows][experts]; BF16 and F32 [visits][hidden]; F32 [rows][hidden].
+  GrowingBuffer router_logits_, gathered_, visited_, expert_sums_;
+  GrowingBuffer cos_, sin_;       // [rows][head_dim / 2]
+  GrowingBuffer thread_scratch_;  // attention, per thread
   int64_t thread_scratch_bytes_ = 0;
   std::vector<int64_t> all_rows_;
   std::vector<QuerySpan> spans_;

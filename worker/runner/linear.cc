@@ -124,7 +124,7 @@ int64_t GroupsOf(const LinearJob& job) { return job.linear->packed.group_count; 
 
 // Few rows: as many channels as leave several tasks for every thread.
 int64_t GroupsPerTask(const LinearJob& job) {
-  return job.input->rows == 1 && GroupsOf(job) >= 4 * Workspace::kOneRowGroups
+  return job.input.rows == 1 && GroupsOf(job) >= 4 * Workspace::kOneRowGroups
              ? Workspace::kOneRowGroups
              : Workspace::kTileGroups;
 }
@@ -143,10 +143,10 @@ void RunLinears(const MatmulOps& ops, ThreadPool* pool, std::span<const LinearJo
       task -= own;
     }
     const LinearJob& job = jobs[index];
-    Tile tile = {&ops, job.linear, job.input, 0, 0, task * GroupsPerTask(job), 0};
+    Tile tile = {&ops, job.linear, &job.input, 0, 0, task * GroupsPerTask(job), 0};
     tile.group_end = std::min(tile.group_begin + GroupsPerTask(job), GroupsOf(job));
-    for (tile.row = 0; tile.row < job.input->rows; tile.row += kTileRows) {
-      tile.rows = std::min(kTileRows, job.input->rows - tile.row);
+    for (tile.row = 0; tile.row < job.input.rows; tile.row += kTileRows) {
+      tile.rows = std::min(kTileRows, job.input.rows - tile.row);
       RunTile(tile, job.output, workspace->ThreadSums(thread));
     }
   };

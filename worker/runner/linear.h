@@ -59,6 +59,17 @@ struct LinearInput {
   const float* row_scales = nullptr;    // [rows]: token forms
   const float* group_scales = nullptr;  // [rows][groups]: block-scaled weights
   int64_t group_stride = 0;
+
+  // `count` rows from `begin` on.
+  LinearInput Rows(int64_t begin, int64_t count) const {
+    LinearInput part = *this;
+    part.rows = count;
+    if (values != nullptr) part.values += begin * stride;
+    if (codes != nullptr) part.codes += begin * stride;
+    if (row_scales != nullptr) part.row_scales += begin;
+    if (group_scales != nullptr) part.group_scales += begin * group_stride;
+    return part;
+  }
 };
 
 // Where a product goes. Exactly one of the three is set.
@@ -70,11 +81,20 @@ struct LinearOutput {
   int64_t stride = 0;
   // Unfinished sums of each piece, for the other ranks: [pieces][rows][channels], F32 or INT32.
   std::byte* pieces = nullptr;
+
+  // The same place, `begin` rows on. REQUIRES no `pieces`.
+  LinearOutput From(int64_t begin) const {
+    LinearOutput part = *this;
+    if (bf16 != nullptr) part.bf16 += begin * stride;
+    if (residual != nullptr) part.residual += begin * stride;
+    if (f32 != nullptr) part.f32 += begin * stride;
+    return part;
+  }
 };
 
 struct LinearJob {
   const Linear* linear = nullptr;
-  const LinearInput* input = nullptr;
+  LinearInput input;
   LinearOutput output;
 };
 

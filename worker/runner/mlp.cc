@@ -7,16 +7,17 @@ namespace octavo {
 
 absl::Status Forward::Mlp(int64_t layer, const StepRows& rows) {
   const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
+  const ExpertWeights& mlp = weights.experts.front();
   Norm(weights.mlp_norm, all_rows_);
-  const Linear* linears[] = {&weights.gate, &weights.up};
+  const Linear* linears[] = {&mlp.gate, &mlp.up};
   OCTAVO_RETURN_IF_ERROR(
       inputs_.Prepare(linears, normed_.as<uint16_t>(), hidden_, rows.rows(), nullptr));
-  const int64_t inner = weights.gate.channels;
+  const int64_t inner = mlp.gate.channels;
   LinearJob jobs[2];
   const GrowingBuffer* outputs[] = {&gate_, &up_};
   for (int i = 0; i < 2; ++i) {
     jobs[i].linear = linears[i];
-    jobs[i].input = &inputs_.For(*linears[i]);
+    jobs[i].input = inputs_.For(*linears[i]);
     jobs[i].output.bf16 = outputs[i]->as<uint16_t>();
     jobs[i].output.stride = inner;
   }
@@ -28,8 +29,8 @@ absl::Status Forward::Mlp(int64_t layer, const StepRows& rows) {
       activation_.silu_multiply(gate + row * inner, up + row * inner, inner, gate + row * inner);
     }
   });
-  const bool exact = weights.down.form == InputForm::kInt8Token;
-  return RowParallel(weights.down, gate, rows.rows(), exact ? exact_pieces_ : mlp_pieces_);
+  const RowRun run = {&mlp.down, &MlpPieces(mlp.down), 0, rows.rows()};
+  return RowParallel(std::span(&run, 1), gate, Residual());
 }
 
 }  // namespace octavo

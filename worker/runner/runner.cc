@@ -76,6 +76,8 @@ absl::Status ModelRunner::Run(const v1::Step& step, Logits* out) {
 const v1::ServePlan& ModelRunner::plan() const { return state_->plan; }
 uint32_t ModelRunner::kv_block_count() const { return state_->plan.kv_block_count(); }
 uint64_t ModelRunner::resident_bytes() const { return state_->arena.used_bytes(); }
-uint64_t ModelRunner::weight_bytes() const { return state_->weights.step_bytes(); }
+uint64_t ModelRunner::weight_bytes() const {
+  return state_->weights.step_bytes(state_->plan.model().experts_per_token());
+}
 
 }  // namespace octavo

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <map>
-#include <utility>
+#include <tuple>
 
 #include "core/base/error.h"
 #include "core/base/mutex.h"
@@ -42,7 +42,8 @@ class Loader {
         arena_(arena),
         pool_(pool) {
     for (const v1::RankTensor& tensor : rank_plan_.tensors()) {
-      by_role_[{tensor.tensor().layer(), static_cast<int>(tensor.tensor().role())}] = &tensor;
+      const v1::ModelTensor& one = tensor.tensor();
+      by_role_[{one.layer(), static_cast<int>(one.role()), one.expert()}] = &tensor;
     }
   }
 
@@ -51,10 +52,10 @@ class Loader {
     const int64_t hidden = plan_.model().hidden_size();
     const DepthCut whole = {{hidden, 1}, {0, 1}};
     set.tied = plan_.model().tied_embeddings();
-    OCTAVO_RETURN_IF_ERROR(LoadLinear(-1, set.tied ? v1::EMBEDDING : v1::LM_HEAD,
+    OCTAVO_RETURN_IF_ERROR(LoadLinear({-1, set.tied ? v1::EMBEDDING : v1::LM_HEAD},
                                       v1::ROLE_UNSPECIFIED, whole, &set.head));
-    if (!set.tied) OCTAVO_RETURN_IF_ERROR(LoadRows(-1, v1::EMBEDDING, &set.embedding));
-    OCTAVO_ASSIGN_OR_RETURN(set.final_norm, LoadVector(-1, v1::FINAL_NORM));
+    if (!set.tied) OCTAVO_RETURN_IF_ERROR(LoadRows({-1, v1::EMBEDDING}, &set.embedding));
+    OCTAVO_ASSIGN_OR_RETURN(set.final_norm, LoadVector({-1, v1::FINAL_NORM}));
     set.layers.resize(static_cast<size_t>(plan_.model().layer_count()));
     for (int layer = 0; layer < plan_.model().layer_count(); ++layer) {
       OCTAVO_RETURN_IF_ERROR(LoadLayer(layer, whole, &set.layers[static_cast<size_t>(layer)]));
@@ -63,16 +64,22 @@ class Loader {
   }
 
  private:
-  const v1::RankTensor* Find(int layer, v1::TensorRole role) const {
-    const auto found = by_role_.find({layer, static_cast<int>(role)});
+  struct Place {
+    int32_t layer = -1;
+    v1::TensorRole role = v1::ROLE_UNSPECIFIED;
+    int32_t expert = -1;
+  };
+
+  const v1::RankTensor* Find(Place place) const {
+    const auto found = by_role_.find({place.layer, static_cast<int>(place.role), place.expert});
     return found == by_role_.end() ? nullptr : found->second;
   }
 
-  absl::StatusOr<const v1::RankTensor*> Need(int layer, v1::TensorRole role) const {
-    const v1::RankTensor* tensor = Find(layer, role);
+  absl::StatusOr<const v1::RankTensor*> Need(Place place) const {
+    const v1::RankTensor* tensor = Find(place);
     if (tensor != nullptr) return tensor;
     return MakeError(Reason::kInternal, fmt::format("the serving plan lacks {} of layer {}",
-                                                    v1::TensorRole_Name(role), layer));
+                                                    v1::TensorRole_Name(place.role), place.layer));
   }
 
   absl::Status LoadLayer(int layer, const DepthCut& whole, LayerWeights* out) {
@@ -83,24 +90,38 @@ class Loader {
     const DepthCut mlp = {{plan_.mlp_unit_size(), static_cast<int>(plan_.mlp_unit_count())},
                           {static_cast<int>(rank_plan_.mlp_unit_begin()),
                            static_cast<int>(rank_plan_.mlp_unit_end())}};
-    OCTAVO_ASSIGN_OR_RETURN(out->attention_norm, LoadVector(layer, v1::ATTENTION_NORM));
-    OCTAVO_ASSIGN_OR_RETURN(out->mlp_norm, LoadVector(layer, v1::MLP_NORM));
-    OCTAVO_RETURN_IF_ERROR(LoadLinear(layer, v1::Q_PROJ, v1::Q_BIAS, whole, &out->query));
-    OCTAVO_RETURN_IF_ERROR(LoadLinear(layer, v1::K_PROJ, v1::K_BIAS, whole, &out->key));
-    OCTAVO_RETURN_IF_ERROR(LoadLinear(layer, v1::V_PROJ, v1::V_BIAS, whole, &out->value));
-    OCTAVO_RETURN_IF_ERROR(LoadLinear(layer, v1::O_PROJ, v1::O_BIAS, attention, &out->output));
-    OCTAVO_RETURN_IF_ERROR(LoadLinear(layer, v1::GATE_PROJ, v1::GATE_BIAS, whole, &out->gate));
-    OCTAVO_RETURN_IF_ERROR(LoadLinear(layer, v1::UP_PROJ, v1::UP_BIAS, whole, &out->up));
-    return LoadLinear(layer, v1::DOWN_PROJ, v1::DOWN_BIAS, mlp, &out->down);
+    OCTAVO_ASSIGN_OR_RETURN(out->attention_norm, LoadVector({layer, v1::ATTENTION_NORM}));
+    OCTAVO_ASSIGN_OR_RETURN(out->mlp_norm, LoadVector({layer, v1::MLP_NORM}));
+    OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::Q_PROJ}, v1::Q_BIAS, whole, &out->query));
+    OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::K_PROJ}, v1::K_BIAS, whole, &out->key));
+    OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::V_PROJ}, v1::V_BIAS, whole, &out->value));
+    OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::O_PROJ}, v1::O_BIAS, attention, &out->output));
+    const auto experts = static_cast<int32_t>(plan_.model().expert_count());
+    out->experts.resize(static_cast<size_t>(std::max(experts, 1)));
+    if (experts == 0) {
+      ExpertWeights* own = out->experts.data();
+      OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::GATE_PROJ}, v1::GATE_BIAS, whole, &own->gate));
+      OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::UP_PROJ}, v1::UP_BIAS, whole, &own->up));
+      return LoadLinear({layer, v1::DOWN_PROJ}, v1::DOWN_BIAS, mlp, &own->down);
+    }
+    constexpr v1::TensorRole kNoBias = v1::ROLE_UNSPECIFIED;
+    OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::ROUTER}, kNoBias, whole, &out->router));
+    for (int32_t e = 0; e < experts; ++e) {
+      ExpertWeights* own = &out->experts[static_cast<size_t>(e)];
+      OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::EXPERT_GATE, e}, kNoBias, whole, &own->gate));
+      OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::EXPERT_UP, e}, kNoBias, whole, &own->up));
+      OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::EXPERT_DOWN, e}, kNoBias, mlp, &own->down));
+    }
+    return absl::OkStatus();
   }
 
-  absl::StatusOr<std::vector<uint16_t>> LoadVector(int layer, v1::TensorRole role) {
-    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(layer, role));
+  absl::StatusOr<std::vector<uint16_t>> LoadVector(Place place) {
+    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(place));
     return ReadVector(files_, *tensor);
   }
 
-  absl::Status LoadRows(int layer, v1::TensorRole role, Buffer* out) {
-    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(layer, role));
+  absl::Status LoadRows(Place place, Buffer* out) {
+    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(place));
     const SliceReader reader(files_, *tensor);
     const SliceBounds& bounds = reader.bounds();
     const int64_t rows = bounds.row_end - bounds.row_begin;
@@ -141,9 +162,8 @@ class Loader {
     return failure;
   }
 
-  absl::Status LoadLinear(int layer, v1::TensorRole role, v1::TensorRole bias_role,
-                          const DepthCut& cut, Linear* out) {
-    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(layer, role));
+  absl::Status LoadLinear(Place place, v1::TensorRole bias_role, const DepthCut& cut, Linear* out) {
+    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(place));
     const SliceReader reader(files_, *tensor);
     OCTAVO_RETURN_IF_ERROR(Shape(*tensor, reader.bounds(), cut, out));
     OCTAVO_ASSIGN_OR_RETURN(
@@ -160,7 +180,7 @@ class Loader {
         reader, [&](int64_t row, std::span<const std::byte> bytes) { Pack(row, bytes, out); }));
     if (tensor->has_scheme()) OCTAVO_RETURN_IF_ERROR(LoadScales(*tensor, reader.bounds(), out));
     const v1::RankTensor* bias =
-        bias_role == v1::ROLE_UNSPECIFIED ? nullptr : Find(layer, bias_role);
+        bias_role == v1::ROLE_UNSPECIFIED ? nullptr : Find({place.layer, bias_role});
     if (bias == nullptr) return absl::OkStatus();
     OCTAVO_ASSIGN_OR_RETURN(const std::vector<uint16_t> values, ReadVector(files_, *bias));
     for (const uint16_t value : values) out->bias.push_back(F32FromBf16(value));
@@ -259,18 +279,21 @@ class Loader {
   ShardFiles* files_;
   Arena* arena_;
   ThreadPool* pool_;
-  std::map<std::pair<int, int>, const v1::RankTensor*> by_role_;
+  std::map<std::tuple<int32_t, int, int32_t>, const v1::RankTensor*> by_role_;
 };
 
 }  // namespace
 
-uint64_t WeightSet::step_bytes() const {
+uint64_t WeightSet::step_bytes(int64_t experts_per_token) const {
   uint64_t bytes = head.bytes();
   for (const LayerWeights& layer : layers) {
-    for (const Linear* linear : {&layer.query, &layer.key, &layer.value, &layer.output, &layer.gate,
-                                 &layer.up, &layer.down}) {
+    for (const Linear* linear :
+         {&layer.query, &layer.key, &layer.value, &layer.output, &layer.router}) {
       bytes += linear->bytes();
     }
+    const ExpertWeights& one = layer.experts.front();
+    const auto visits = static_cast<uint64_t>(layer.has_router() ? experts_per_token : 1);
+    bytes += visits * (one.gate.bytes() + one.up.bytes() + one.down.bytes());
   }
   return bytes;
 }

@@ -17,11 +17,20 @@
 
 namespace octavo {
 
+// A gated MLP: down(silu(gate) * up).
+struct ExpertWeights {
+  Linear gate, up, down;
+};
+
 struct LayerWeights {
   std::vector<uint16_t> attention_norm;  // [hidden], BF16
   std::vector<uint16_t> mlp_norm;
   Linear query, key, value, output;
-  Linear gate, up, down;
+  // A dense layer has one MLP and no router; a mixture has several, all alike in shape.
+  Linear router;
+  std::vector<ExpertWeights> experts;
+
+  bool has_router() const { return router.channels > 0; }
 };
 
 struct WeightSet {
@@ -33,8 +42,9 @@ struct WeightSet {
   std::vector<uint16_t> final_norm;
   std::vector<LayerWeights> layers;
 
-  // Bytes of packed weights that one token's step reads.
-  uint64_t step_bytes() const;
+  // Bytes of packed weights that one token's step reads, where it visits `experts_per_token` of a
+  // mixture's experts.
+  uint64_t step_bytes(int64_t experts_per_token) const;
   // Copies one row, by its index within this rank's rows, to `out` ([hidden] BF16).
   void EmbeddingRow(int64_t row, int64_t hidden, uint16_t* out) const;
 };

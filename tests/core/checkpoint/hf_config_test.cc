@@ -108,7 +108,7 @@ TEST(ParseConfigTest, RefusesWithAReason) {
       {R"({"model_type":null})", Reason::kBadCheckpoint, "model_type is missing"},
       {R"({"model_type":7})", Reason::kBadCheckpoint, "model_type is no string"},
       {R"({"model_type":"gpt2"})", Reason::kUnsupported, "Supported: llama"},
-      {R"({"model_type":"mixtral"})", Reason::kUnsupported, "not supported yet"},
+      {R"({"model_type":"gemma"})", Reason::kUnsupported, "not supported yet"},
       {R"({"architectures":["LlamaForSequenceClassification"]})", Reason::kUnsupported, "must be"},
       {R"({"architectures":[]})", Reason::kBadCheckpoint, "architectures"},
       {R"({"hidden_size":null})", Reason::kBadCheckpoint, "hidden_size is missing"},
@@ -205,6 +205,22 @@ TEST(ParseConfigTest, FamiliesHaveTheirOwnDefaults) {
   EXPECT_FALSE(mistral->attention_bias());
 }
 
+TEST(ParseConfigTest, MixturesSayHowManyExperts) {
+  constexpr std::string_view kMixtral =
+      R"({"model_type":"mixtral","architectures":["MixtralForCausalLM"],)";
+  const auto mixtral =
+      With(fmt::format(R"({}"num_local_experts":5,"num_experts_per_tok":3}})", kMixtral));
+  ASSERT_TRUE(mixtral.ok()) << mixtral.status();
+  EXPECT_EQ(mixtral->expert_count(), 5);
+  EXPECT_EQ(mixtral->experts_per_token(), 3);
+  EXPECT_TRUE(mixtral->normalized_experts());
+  EXPECT_EQ(With(fmt::format(R"({}"rope_theta":null}})", kMixtral))->expert_count(), 8);
+  const auto many =
+      With(fmt::format(R"({}"num_local_experts":2,"num_experts_per_tok":3}})", kMixtral));
+  EXPECT_EQ(ReasonOf(many.status()), Reason::kBadCheckpoint);
+  EXPECT_EQ(With(R"({"num_local_experts":5})")->expert_count(), 0);  // not a key of Llama
+}
+
 TEST(HasQuantizationTest, LooksForEitherKey) {
   EXPECT_FALSE(*HasQuantization(R"({"quantization_config":null})"));
   EXPECT_TRUE(*HasQuantization(R"({"quantization_config":{}})"));
@@ -218,7 +234,9 @@ TEST(ConfigTextTest, RoundTrips) {
            "high_freq_factor":4.0,"original_max_position_embeddings":64},"torch_dtype":"float32"})",
         R"({"eos_token_id":[2,3],"bos_token_id":null})",
         R"({"model_type":"mistral","architectures":["MistralForCausalLM"]})",
-        R"({"model_type":"qwen2","architectures":["Qwen2ForCausalLM"]})"}) {
+        R"({"model_type":"qwen2","architectures":["Qwen2ForCausalLM"]})",
+        R"({"model_type":"mixtral","architectures":["MixtralForCausalLM"],"num_local_experts":3,
+           "num_experts_per_tok":1})"}) {
     const auto spec = With(patch);
     ASSERT_TRUE(spec.ok()) << spec.status();
     const auto again = ParseConfig(ConfigText(*spec), GenerationConfigText(*spec));

@@ -27,10 +27,22 @@ std::vector<Case> Cases() {
       {"Fp8WeightOnly", Format::kFp8WeightOnly, RaggedSpec()},
       {"Int8", Format::kInt8, RaggedSpec()},
       {"Fp8Block", Format::kFp8Block, BlockSpec()},
+      {"MixtureBf16", Format::kBf16, MixtureSpec()},
+      {"MixtureFp8Dynamic", Format::kFp8Dynamic, MixtureSpec()},
+      {"MixtureInt8", Format::kInt8, MixtureSpec()},
+      {"MixtureFp8Block", Format::kFp8Block, MixtureSpec()},
+      {"MixtureOfOne", Format::kBf16, MixtureSpec()},
       {"Bf16TiedWithBias", Format::kBf16, RaggedSpec()},
   };
   cases.back().spec.set_tied_embeddings(true);
   cases.back().spec.set_attention_bias(true);
+  v1::ModelSpec& blocks = cases[cases.size() - 3].spec;
+  blocks.set_hidden_size(160);
+  blocks.set_intermediate_size(320);
+  blocks.set_head_dim(64);
+  v1::ModelSpec& one = cases[cases.size() - 2].spec;
+  one.set_expert_count(1);
+  one.set_experts_per_token(1);
   v1::RopeScaling* scaling = cases[1].spec.mutable_rope_scaling();
   scaling->set_type("llama3");
   scaling->set_factor(8);

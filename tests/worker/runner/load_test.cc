@@ -65,22 +65,26 @@ TEST(Load, RefusesScalesThatAreNotNumbersAboveZero) {
                              std::string("\x80\x7f", 2)};  // 0, NaN, -1, infinity
   for (const std::string& bytes : bad) {
     const TinyModel model = WriteTinyModel(RaggedSpec(), Format::kFp8Dynamic, 1);
-    Overwrite(model, Find(model, "layer1.down").scale->begin() + 10, bytes);
-    ExpectRefused(LoadAlone(model), Reason::kBadCheckpoint, "layer1.down.scale");
+    Overwrite(model, Find(model, "model.layers.1.mlp.down_proj.weight").scale->begin() + 10, bytes);
+    ExpectRefused(LoadAlone(model), Reason::kBadCheckpoint,
+                  "model.layers.1.mlp.down_proj.weight.scale");
   }
 }
 
 TEST(Load, RefusesCodesAndWeightsThatAreNotNumbers) {
   TinyModel model = WriteTinyModel(RaggedSpec(), Format::kFp8Dynamic, 1);
-  Overwrite(model, Find(model, "layer0.up").tensor.spec().begin() + 999, "\xff");
-  ExpectRefused(LoadAlone(model), Reason::kNonFinite, "layer0.up");
+  Overwrite(model, Find(model, "model.layers.0.mlp.up_proj.weight").tensor.spec().begin() + 999,
+            "\xff");
+  ExpectRefused(LoadAlone(model), Reason::kNonFinite, "model.layers.0.mlp.up_proj.weight");
 
   model = WriteTinyModel(RaggedSpec(), Format::kBf16, 1);
-  Overwrite(model, Find(model, "layer0.o").tensor.spec().begin() + 2 * 77, "\x80\xff");
-  ExpectRefused(LoadAlone(model), Reason::kNonFinite, "layer0.o");
+  Overwrite(model,
+            Find(model, "model.layers.0.self_attn.o_proj.weight").tensor.spec().begin() + 2 * 77,
+            "\x80\xff");
+  ExpectRefused(LoadAlone(model), Reason::kNonFinite, "model.layers.0.self_attn.o_proj.weight");
 
   model = WriteTinyModel(RaggedSpec(), Format::kBf16, 1);
-  Overwrite(model, Find(model, "norm").tensor.spec().begin(), "\xc0\x7f");
+  Overwrite(model, Find(model, "model.norm.weight").tensor.spec().begin(), "\xc0\x7f");
   ExpectRefused(LoadAlone(model), Reason::kNonFinite, "norm");
 }
 
@@ -88,11 +92,12 @@ TEST(Load, RefusesMissingScalesFilesAndMemory) {
   TinyModel model = WriteTinyModel(RaggedSpec(), Format::kInt8, 1);
   v1::ServePlan plan = PlanOf(model, 1);
   for (v1::RankTensor& tensor : *plan.mutable_ranks(0)->mutable_tensors()) {
-    if (tensor.tensor().spec().name() == "layer1.k") tensor.clear_scale();
+    if (tensor.tensor().spec().name() == "model.layers.1.self_attn.k_proj.weight")
+      tensor.clear_scale();
   }
   const auto group = MakeLocalGroup(1);
   ExpectRefused(LoadRank(model, plan, 0, group[0].get()).status(), Reason::kBadCheckpoint,
-                "layer1.k");
+                "model.layers.1.self_attn.k_proj.weight");
   ExpectRefused(LoadAlone(model, 100'000), Reason::kOutOfMemory, "budget");
 
   const v1::ServePlan whole = PlanOf(model, 1);

@@ -12,6 +12,8 @@
 
 #include "core/base/ids.h"
 #include "core/checkpoint/safetensors.h"
+#include "core/model/family.h"
+#include "core/scheme/recipe.h"
 #include "core/tensor/bare/float_bits.h"
 #include "core/tensor/bare/fp8.h"
 #include "core/tensor/bare/units.h"
@@ -34,44 +36,6 @@ v1::ModelSpec BaseSpec() {
   spec.set_act("silu");
   spec.set_vocab_size(131);
   return spec;
-}
-
-struct Planned {
-  v1::TensorRole role;
-  int layer;
-  std::string name;
-  std::vector<int64_t> shape;
-  bool linear;
-};
-
-std::vector<Planned> Layout(const v1::ModelSpec& spec) {
-  const int64_t hidden = spec.hidden_size();
-  const int64_t inner = spec.intermediate_size();
-  const int64_t query = spec.head_count() * spec.head_dim();
-  const int64_t key = spec.kv_head_count() * spec.head_dim();
-  std::vector<Planned> out = {{v1::EMBEDDING, -1, "embed", {spec.vocab_size(), hidden}, false},
-                              {v1::FINAL_NORM, -1, "norm", {hidden}, false}};
-  if (!spec.tied_embeddings()) {
-    out.push_back({v1::LM_HEAD, -1, "head", {spec.vocab_size(), hidden}, false});
-  }
-  for (int layer = 0; layer < spec.layer_count(); ++layer) {
-    const std::string at = "layer" + std::to_string(layer) + ".";
-    out.push_back({v1::ATTENTION_NORM, layer, at + "norm1", {hidden}, false});
-    out.push_back({v1::MLP_NORM, layer, at + "norm2", {hidden}, false});
-    out.push_back({v1::Q_PROJ, layer, at + "q", {query, hidden}, true});
-    out.push_back({v1::K_PROJ, layer, at + "k", {key, hidden}, true});
-    out.push_back({v1::V_PROJ, layer, at + "v", {key, hidden}, true});
-    out.push_back({v1::O_PROJ, layer, at + "o", {hidden, query}, true});
-    out.push_back({v1::GATE_PROJ, layer, at + "gate", {inner, hidden}, true});
-    out.push_back({v1::UP_PROJ, layer, at + "up", {inner, hidden}, true});
-    out.push_back({v1::DOWN_PROJ, layer, at + "down", {hidden, inner}, true});
-    if (!spec.attention_bias()) continue;
-    out.push_back({v1::Q_BIAS, layer, at + "qb", {query}, false});
-    out.push_back({v1::K_BIAS, layer, at + "kb", {key}, false});
-    out.push_back({v1::V_BIAS, layer, at + "vb", {key}, false});
-    out.push_back({v1::O_BIAS, layer, at + "ob", {hidden}, false});
-  }
-  return out;
 }
 
 v1::Scheme SchemeOf(Format format) {
@@ -102,7 +66,8 @@ std::vector<int64_t> ScaleShape(Format format, const std::vector<int64_t>& shape
 }
 
 // Random content: weights N(0, 1/columns), codes over the whole range with scales to match.
-std::string Content(const Planned& planned, DType dtype, bool scale, std::mt19937_64* random) {
+std::string Content(const ExpectedTensor& planned, DType dtype, bool scale,
+                    std::mt19937_64* random) {
   int64_t count = 1;
   for (const int64_t dimension : planned.shape) count *= dimension;
   std::normal_distribution<float> normal;
@@ -171,6 +136,15 @@ v1::ModelSpec RaggedSpec() {
   return spec;
 }
 
+v1::ModelSpec MixtureSpec() {
+  v1::ModelSpec spec = RaggedSpec();
+  spec.set_family("mixtral");
+  spec.set_expert_count(5);
+  spec.set_experts_per_token(2);
+  spec.set_normalized_experts(true);
+  return spec;
+}
+
 v1::ModelSpec BlockSpec() {
   v1::ModelSpec spec = BaseSpec();
   spec.set_hidden_size(160);
@@ -186,11 +160,12 @@ TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed
   std::filesystem::create_directories(model.dir);
   model.folder = std::shared_ptr<void>(
       nullptr, [dir = model.dir](void*) { std::filesystem::remove_all(dir); });
-  std::vector<Planned> planned = Layout(spec);
+  auto planned = ExpectedTensors(spec);
+  EXPECT_TRUE(planned.ok()) << planned.status().message();
+  if (!planned.ok()) return model;
   std::vector<NewTensor> tensors;
-  std::vector<std::string> scale_names;
-  for (const Planned& tensor : planned) {
-    const bool quantized = tensor.linear && format != Format::kBf16;
+  for (const ExpectedTensor& tensor : *planned) {
+    const bool quantized = IsQuantizable(tensor.role) && format != Format::kBf16;
     const DType dtype = !quantized                ? DType::kBF16
                         : format == Format::kInt8 ? DType::kI8
                                                   : DType::kF8E4M3;
@@ -209,18 +184,18 @@ TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed
     ASSERT_EQ(bytes.size(), tensor.end() - tensor.begin());
     std::memcpy(file.data() + tensor.begin(), bytes.data(), bytes.size());
   };
-  for (Planned& tensor : planned) {
+  for (const ExpectedTensor& tensor : *planned) {
     ServedTensor served;
     *served.tensor.mutable_spec() = specs.at(tensor.name);
     served.tensor.set_role(tensor.role);
     served.tensor.set_layer(tensor.layer);
-    served.tensor.set_expert(-1);
+    served.tensor.set_expert(tensor.expert);
     put(specs.at(tensor.name),
         Content(tensor, static_cast<DType>(specs.at(tensor.name).dtype()), false, &random));
     if (const auto scale = specs.find(tensor.name + ".scale"); scale != specs.end()) {
       served.scheme = SchemeOf(format);
       served.scale = scale->second;
-      Planned shape = tensor;
+      ExpectedTensor shape = tensor;
       shape.shape = ScaleShape(format, tensor.shape);
       put(scale->second, Content(shape, DType::kBF16, true, &random));
     }

@@ -1,6 +1,6 @@
 #pragma once
 
-// Random small Llamas on disk, in every format that the runner serves, and groups of runners over
+// Random small models on disk, in every format that the runner serves, and groups of runners over
 // them.
 
 #include <cstdint>
@@ -27,6 +27,8 @@ struct TinyModel {
 
 // Ragged in every dimension: hidden 80, 6 query and 3 KV heads of 20, inner 100, vocabulary 131.
 v1::ModelSpec RaggedSpec();
+// The same with five experts of 100, two per token.
+v1::ModelSpec MixtureSpec();
 // For block scales: 3 KV groups of 128, inner 320.
 v1::ModelSpec BlockSpec();
 
