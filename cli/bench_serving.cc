@@ -9,6 +9,7 @@
 #include "core/base/status.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/rpc/status.h"
+#include "core/scheme/recipe.h"
 #include "fmt/format.h"
 #include "grpcpp/grpcpp.h"
 #include "octavo/v1/service/inference.grpc.pb.h"
@@ -35,9 +36,15 @@ ModelCost CostOf(const Checkpoint& checkpoint) {
     const bool embedding = tensor.role() == v1::EMBEDDING;
     const bool ignored = tensor.role() == v1::IGNORED && !IsScaleName(spec.name());
     if (ignored || (embedding && !model.tied_embeddings())) continue;
-    cost.weight_bytes += spec.end() - spec.begin();
+    // A token visits some of the experts.
+    const bool expert = tensor.expert() >= 0 || IsStack(tensor.role());
+    const double share = !expert ? 1.0
+                                 : static_cast<double>(model.experts_per_token()) /
+                                       static_cast<double>(model.expert_count());
+    cost.weight_bytes +=
+        static_cast<uint64_t>(share * static_cast<double>(spec.end() - spec.begin()));
     if (spec.shape_size() != 2 || tensor.role() == v1::IGNORED) continue;
-    const double flops = 2.0 * static_cast<double>(spec.shape(0) * spec.shape(1));
+    const double flops = 2.0 * share * static_cast<double>(spec.shape(0) * spec.shape(1));
     (embedding || tensor.role() == v1::LM_HEAD ? cost.head_flops : cost.linear_flops) += flops;
   }
   cost.attention_flops = 4.0 * static_cast<double>(model.head_count() * model.head_dim()) *

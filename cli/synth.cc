@@ -9,6 +9,7 @@
 #include "cli/quantity.h"
 #include "core/base/error.h"
 #include "core/base/status.h"
+#include "core/model/family.h"
 #include "fmt/format.h"
 
 namespace octavo {
@@ -24,7 +25,9 @@ struct SynthFlags {
   int64_t hidden = 512, intermediate = 0, layers = 2, heads = 8, kv_heads = 0, head_dim = 0;
   int64_t vocab = 4096, max_position = 2048, experts = 0, experts_per_token = 0;
   double rope_theta = 10000.0;
+  double clip_qkv = 0;
   bool tied = false;
+  bool biases = false;
 };
 
 absl::Status Synth(const SynthFlags& flags) {
@@ -43,6 +46,8 @@ absl::Status Synth(const SynthFlags& flags) {
   model.set_expert_count(flags.experts);
   model.set_experts_per_token(flags.experts_per_token);
   model.set_tied_embeddings(flags.tied);
+  model.set_attention_bias(flags.biases);
+  model.set_clip_qkv(flags.clip_qkv);
   spec.dtype = flags.dtype == "f32"   ? DType::kF32
                : flags.dtype == "f16" ? DType::kF16
                                       : DType::kBF16;
@@ -59,7 +64,7 @@ void AddSynth(CLI::App& app, Context& context) {
   auto flags = std::make_shared<SynthFlags>();
   CLI::App* command = app.add_subcommand("synth", "A random checkpoint of a given shape");
   command->add_option("--out", flags->out, "Folder to make")->required();
-  command->add_option("--family", flags->family, "Family of the model")->capture_default_str();
+  command->add_option("--family", flags->family, "Family: " + FamilyNames())->capture_default_str();
   command->add_option("--layers", flags->layers, "Layers")->capture_default_str();
   command->add_option("--hidden", flags->hidden, "Hidden size")->capture_default_str();
   command->add_option("--intermediate", flags->intermediate, "MLP size (default 2.75 x hidden)");
@@ -70,8 +75,12 @@ void AddSynth(CLI::App& app, Context& context) {
   command->add_option("--max-position", flags->max_position, "Longest sequence")
       ->capture_default_str();
   command->add_option("--rope-theta", flags->rope_theta, "RoPE base")->capture_default_str();
-  command->add_option("--experts", flags->experts, "Experts of each layer (mixtures)");
+  command->add_option("--experts", flags->experts,
+                      "Experts of each layer (mixtures; default: the family's own)");
   command->add_option("--experts-per-token", flags->experts_per_token, "Experts a token visits");
+  command->add_option("--clip-qkv", flags->clip_qkv, "Clamp q, k and v (DBRX)");
+  command->add_flag("--biases", flags->biases,
+                    "Biases of attention (Llama, Qwen3; Qwen2 has them)");
   command->add_flag("--tied", flags->tied, "Share embedding and head");
   command->add_option("--dtype", flags->dtype, "bf16, f16 or f32")
       ->check(CLI::IsMember({"bf16", "f16", "f32"}))

@@ -203,6 +203,10 @@ absl::Status CheckComplete(const Checkpoint& checkpoint, size_t placed) {
 
 absl::Status PlaceTensors(std::vector<v1::TensorSpec> specs, Checkpoint& checkpoint) {
   const Family& family = *FamilyByName(checkpoint.model.family());
+  for (const v1::TensorSpec& spec : specs) {
+    if (checkpoint.model.spelling() != 0) break;
+    checkpoint.model.set_spelling(SpellingOf(spec.name(), family));
+  }
   struct Placed {
     uint64_t key;
     v1::ModelTensor tensor;

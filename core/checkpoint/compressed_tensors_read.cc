@@ -292,6 +292,8 @@ absl::StatusOr<std::vector<TensorQuantization>> ReadQuantization(
     const bool linear =
         IsQuantizable(tensor.role()) || tensor.role() == v1::LM_HEAD || tensor.role() == v1::ROUTER;
     if (result[i].is_scale || tensor.role() == v1::IGNORED) continue;
+    // A stack is no module of its own: what targets "Linear" does not mean it.
+    if (IsStack(tensor.role()) && IsSourceFloat(FromProto(tensor.spec().dtype()))) continue;
     const std::string_view module = ModuleName(tensor.spec().name());
     const v1::Scheme* scheme = linear ? groups.SchemeOf(module) : nullptr;
     if (scheme == nullptr) {

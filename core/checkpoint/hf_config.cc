@@ -53,8 +53,13 @@ class Reader {
   Reader(const Json& root, std::string_view file) : root_(root), file_(file) {}
 
   const Json* Get(std::string_view path) const { return Find(root_, path); }
-  // True for a top-level key that is there, even if null.
-  bool Has(std::string_view key) const { return root_.contains(std::string(key)); }
+  // True for a key that is there, even if null.
+  bool Has(std::string_view path) const {
+    const size_t slash = path.rfind('/');
+    const bool top = slash == std::string_view::npos;
+    const Json* parent = top ? &root_ : Get(path.substr(0, slash));
+    return parent != nullptr && parent->contains(std::string(top ? path : path.substr(slash + 1)));
+  }
 
   absl::StatusOr<std::optional<int64_t>> Int(std::string_view path) const {
     const Json* value = Get(path);
@@ -211,17 +216,18 @@ absl::Status ReadSizes(const Reader& config, const Family& family, v1::ModelSpec
   OCTAVO_ASSIGN_OR_RETURN(const int64_t position, ReadMaxPosition(config, family));
   if (heads < 1) return Bad(kConfigFile, fmt::format("{} {} is below 1", keys.head_count, heads));
   OCTAVO_ASSIGN_OR_RETURN(const std::optional<int64_t> head_dim, config.Int(keys.head_dim));
-  if (!head_dim && hidden % heads != 0) {
-    return Bad(kConfigFile,
-               fmt::format("{} {} is no multiple of {} {} and {} is missing", keys.hidden_size,
-                           hidden, keys.head_count, heads, keys.head_dim));
+  if (!head_dim && family.head_dim_default == 0 && hidden % heads != 0) {
+    return Bad(kConfigFile, fmt::format("{} {} is no multiple of {} {} and {} is missing",
+                                        keys.hidden_size, hidden, keys.head_count, heads,
+                                        keys.head_dim.empty() ? "head_dim" : keys.head_dim));
   }
   spec.set_hidden_size(hidden);
   spec.set_intermediate_size(inner);
   spec.set_layer_count(layers);
   spec.set_head_count(heads);
   spec.set_kv_head_count(kv_heads);
-  spec.set_head_dim(head_dim.value_or(hidden / heads));
+  const int64_t own = family.head_dim_default > 0 ? family.head_dim_default : hidden / heads;
+  spec.set_head_dim(head_dim.value_or(own));
   spec.set_vocab_size(vocab);
   spec.set_max_position(position);
   if (!keys.expert_count.empty()) {
@@ -231,7 +237,6 @@ absl::Status ReadSizes(const Reader& config, const Family& family, v1::ModelSpec
                             config.Int(keys.experts_per_token, family.experts_per_token_default));
     spec.set_expert_count(experts);
     spec.set_experts_per_token(chosen);
-    spec.set_normalized_experts(family.normalized_experts);
   }
   return absl::OkStatus();
 }
@@ -265,6 +270,25 @@ absl::Status ReadFlags(const Reader& config, const Family& family, v1::ModelSpec
     return NotHandled(fmt::format("dtype \"{}\" is not supported", dtype),
                       "Supported: bfloat16, float16, float32");
   }
+  return absl::OkStatus();
+}
+
+// What few families have.
+absl::Status ReadRare(const Reader& config, const Family& family, v1::ModelSpec& spec) {
+  const ConfigKeys& keys = family.keys;
+  OCTAVO_ASSIGN_OR_RETURN(const std::optional<double> clip, config.Number(keys.clip_qkv));
+  if (clip && !(*clip > 0.0)) {
+    return Bad(kConfigFile, fmt::format("{} {} is not positive", keys.clip_qkv, *clip));
+  }
+  spec.set_clip_qkv(clip.value_or(0.0));
+  if (keys.expert_weight_norm.empty()) return absl::OkStatus();
+  OCTAVO_ASSIGN_OR_RETURN(const std::optional<double> norm, config.Number(keys.expert_weight_norm));
+  if (norm && *norm != 1.0) {
+    return NotHandled(fmt::format("{} {} is not supported", keys.expert_weight_norm, *norm),
+                      "Supported: 1 and null");
+  }
+  const bool said = config.Has(keys.expert_weight_norm);
+  spec.set_normalized_experts(said ? norm.has_value() : family.normalized_experts);
   return absl::OkStatus();
 }
 
@@ -315,12 +339,12 @@ absl::StatusOr<v1::ModelSpec> ParseConfig(std::string_view config_text,
   const Reader config(root, kConfigFile);
   OCTAVO_ASSIGN_OR_RETURN(const Family* family, FindFamily(config));
   v1::ModelSpec spec;
-  spec.set_family(std::string(family->name));
-  spec.set_architecture(std::string(family->architecture));
   OCTAVO_RETURN_IF_ERROR(ReadSizes(config, *family, spec));
   OCTAVO_RETURN_IF_ERROR(ReadFlags(config, *family, spec));
+  OCTAVO_RETURN_IF_ERROR(ReadRare(config, *family, spec));
   OCTAVO_RETURN_IF_ERROR(ReadRope(config, *family, spec));
   OCTAVO_RETURN_IF_ERROR(ReadTokenIds(root, generation, spec));
+  SetFamilyFacts(*family, spec);
   OCTAVO_RETURN_IF_ERROR(CheckSpec(spec, kConfigFile));
   return spec;
 }

@@ -70,6 +70,8 @@ std::string ConfigText(const v1::ModelSpec& spec) {
   Put(root, keys.expert_count, spec.expert_count());
   Put(root, keys.experts_per_token, spec.experts_per_token());
   Put(root, keys.norm_eps, spec.norm_eps());
+  Put(root, keys.clip_qkv, spec.clip_qkv() > 0 ? Json(spec.clip_qkv()) : Json(nullptr));
+  Put(root, keys.expert_weight_norm, spec.normalized_experts() ? Json(1.0) : Json(nullptr));
   Json scaling = nullptr;
   if (const v1::RopeScaling& rope = spec.rope_scaling(); !rope.type().empty()) {
     scaling = {{"rope_type", rope.type()}, {"factor", rope.factor()}};

@@ -49,17 +49,24 @@ struct Distribution {
   float deviation = 1.0f;
 };
 
-Distribution DistributionOf(const ExpectedTensor& tensor) {
+Distribution DistributionOf(const ExpectedTensor& tensor, const v1::ModelSpec& model) {
+  const auto matrix = [](int64_t inputs) {
+    return Distribution{0.0f, 1.0f / std::sqrt(static_cast<float>(inputs))};
+  };
   switch (tensor.role) {
+    case v1::STACKED_DOWN:
+      return matrix(model.intermediate_size());
     case v1::EMBEDDING:
       return {0.0f, 1.0f};
     case v1::FINAL_NORM:
     case v1::ATTENTION_NORM:
     case v1::MLP_NORM:
+    case v1::Q_NORM:
+    case v1::K_NORM:
       return {1.0f, 0.1f};
     default:
       if (tensor.shape.size() < 2) return {0.0f, 0.02f};
-      return {0.0f, 1.0f / std::sqrt(static_cast<float>(tensor.shape.back()))};
+      return matrix(tensor.shape.back());
   }
 }
 
@@ -143,7 +150,8 @@ std::vector<Shard> PlanShards(std::span<const ExpectedTensor> tensors, const Syn
   return shards;
 }
 
-std::vector<Chunk> PlanChunks(std::span<const Shard> shards, const SynthSpec& spec, uint64_t seed) {
+std::vector<Chunk> PlanChunks(std::span<const Shard> shards, const SynthSpec& spec,
+                              const v1::ModelSpec& model, uint64_t seed) {
   std::vector<Chunk> chunks;
   const uint64_t size = static_cast<uint64_t>(ByteSize(spec.dtype));
   for (const Shard& shard : shards) {
@@ -155,7 +163,7 @@ std::vector<Chunk> PlanChunks(std::span<const Shard> shards, const SynthSpec& sp
       for (uint64_t first = 0; first < elements; first += kChunkElements) {
         chunks.push_back({&shard.path, key, first, std::min(kChunkElements, elements - first),
                           tensor.begin() + first * size,
-                          DistributionOf(*by_name.at(tensor.name()))});
+                          DistributionOf(*by_name.at(tensor.name()), model)});
       }
     }
   }
@@ -188,6 +196,25 @@ absl::Status WriteChunks(Store& store, std::span<const Chunk> chunks, DType dtyp
   return failure;
 }
 
+// What was asked for must be something that the family's config.json can say.
+absl::Status CheckSayable(const Family& family, const v1::ModelSpec& model) {
+  const auto refuse = [&](std::string_view what) {
+    return MakeError(Reason::kUsage, fmt::format("a {} has no {}", family.name, what));
+  };
+  const ConfigKeys& keys = family.keys;
+  if (keys.expert_count.empty() && (model.expert_count() > 0 || model.experts_per_token() > 0)) {
+    return refuse("experts");
+  }
+  if (keys.clip_qkv.empty() && model.clip_qkv() != 0) return refuse("clipping of q, k and v");
+  if (keys.attention_bias.empty() && model.attention_bias() && !family.attention_bias_default) {
+    return refuse("biases");
+  }
+  if (keys.head_dim.empty() && model.head_dim() * model.head_count() != model.hidden_size()) {
+    return refuse("head dimension of its own");
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<v1::ModelSpec> Complete(const SynthSpec& spec) {
   v1::ModelSpec model = spec.model;
   if (model.family().empty()) model.set_family("llama");
@@ -200,7 +227,6 @@ absl::StatusOr<v1::ModelSpec> Complete(const SynthSpec& spec) {
   if (!IsSourceFloat(spec.dtype)) {
     return MakeError(Reason::kUsage, "weights can be F32, F16 or BF16");
   }
-  model.set_architecture(std::string(family->architecture));
   model.set_dtype(ToProto(spec.dtype));
   model.set_act("silu");
   if (model.kv_head_count() == 0) model.set_kv_head_count(model.head_count());
@@ -211,18 +237,20 @@ absl::StatusOr<v1::ModelSpec> Complete(const SynthSpec& spec) {
     }
     model.set_head_dim(model.hidden_size() / model.head_count());
   }
-  if (family->keys.attention_bias.empty()) {
-    model.set_attention_bias(family->attention_bias_default);
-  }
+  OCTAVO_RETURN_IF_ERROR(CheckSayable(*family, model));
+  SetFamilyFacts(*family, model);
   if (!family->keys.expert_count.empty()) {
     if (model.expert_count() == 0) model.set_expert_count(family->expert_count_default);
     if (model.experts_per_token() == 0) {
       model.set_experts_per_token(
           std::min(family->experts_per_token_default, model.expert_count()));
     }
-    model.set_normalized_experts(family->normalized_experts);
+    if (!family->keys.expert_weight_norm.empty()) {
+      model.set_normalized_experts(family->normalized_experts);
+    }
   }
-  if (model.norm_eps() == 0) model.set_norm_eps(1e-5);
+  // A family that does not write its epsilon has one for all models.
+  if (model.norm_eps() == 0 || family->keys.norm_eps.empty()) model.set_norm_eps(1e-5);
   if (model.rope_theta() == 0) model.set_rope_theta(10000.0);
   if (model.max_position() == 0) model.set_max_position(2048);
   if (const absl::Status status = CheckSpec(model, ""); !status.ok()) {
@@ -257,7 +285,7 @@ absl::Status WriteSynthetic(Store& store, const SynthSpec& spec, uint64_t seed,
     }
   }
   OCTAVO_RETURN_IF_ERROR(
-      WriteChunks(store, PlanChunks(shards, spec, seed), spec.dtype, spec.threads));
+      WriteChunks(store, PlanChunks(shards, spec, model, seed), spec.dtype, spec.threads));
   std::vector<std::pair<std::string, std::string>> texts = {
       {"config.json", ConfigText(model)}, {"generation_config.json", GenerationConfigText(model)}};
   if (shards.size() > 1) texts.emplace_back(kIndexFileName, BuildIndex(index));

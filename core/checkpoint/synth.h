@@ -25,10 +25,10 @@ struct SynthSpec {
   int threads = 0;    // 0: all cores. Does not change the bytes.
 };
 
-// Weights are N(0, 1/sqrt(columns)) for matrices (so activations keep their size), embeddings N(0,
+// Weights are N(0, 1/sqrt(inputs)) for matrices (so activations keep their size), embeddings N(0,
 // 1), norm weights 1 + N(0, 0.1), biases N(0, 0.02), each a function of (seed, tensor name, element
 // index) only. Staged and renamed: `out_dir` must not exist (kOutputExists). A family without a row
-// in core/model: kUnsupported.
+// in core/model: kUnsupported; what the family cannot have (experts, biases ...): kUsage.
 absl::Status WriteSynthetic(Store& store, const SynthSpec& spec, uint64_t seed,
                             const std::string& out_dir);
 absl::Status WriteSynthetic(const SynthSpec& spec, uint64_t seed, const std::string& out_dir);

@@ -52,6 +52,8 @@ int64_t SizeOf(Dim dim, const v1::ModelSpec& spec) {
       return spec.head_count() * spec.head_dim();
     case Dim::kKeyValue:
       return spec.kv_head_count() * spec.head_dim();
+    case Dim::kHeadDim:
+      return spec.head_dim();
     case Dim::kFusedQkv:
       return (spec.head_count() + 2 * spec.kv_head_count()) * spec.head_dim();
     case Dim::kVocab:
@@ -97,6 +99,17 @@ std::string FamilyNames() {
   return names;
 }
 
+void SetFamilyFacts(const Family& family, v1::ModelSpec& spec) {
+  spec.set_family(std::string(family.name));
+  spec.set_architecture(std::string(family.architecture));
+  spec.set_layer_norm(family.layer_norm);
+  if (family.keys.attention_bias.empty()) spec.set_attention_bias(family.attention_bias_default);
+  if (family.keys.mlp_bias.empty()) spec.set_mlp_bias(false);
+  if (family.keys.expert_weight_norm.empty()) {
+    spec.set_normalized_experts(family.normalized_experts);
+  }
+}
+
 std::optional<TensorPlace> RoleOf(std::string_view name, const Family& family,
                                   const v1::ModelSpec& spec) {
   for (const TensorRow& row : family.rows) {
@@ -131,7 +144,16 @@ std::vector<int64_t> ShapeOf(const TensorRow& row, const v1::ModelSpec& spec) {
   return shape;
 }
 
+int32_t SpellingOf(std::string_view name, const Family& family) {
+  for (const TensorRow& row : family.rows) {
+    TensorPlace ignored;
+    if (row.spelling > 0 && Matches(row.name, name, ignored)) return row.spelling;
+  }
+  return 0;
+}
+
 bool IsPresent(const TensorRow& row, const v1::ModelSpec& spec) {
+  if (row.spelling != TensorRow::kEverySpelling && row.spelling != spec.spelling()) return false;
   switch (row.presence) {
     case Presence::kAlways:
       return true;

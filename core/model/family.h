@@ -25,6 +25,7 @@ enum class Dim : uint8_t {
   kIntermediate,  // intermediate_size (of one expert in a mixture)
   kQuery,         // head_count * head_dim
   kKeyValue,      // kv_head_count * head_dim
+  kHeadDim,       // head_dim
   kFusedQkv,      // query + 2 * key_value
   kVocab,
   kExperts,
@@ -48,6 +49,11 @@ struct TensorRow {
   Dim rows;
   Dim columns;  // kNone: one-dimensional
   Presence presence = Presence::kAlways;
+  // Where checkpoints of one family differ in names: the row is only in those whose
+  // ModelSpec.spelling is this.
+  int32_t spelling = kEverySpelling;
+
+  static constexpr int32_t kEverySpelling = -1;
 };
 
 // Where config.json says what; a path's parts are separated by '/'. An empty key: the family has no
@@ -73,6 +79,9 @@ struct ConfigKeys {
   std::string_view sliding_window = "";
   // A switch of the sliding window; without one the window always counts.
   std::string_view use_sliding_window = "";
+  std::string_view clip_qkv = "";
+  // The order of the norm that experts' weights are divided by: 1 is their sum, null none.
+  std::string_view expert_weight_norm = "";
 };
 
 struct Family {
@@ -85,13 +94,16 @@ struct Family {
   // What config.json means where it does not say.
   bool attention_bias_default = false;
   int64_t kv_head_count_default = 0;  // 0: head_count
+  int64_t head_dim_default = 0;       // 0: hidden_size / head_count
   double norm_eps_default = 1e-6;
   double rope_theta_default = 10000.0;
   int64_t max_position_default = 2048;
   int64_t sliding_window_default = 0;  // 0: none
   int64_t expert_count_default = 0;
   int64_t experts_per_token_default = 0;
-  bool normalized_experts = false;  // ModelSpec.normalized_experts
+  bool normalized_experts = false;
+  // Facts that config.json never says.
+  bool layer_norm = false;
 };
 
 // All rows of the table, and look-ups. FamilyByModelType is nullptr for a model_type without a row.
@@ -100,6 +112,9 @@ const Family* FamilyByName(std::string_view name);
 const Family* FamilyByModelType(std::string_view model_type);
 // "llama, ..." for messages.
 std::string FamilyNames();
+
+// Sets what is the same for every model of `family`, whatever its config.json says.
+void SetFamilyFacts(const Family& family, v1::ModelSpec& spec);
 
 // What a tensor's name says.
 struct TensorPlace {
@@ -121,6 +136,8 @@ std::optional<TensorPlace> RoleOf(std::string_view name, const v1::ModelSpec& sp
 std::string TensorName(const TensorRow& row, int32_t layer, int32_t expert);
 // The shape `row` has in a model of `spec`.
 std::vector<int64_t> ShapeOf(const TensorRow& row, const v1::ModelSpec& spec);
+// The spelling of a checkpoint that has a tensor of this name; 0 for a name that says nothing.
+int32_t SpellingOf(std::string_view name, const Family& family);
 // False for kIgnored and for what `spec` does not have.
 bool IsPresent(const TensorRow& row, const v1::ModelSpec& spec);
 

@@ -69,7 +69,8 @@ void AddTensor(const ServedTensor& served, const RankRanges& ranges, v1::RankPla
   // Bytes as the runner holds them: the same element size, 16-bit where the source is F32.
   uint64_t elements = 1;
   for (int i = 0; i < served.tensor.spec().shape_size(); ++i) {
-    const bool cut = out->has_slice() && out->slice().axis() == static_cast<uint32_t>(i);
+    const int axis = served.tensor.transposed() ? 1 - i : i;
+    const bool cut = out->has_slice() && out->slice().axis() == static_cast<uint32_t>(axis);
     elements *= cut ? out->slice().end() - out->slice().begin() : served.tensor.spec().shape(i);
   }
   plan->set_weight_bytes(plan->weight_bytes() + elements * (served.scheme ? 1 : 2));
@@ -167,7 +168,7 @@ absl::Status SizeCache(const v1::ModelSpec& model, const ServeOptions& options,
 }
 
 void FillRank(const v1::ModelSpec& model, const UnitCut& attention, const UnitCut& mlp,
-              int64_t groups_per_unit, std::span<const ServedTensor* const> tensors, uint32_t rank,
+              int64_t groups_per_unit, std::span<const ServedTensor> tensors, uint32_t rank,
               uint32_t ranks, v1::RankPlan* plan) {
   const LeafRun units = RunOfRank(attention.count, ranks, rank);
   const LeafRun mlp_units = RunOfRank(mlp.count, ranks, rank);
@@ -194,7 +195,7 @@ void FillRank(const v1::ModelSpec& model, const UnitCut& attention, const UnitCu
   ranges.key = {heads(units.begin) * key, heads(units.end) * key};
   ranges.inner = {inner(mlp_units.begin), inner(mlp_units.end)};
   ranges.vocab = vocab;
-  for (const ServedTensor* tensor : tensors) AddTensor(*tensor, ranges, plan);
+  for (const ServedTensor& tensor : tensors) AddTensor(tensor, ranges, plan);
 }
 
 }  // namespace
@@ -207,8 +208,7 @@ absl::StatusOr<v1::ServePlan> PlanServing(const v1::ModelSpec& model,
   v1::ServePlan plan;
   *plan.mutable_model() = model;
   plan.set_rank_count(options.rank_count);
-  plan.set_block_scaled(std::any_of(selected.begin(), selected.end(),
-                                    [](const ServedTensor* t) { return IsBlockScaled(*t); }));
+  plan.set_block_scaled(std::any_of(selected.begin(), selected.end(), IsBlockScaled));
   const int64_t group_size = model.head_count() / model.kv_head_count() * model.head_dim();
   const UnitCut attention = AttentionUnits(model.kv_head_count(), group_size, plan.block_scaled());
   const UnitCut mlp = MlpUnits(model.intermediate_size(), plan.block_scaled());

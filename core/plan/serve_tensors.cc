@@ -1,13 +1,16 @@
 #include "core/plan/serve_tensors.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/base/status.h"
 #include "core/model/family.h"
+#include "core/plan/unfuse.h"
 #include "core/tensor/bare/units.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
@@ -106,27 +109,27 @@ absl::Status CheckServable(const v1::ModelSpec& model) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<const ServedTensor*>> SelectTensors(
-    const v1::ModelSpec& model, std::span<const ServedTensor> tensors) {
+absl::StatusOr<std::vector<ServedTensor>> SelectTensors(const v1::ModelSpec& model,
+                                                        std::span<const ServedTensor> tensors) {
   OCTAVO_ASSIGN_OR_RETURN(const std::vector<ExpectedTensor> expected, ExpectedTensors(model));
   std::map<Place, const ServedTensor*> by_place;
   for (const ServedTensor& tensor : tensors) {
     by_place.emplace(PlaceOf(tensor.tensor.role(), tensor.tensor.layer(), tensor.tensor.expert()),
                      &tensor);
   }
-  std::vector<const ServedTensor*> selected;
-  selected.reserve(expected.size());
+  std::vector<ServedTensor> selected;
   for (const ExpectedTensor& want : expected) {
     const auto found = by_place.find(PlaceOf(want.role, want.layer, want.expert));
     if (found == by_place.end()) return MakeError(Reason::kBadCheckpoint, Describe(want));
     const ServedTensor& tensor = *found->second;
     OCTAVO_RETURN_IF_ERROR(CheckShape(tensor.tensor.spec(), want.shape));
     if (want.shape.size() > 1) OCTAVO_RETURN_IF_ERROR(CheckScheme(tensor));
-    selected.push_back(&tensor);
+    OCTAVO_ASSIGN_OR_RETURN(std::vector<ServedTensor> parts, Unfuse(model, tensor));
+    std::move(parts.begin(), parts.end(), std::back_inserter(selected));
   }
-  if (selected.front()->scheme) {
+  if (selected.front().scheme) {
     return MakeError(Reason::kUnsupported, "cannot serve a quantized embedding",
-                     {.tensor = selected.front()->tensor.spec().name()});
+                     {.tensor = selected.front().tensor.spec().name()});
   }
   return selected;
 }

@@ -16,9 +16,9 @@ namespace octavo {
 // kUnsupported with the reason if the runner does not compute this architecture.
 absl::Status CheckServable(const v1::ModelSpec& model);
 
-// Every tensor that is served, in layer order, shapes and schemes checked. kBadCheckpoint,
-// kUnsupported.
-absl::StatusOr<std::vector<const ServedTensor*>> SelectTensors(
-    const v1::ModelSpec& model, std::span<const ServedTensor> tensors);
+// Every tensor that is served, in layer order, shapes and schemes checked, fused ones taken apart
+// (unfuse.h). kBadCheckpoint, kUnsupported.
+absl::StatusOr<std::vector<ServedTensor>> SelectTensors(const v1::ModelSpec& model,
+                                                        std::span<const ServedTensor> tensors);
 
 }  // namespace octavo

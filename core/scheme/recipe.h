@@ -60,6 +60,8 @@ absl::StatusOr<std::vector<TensorScheme>> ResolveSchemes(const v1::Recipe& recip
 
 // True for the weights of linear layers inside the model's layers: what rules may quantize.
 bool IsQuantizable(v1::TensorRole role);
+// True for all experts of a layer in one tensor.
+bool IsStack(v1::TensorRole role);
 
 // "model.layers.0.mlp.up_proj" of "model.layers.0.mlp.up_proj.weight".
 std::string_view ModuleName(std::string_view tensor_name);

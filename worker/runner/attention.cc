@@ -14,15 +14,24 @@ void Forward::RotateAndStore(int64_t layer, const v1::Step& step, const StepRows
                              int64_t head) {
   const int64_t key_stride = kv_heads_ * head_dim_;
   const int64_t group = queries_per_head_ * head_dim_;
+  const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
+  const auto rotate = [&](uint16_t* one, const std::vector<uint16_t>& weight, const uint16_t* cos,
+                          const uint16_t* sin) {
+    if (!weight.empty()) {
+      norm_.rms_norm(one, weight.data(), head_dim_, static_cast<float>(plan_.model().norm_eps()),
+                     one);
+    }
+    rope_.rotate(one, cos, sin, head_dim_);
+  };
   for (int64_t row = 0; row < rows.rows(); ++row) {
     const uint16_t* cos = cos_.as<uint16_t>() + row * (head_dim_ / 2);
     const uint16_t* sin = sin_.as<uint16_t>() + row * (head_dim_ / 2);
     uint16_t* queries = query_.as<uint16_t>() + row * kv_heads_ * group + head * group;
     for (int64_t i = 0; i < queries_per_head_; ++i) {
-      rope_.rotate(queries + i * head_dim_, cos, sin, head_dim_);
+      rotate(queries + i * head_dim_, weights.query_norm, cos, sin);
     }
     uint16_t* key = key_.as<uint16_t>() + row * key_stride + head * head_dim_;
-    rope_.rotate(key, cos, sin, head_dim_);
+    rotate(key, weights.key_norm, cos, sin);
     const int64_t position = rows.positions[static_cast<size_t>(row)];
     const v1::StepChunk& chunk = step.chunks(rows.chunks[static_cast<size_t>(row)]);
     const uint32_t block = chunk.blocks(static_cast<int>(position / kKeyBlock));
@@ -86,6 +95,15 @@ absl::Status Forward::Attention(int64_t layer, const v1::Step& step, const StepR
     jobs[i].output.stride = linears[i]->channels;
   }
   RunLinears(matmul_, pool_, jobs, &workspace_);
+  if (plan_.model().clip_qkv() > 0) {
+    const auto limit = static_cast<float>(plan_.model().clip_qkv());
+    pool_->ParallelFor(rows.rows(), 8, [&](int64_t begin, int64_t end, int) {
+      for (const LinearJob& job : jobs) {
+        const int64_t width = job.output.stride;
+        activation_.clip(job.output.bf16 + begin * width, (end - begin) * width, limit);
+      }
+    });
+  }
   pool_->ParallelFor(kv_heads_, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t head = begin; head < end; ++head) RotateAndStore(layer, step, rows, head);
   });

@@ -168,10 +168,11 @@ absl::Status Forward::Embed(const StepRows& rows) {
 
 void Forward::Norm(const std::vector<uint16_t>& weight, std::span<const int64_t> rows) {
   const auto eps = static_cast<float>(plan_.model().norm_eps());
+  const auto norm = plan_.model().layer_norm() ? norm_.layer_norm : norm_.rms_norm;
   pool_->ParallelFor(static_cast<int64_t>(rows.size()), 8, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
-      norm_.rms_norm(x_.as<uint16_t>() + rows[static_cast<size_t>(i)] * hidden_, weight.data(),
-                     hidden_, eps, normed_.as<uint16_t>() + i * hidden_);
+      norm(x_.as<uint16_t>() + rows[static_cast<size_t>(i)] * hidden_, weight.data(), hidden_, eps,
+           normed_.as<uint16_t>() + i * hidden_);
     }
   });
 }

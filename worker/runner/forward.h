@@ -54,8 +54,9 @@ class Forward {
   absl::Status Moe(int64_t layer, const StepRows& rows);
   absl::Status Head(const StepRows& rows, Logits* out);
 
-  // normed_ = RMSNorm of the given rows of the residual stream.
+  // normed_ = the model's norm of the given rows of the residual stream.
   void Norm(const std::vector<uint16_t>& weight, std::span<const int64_t> rows);
+  // One row's share of a KV group: norms of heads if the layer has them, rotation, cache.
   void RotateAndStore(int64_t layer, const v1::Step& step, const StepRows& rows, int64_t head);
   void Attend(int64_t layer, const v1::Step& step, const StepRows& rows, const QuerySpan& span,
               int64_t head, int thread);

@@ -26,6 +26,17 @@ int64_t RowsAtATime(int64_t row_bytes) {
   return std::max<int64_t>(rows / kTileChannels, 1) * kTileChannels;
 }
 
+// The slice of a transposed tensor along the axes on disk.
+v1::RankTensor AsStored(v1::RankTensor tensor) {
+  if (tensor.has_slice()) tensor.mutable_slice()->set_axis(1 - tensor.slice().axis());
+  return tensor;
+}
+
+SliceBounds Transposed(const SliceBounds& stored) {
+  return {stored.columns,    stored.rows,      stored.column_begin,
+          stored.column_end, stored.row_begin, stored.row_end};
+}
+
 // How K of one layer is cut: the whole product's units, and the run that this rank owns.
 struct DepthCut {
   UnitCut units;
@@ -92,6 +103,10 @@ class Loader {
                            static_cast<int>(rank_plan_.mlp_unit_end())}};
     OCTAVO_ASSIGN_OR_RETURN(out->attention_norm, LoadVector({layer, v1::ATTENTION_NORM}));
     OCTAVO_ASSIGN_OR_RETURN(out->mlp_norm, LoadVector({layer, v1::MLP_NORM}));
+    if (Find({layer, v1::Q_NORM}) != nullptr) {
+      OCTAVO_ASSIGN_OR_RETURN(out->query_norm, LoadVector({layer, v1::Q_NORM}));
+      OCTAVO_ASSIGN_OR_RETURN(out->key_norm, LoadVector({layer, v1::K_NORM}));
+    }
     OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::Q_PROJ}, v1::Q_BIAS, whole, &out->query));
     OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::K_PROJ}, v1::K_BIAS, whole, &out->key));
     OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::V_PROJ}, v1::V_BIAS, whole, &out->value));
@@ -164,8 +179,11 @@ class Loader {
 
   absl::Status LoadLinear(Place place, v1::TensorRole bias_role, const DepthCut& cut, Linear* out) {
     OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(place));
-    const SliceReader reader(files_, *tensor);
-    OCTAVO_RETURN_IF_ERROR(Shape(*tensor, reader.bounds(), cut, out));
+    const bool transposed = tensor->tensor().transposed();
+    const v1::RankTensor stored = transposed ? AsStored(*tensor) : *tensor;
+    const SliceReader reader(files_, stored);
+    const SliceBounds bounds = transposed ? Transposed(reader.bounds()) : reader.bounds();
+    OCTAVO_RETURN_IF_ERROR(Shape(*tensor, bounds, cut, out));
     OCTAVO_ASSIGN_OR_RETURN(
         out->tiles,
         arena_->Allocate(static_cast<uint64_t>(out->packed.group_count * out->packed.block_count *
@@ -176,9 +194,8 @@ class Loader {
       out->channel_sums.resize(static_cast<size_t>(out->padded_channels()));
       out->packed.channel_sums = out->channel_sums.data();
     }
-    OCTAVO_RETURN_IF_ERROR(ForRows(
-        reader, [&](int64_t row, std::span<const std::byte> bytes) { Pack(row, bytes, out); }));
-    if (tensor->has_scheme()) OCTAVO_RETURN_IF_ERROR(LoadScales(*tensor, reader.bounds(), out));
+    OCTAVO_RETURN_IF_ERROR(transposed ? PackColumns(reader, out) : PackRows(reader, out));
+    if (tensor->has_scheme()) OCTAVO_RETURN_IF_ERROR(LoadScales(*tensor, bounds, out));
     const v1::RankTensor* bias =
         bias_role == v1::ROLE_UNSPECIFIED ? nullptr : Find({place.layer, bias_role});
     if (bias == nullptr) return absl::OkStatus();
@@ -224,6 +241,50 @@ class Loader {
       out->form = out->block_scaled ? InputForm::kFp8Group : InputForm::kFp8Token;
     }
     return absl::OkStatus();
+  }
+
+  absl::Status PackRows(const SliceReader& reader, Linear* out) {
+    return ForRows(reader,
+                   [&](int64_t row, std::span<const std::byte> bytes) { Pack(row, bytes, out); });
+  }
+
+  // The stored rows are inputs: 32 of them at a time are turned into a run of every channel.
+  // REQUIRES BF16 (unfuse.h lets nothing else through).
+  absl::Status PackColumns(const SliceReader& reader, Linear* out) {
+    const int64_t blocks = CeilDiv(out->depth, kTileDepth);
+    Mutex mutex;
+    absl::Status failure;
+    pool_->ParallelFor(blocks, 1, [&](int64_t begin, int64_t end, int) {
+      std::vector<std::byte> bytes;
+      for (int64_t block = begin; block < end; ++block) {
+        const int64_t first = block * kTileDepth;
+        const int64_t count = std::min(kTileDepth, out->depth - first);
+        const int64_t row = reader.bounds().row_begin + first;
+        const absl::Status status = reader.ReadRows(row, row + count, &bytes);
+        if (!status.ok()) {
+          const MutexLock lock(mutex);
+          failure.Update(status);
+          return;
+        }
+        PackBlock(bytes, first, count, out);
+      }
+    });
+    return failure;
+  }
+
+  // `bytes`: [count][channels] BF16, the inputs from `first` on, which lie in one 32-block.
+  static void PackBlock(std::span<const std::byte> bytes, int64_t first, int64_t count,
+                        Linear* out) {
+    const int64_t unit = first / out->unit_size;
+    const int64_t at = unit * out->blocks_per_unit * kTileDepth + (first - unit * out->unit_size);
+    uint16_t column[kTileDepth];
+    for (int64_t channel = 0; channel < out->channels; ++channel) {
+      for (int64_t i = 0; i < count; ++i) {
+        std::memcpy(&column[i], bytes.data() + (i * out->channels + channel) * 2, 2);
+      }
+      PackChannel(out->packed, out->tiles.data(), channel, at,
+                  reinterpret_cast<const std::byte*>(column), count);
+    }
   }
 
   static void Pack(int64_t row, std::span<const std::byte> bytes, Linear* out) {

@@ -26,6 +26,7 @@ struct LayerWeights {
   std::vector<uint16_t> attention_norm;  // [hidden], BF16
   std::vector<uint16_t> mlp_norm;
   Linear query, key, value, output;
+  std::vector<uint16_t> query_norm, key_norm;  // [head_dim], BF16; empty: none
   // A dense layer has one MLP and no router; a mixture has several, all alike in shape.
   Linear router;
   std::vector<ExpertWeights> experts;

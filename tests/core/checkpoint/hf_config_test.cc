@@ -205,6 +205,13 @@ TEST(ParseConfigTest, FamiliesHaveTheirOwnDefaults) {
   EXPECT_FALSE(mistral->attention_bias());
 }
 
+TEST(ParseConfigTest, Qwen3HeadsAre128WideUnlessSaid) {
+  const auto spec = With(R"({"model_type":"qwen3","architectures":["Qwen3ForCausalLM"]})");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->head_dim(), 128);
+  EXPECT_FALSE(spec->attention_bias());
+}
+
 TEST(ParseConfigTest, MixturesSayHowManyExperts) {
   constexpr std::string_view kMixtral =
       R"({"model_type":"mixtral","architectures":["MixtralForCausalLM"],)";
@@ -219,6 +226,43 @@ TEST(ParseConfigTest, MixturesSayHowManyExperts) {
       With(fmt::format(R"({}"num_local_experts":2,"num_experts_per_tok":3}})", kMixtral));
   EXPECT_EQ(ReasonOf(many.status()), Reason::kBadCheckpoint);
   EXPECT_EQ(With(R"({"num_local_experts":5})")->expert_count(), 0);  // not a key of Llama
+}
+
+Json Dbrx() {
+  return Json::parse(R"({"architectures":["DbrxForCausalLM"],"model_type":"dbrx","d_model":64,
+    "n_heads":4,"n_layers":2,"max_seq_len":128,"vocab_size":100,
+    "attn_config":{"clip_qkv":8,"kv_n_heads":2,"rope_theta":500000},
+    "ffn_config":{"ffn_hidden_size":96,"moe_num_experts":6,"moe_top_k":4}})");
+}
+
+TEST(ParseConfigTest, ReadsDbrx) {
+  const auto spec = ParseConfig(Dbrx().dump(), "");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->head_dim(), 16);
+  EXPECT_EQ(spec->kv_head_count(), 2);
+  EXPECT_EQ(spec->intermediate_size(), 96);
+  EXPECT_EQ(spec->expert_count(), 6);
+  EXPECT_EQ(spec->experts_per_token(), 4);
+  EXPECT_EQ(spec->clip_qkv(), 8.0);
+  EXPECT_EQ(spec->rope_theta(), 500000.0);
+  EXPECT_EQ(spec->norm_eps(), 1e-5);
+  EXPECT_TRUE(spec->layer_norm());
+  EXPECT_TRUE(spec->normalized_experts());
+
+  Json json = Dbrx();
+  json["attn_config"]["clip_qkv"] = nullptr;
+  json["ffn_config"]["moe_normalize_expert_weights"] = nullptr;
+  const auto plain = ParseConfig(json.dump(), "");
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(plain->clip_qkv(), 0.0);
+  EXPECT_FALSE(plain->normalized_experts());
+  EXPECT_EQ(ParseConfig(ConfigText(*plain), "")->SerializeAsString(), plain->SerializeAsString());
+
+  json["ffn_config"]["moe_normalize_expert_weights"] = 2.0;
+  EXPECT_EQ(ReasonOf(ParseConfig(json.dump(), "").status()), Reason::kUnsupported);
+  json = Dbrx();
+  json["attn_config"]["clip_qkv"] = -1;
+  EXPECT_EQ(ReasonOf(ParseConfig(json.dump(), "").status()), Reason::kBadCheckpoint);
 }
 
 TEST(HasQuantizationTest, LooksForEitherKey) {
@@ -236,13 +280,16 @@ TEST(ConfigTextTest, RoundTrips) {
         R"({"model_type":"mistral","architectures":["MistralForCausalLM"]})",
         R"({"model_type":"qwen2","architectures":["Qwen2ForCausalLM"]})",
         R"({"model_type":"mixtral","architectures":["MixtralForCausalLM"],"num_local_experts":3,
-           "num_experts_per_tok":1})"}) {
+           "num_experts_per_tok":1})",
+        R"({"model_type":"qwen3","architectures":["Qwen3ForCausalLM"],"attention_bias":true})"}) {
     const auto spec = With(patch);
     ASSERT_TRUE(spec.ok()) << spec.status();
     const auto again = ParseConfig(ConfigText(*spec), GenerationConfigText(*spec));
     ASSERT_TRUE(again.ok()) << again.status();
     EXPECT_EQ(again->SerializeAsString(), spec->SerializeAsString()) << ConfigText(*spec);
   }
+  const auto dbrx = ParseConfig(Dbrx().dump(), "");
+  EXPECT_EQ(ParseConfig(ConfigText(*dbrx), "")->SerializeAsString(), dbrx->SerializeAsString());
 }
 
 }  // namespace

@@ -162,6 +162,25 @@ TEST(WriteSyntheticTest, RefusesByName) {
   spec = Small();
   spec.model.set_kv_head_count(3);
   EXPECT_EQ(ReasonOf(WriteSynthetic(store, spec, 1, "out")), Reason::kUsage);
+  struct Case {
+    const char* family;
+    void (*change)(v1::ModelSpec&);
+    const char* what;
+  };
+  const Case cases[] = {
+      {"llama", [](v1::ModelSpec& m) { m.set_expert_count(4); }, "experts"},
+      {"mixtral", [](v1::ModelSpec& m) { m.set_attention_bias(true); }, "biases"},
+      {"qwen2", [](v1::ModelSpec& m) { m.set_clip_qkv(8); }, "clipping"},
+      {"dbrx", [](v1::ModelSpec& m) { m.set_head_dim(64); }, "head dimension"},
+  };
+  for (const Case& c : cases) {
+    spec = Small();
+    spec.model.set_family(c.family);
+    c.change(spec.model);
+    const absl::Status status = WriteSynthetic(store, spec, 1, "out");
+    EXPECT_EQ(ReasonOf(status), Reason::kUsage) << c.family;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(c.what));
+  }
   spec = Small();
   spec.dtype = DType::kI8;
   EXPECT_EQ(ReasonOf(WriteSynthetic(store, spec, 1, "out")), Reason::kUsage);

@@ -129,6 +129,71 @@ TEST(ExpectedTensorsTest, Qwen2HasBiasesOnInputsOfAttentionOnly) {
   EXPECT_FALSE(RoleOf("model.layers.0.self_attn.o_proj.bias", spec).has_value());
 }
 
+TEST(ExpectedTensorsTest, DbrxStacksItsExperts) {
+  v1::ModelSpec spec = Llama();
+  spec.set_family("dbrx");
+  spec.set_expert_count(5);
+  spec.set_experts_per_token(2);
+  const auto tensors = ExpectedTensors(spec);
+  ASSERT_TRUE(tensors.ok());
+  EXPECT_EQ(tensors->size(), 1u + 3 * 8 + 2);
+  const auto place = RoleOf("transformer.blocks.2.ffn.experts.mlp.w2", spec);
+  ASSERT_TRUE(place.has_value());
+  EXPECT_EQ(place->role, v1::STACKED_DOWN);
+  EXPECT_THAT(ShapeOf(*place->row, spec), testing::ElementsAre(5 * 96, 64));
+}
+
+TEST(ExpectedTensorsTest, DbrxIsSpelledInSeveralWays) {
+  v1::ModelSpec spec = Llama();
+  spec.set_family("dbrx");
+  spec.set_expert_count(5);
+  spec.set_experts_per_token(2);
+  const Family& family = *FamilyByName("dbrx");
+  const struct {
+    const char* name;
+    int32_t spelling;
+    size_t experts;  // tensors of one layer
+  } cases[] = {{"transformer.blocks.0.ffn.experts.mlp.w1", 0, 3},
+               {"transformer.blocks.0.ffn.experts.mlp.w1.weight", 1, 3},
+               {"transformer.blocks.0.ffn.experts.mlp.4.w1.weight", 2, 15},
+               {"transformer.blocks.0.ffn.experts.mlp_experts.4.w1.weight", 3, 15}};
+  for (const auto& c : cases) {
+    EXPECT_EQ(SpellingOf(c.name, family), c.spelling);
+    spec.set_spelling(c.spelling);
+    const auto tensors = ExpectedTensors(spec);
+    ASSERT_TRUE(tensors.ok());
+    EXPECT_EQ(tensors->size(), 1u + 3 * (5 + c.experts) + 2);
+    EXPECT_TRUE(std::any_of(tensors->begin(), tensors->end(),
+                            [&](const ExpectedTensor& t) { return t.name == c.name; }));
+  }
+  EXPECT_EQ(SpellingOf("transformer.wte.weight", family), 0);
+}
+
+TEST(ExpectedTensorsTest, Qwen3HasANormOfHeads) {
+  v1::ModelSpec spec = Llama();
+  spec.set_family("qwen3");
+  const auto tensors = ExpectedTensors(spec);
+  ASSERT_TRUE(tensors.ok());
+  EXPECT_EQ(tensors->size(), 1u + 3 * 11 + 2);
+  const auto place = RoleOf("model.layers.1.self_attn.k_norm.weight", spec);
+  ASSERT_TRUE(place.has_value());
+  EXPECT_THAT(ShapeOf(*place->row, spec), testing::ElementsAre(32));
+}
+
+TEST(FamilyTest, FactsThatConfigNeverSaysComeFromTheTable) {
+  v1::ModelSpec spec;
+  SetFamilyFacts(*FamilyByName("dbrx"), spec);
+  EXPECT_TRUE(spec.layer_norm());
+  spec.set_attention_bias(true);
+  SetFamilyFacts(*FamilyByName("mixtral"), spec);
+  EXPECT_FALSE(spec.layer_norm());
+  EXPECT_FALSE(spec.attention_bias());
+  EXPECT_TRUE(spec.normalized_experts());
+  SetFamilyFacts(*FamilyByName("qwen2"), spec);
+  EXPECT_TRUE(spec.attention_bias());
+  EXPECT_FALSE(spec.normalized_experts());
+}
+
 // A mixture as a row of data: what a later family needs is there.
 constexpr std::array kMixtureRows = {
     TensorRow{v1::EMBEDDING, "embed.weight", Dim::kVocab, Dim::kHidden},
@@ -181,7 +246,7 @@ TEST(CheckSpecTest, BoundsEverySize) {
     EXPECT_THAT(std::string(status.message()), testing::HasSubstr(c.what));
   }
   v1::ModelSpec unknown = Llama();
-  unknown.set_family("dbrx");
+  unknown.set_family("gpt2");
   EXPECT_EQ(ReasonOf(CheckSpec(unknown, "config.json")), Reason::kUnsupported);
   EXPECT_EQ(ReasonOf(ExpectedTensors(unknown).status()), Reason::kUnsupported);
 }

@@ -213,6 +213,26 @@ TEST(Resolve, ExpertsRefuseWeightOnly) {
   EXPECT_TRUE(ResolveSchemes(*taken_recipe, tensors).ok());
 }
 
+TEST(Resolve, StackedExpertsAreKeptOrRefused) {
+  const std::vector<v1::ModelTensor> tensors = {
+      Tensor("transformer.blocks.0.norm_attn_norm.attn.Wqkv.weight", v1::FUSED_QKV, 0),
+      Tensor("transformer.blocks.0.ffn.experts.mlp.w2", v1::STACKED_DOWN, 0)};
+  const auto preset = Preset("fp8-dynamic");
+  const auto refused = ResolveSchemes(*preset, tensors);
+  EXPECT_EQ(ReasonOf(refused.status()), Reason::kUnsupported);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("experts.mlp.w2"));
+  const auto recipe = ParseRecipe(
+      "name: a\ndialect: compressed-tensors\nrules:\n"
+      "  - {roles: [expert_gate, expert_up, expert_down], weight: keep}\n"
+      "  - {roles: [q_proj, k_proj, v_proj], weight: {type: fp8, scale: channel}}\n",
+      "a");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const auto schemes = ResolveSchemes(*recipe, tensors);
+  ASSERT_TRUE(schemes.ok()) << schemes.status();
+  EXPECT_NE((*schemes)[0].scheme, nullptr);
+  EXPECT_EQ((*schemes)[1].scheme, nullptr);
+}
+
 TEST(Glob, MatchesWholeText) {
   EXPECT_TRUE(GlobMatches("*", ""));
   EXPECT_TRUE(GlobMatches("model.*.q_proj", "model.layers.3.q_proj"));

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/model/family.h"
 #include "gtest/gtest.h"
 #include "kernels/isa.h"
 #include "tests/worker/runner/tiny_model.h"
@@ -31,15 +32,19 @@ std::vector<Case> Cases() {
       {"MixtureFp8Dynamic", Format::kFp8Dynamic, MixtureSpec()},
       {"MixtureInt8", Format::kInt8, MixtureSpec()},
       {"MixtureFp8Block", Format::kFp8Block, MixtureSpec()},
+      {"DbrxBf16", Format::kBf16, DbrxSpec()},
+      {"DbrxFp8Attention", Format::kFp8Dynamic, DbrxSpec()},
+      {"Qwen3", Format::kFp8Dynamic, RaggedSpec()},
       {"MixtureOfOne", Format::kBf16, MixtureSpec()},
       {"Bf16TiedWithBias", Format::kBf16, RaggedSpec()},
   };
   cases.back().spec.set_tied_embeddings(true);
   cases.back().spec.set_attention_bias(true);
-  v1::ModelSpec& blocks = cases[cases.size() - 3].spec;
+  v1::ModelSpec& blocks = cases[cases.size() - 6].spec;
   blocks.set_hidden_size(160);
   blocks.set_intermediate_size(320);
   blocks.set_head_dim(64);
+  SetFamilyFacts(*FamilyByName("qwen3"), cases[cases.size() - 3].spec);
   v1::ModelSpec& one = cases[cases.size() - 2].spec;
   one.set_expert_count(1);
   one.set_experts_per_token(1);

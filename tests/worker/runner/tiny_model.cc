@@ -138,10 +138,16 @@ v1::ModelSpec RaggedSpec() {
 
 v1::ModelSpec MixtureSpec() {
   v1::ModelSpec spec = RaggedSpec();
-  spec.set_family("mixtral");
   spec.set_expert_count(5);
   spec.set_experts_per_token(2);
-  spec.set_normalized_experts(true);
+  SetFamilyFacts(*FamilyByName("mixtral"), spec);
+  return spec;
+}
+
+v1::ModelSpec DbrxSpec() {
+  v1::ModelSpec spec = MixtureSpec();
+  spec.set_clip_qkv(0.7);
+  SetFamilyFacts(*FamilyByName("dbrx"), spec);
   return spec;
 }
 
@@ -165,7 +171,8 @@ TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed
   if (!planned.ok()) return model;
   std::vector<NewTensor> tensors;
   for (const ExpectedTensor& tensor : *planned) {
-    const bool quantized = IsQuantizable(tensor.role) && format != Format::kBf16;
+    const bool quantized =
+        IsQuantizable(tensor.role) && !IsStack(tensor.role) && format != Format::kBf16;
     const DType dtype = !quantized                ? DType::kBF16
                         : format == Format::kInt8 ? DType::kI8
                                                   : DType::kF8E4M3;

@@ -29,6 +29,8 @@ struct TinyModel {
 v1::ModelSpec RaggedSpec();
 // The same with five experts of 100, two per token.
 v1::ModelSpec MixtureSpec();
+// A DBRX of the same size: fused q, k and v that are clipped, LayerNorm, stacked experts.
+v1::ModelSpec DbrxSpec();
 // For block scales: 3 KV groups of 128, inner 320.
 v1::ModelSpec BlockSpec();
 

@@ -1,0 +1,22 @@
+#pragma once
+
+// Tensors that hold several layers' weights, as one tensor for each: q, k and v in one matrix, a
+// layer's experts in one stack. A part is a run of rows of the tensor on disk, so nothing is copied
+// and a rank reads no more than its slice.
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/plan/serve_plan.h"
+#include "octavo/v1/model.pb.h"
+
+namespace octavo {
+
+// The parts of `tensor`, in the order of their rows; `tensor` alone where it is not fused. A part
+// keeps the name and file of the whole, has the role and expert of what it is, its own byte range
+// and shape, and its rows of the scale. kUnsupported: a stack of quantized experts, and a part that
+// cuts a block of scales.
+absl::StatusOr<std::vector<ServedTensor>> Unfuse(const v1::ModelSpec& model,
+                                                 const ServedTensor& tensor);
+
+}  // namespace octavo

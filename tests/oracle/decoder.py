@@ -1,0 +1,137 @@
+"""docs/numerics.md's forward pass in a hundred lines of torch, for every family, straight from a checkpoint's files.
+
+With `rounding` it rounds to BF16 where Octavo does (sums run in another order, so single bits differ); without, nothing
+is rounded and the result is the model's own function in double precision.
+"""
+
+import json
+
+import torch
+from safetensors import safe_open
+
+
+def to_bf16(x):
+    return x.to(torch.bfloat16).to(x.dtype)
+
+
+class Decoder:
+    def __init__(self, folder, rounding):
+        self.round = to_bf16 if rounding else lambda x: x
+        self.dtype = torch.float32 if rounding else torch.float64
+        self.tensors = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                self.tensors.update({name: file.get_tensor(name).to(self.dtype) for name in file.keys()})
+        config = json.loads((folder / "config.json").read_text())
+        self.dbrx = config["model_type"] == "dbrx"
+        attention, experts = config.get("attn_config", {}), config.get("ffn_config", config)
+        self.hidden = config.get("d_model") or config["hidden_size"]
+        self.heads = config.get("n_heads") or config["num_attention_heads"]
+        self.kv_heads = attention.get("kv_n_heads") or config["num_key_value_heads"]
+        self.head_dim = config.get("head_dim") or self.hidden // self.heads
+        self.layers = config.get("n_layers") or config["num_hidden_layers"]
+        self.eps = 1e-5 if self.dbrx else config["rms_norm_eps"]
+        self.clip = attention.get("clip_qkv")
+        self.experts = experts.get("moe_num_experts") or experts.get("num_local_experts") or 1
+        self.per_token = experts.get("moe_top_k") or experts.get("num_experts_per_tok") or 1
+        self.frequencies = self.rope_frequencies(config.get("rope_parameters") or attention)
+
+    def rope_frequencies(self, rope):
+        exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim
+        frequencies = rope["rope_theta"] ** -exponents
+        if rope.get("rope_type") == "llama3":
+            turns = rope["original_max_position_embeddings"] * frequencies / (2 * torch.pi)
+            low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+            smooth = ((turns - low) / (high - low)).clamp(0, 1)
+            frequencies = (1 - smooth) * frequencies / rope["factor"] + smooth * frequencies
+        return frequencies.to(self.dtype)
+
+    def get(self, name):
+        return self.tensors.get(name)
+
+    def linear(self, x, name):
+        """Not rounded yet."""
+        y = x @ self.tensors[name + ".weight"].T
+        bias = self.get(name + ".bias")
+        return y if bias is None else y + bias
+
+    def norm(self, x, weight):
+        if self.dbrx and len(weight) == self.hidden:
+            centred = x - x.mean(-1, keepdim=True)
+            return self.round(centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + self.eps) * weight)
+        return self.round(self.round(x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)) * weight)
+
+    def rotate(self, x, cos, sin):
+        low, high = x.chunk(2, -1)
+        return torch.cat([self.round(self.round(low * cos) + self.round(-high * sin)),
+                          self.round(self.round(high * cos) + self.round(low * sin))], -1)
+
+    def attention(self, x, layer):
+        """The output projection's sum, not rounded."""
+        rows, width = len(x), self.head_dim
+        sizes = [self.heads * width, self.kv_heads * width, self.kv_heads * width]
+        if self.dbrx:
+            at = f"transformer.blocks.{layer}.norm_attn_norm."
+            h = self.norm(x, self.tensors[at + "norm_1.weight"])
+            parts = self.round(self.linear(h, at + "attn.Wqkv")).split(sizes, -1)
+            out = at + "attn.out_proj"
+        else:
+            at = f"model.layers.{layer}."
+            h = self.norm(x, self.tensors[at + "input_layernorm.weight"])
+            parts = [self.round(self.linear(h, f"{at}self_attn.{part}_proj")) for part in "qkv"]
+            out = at + "self_attn.o_proj"
+        if self.clip:
+            parts = [part.clamp(-self.clip, self.clip) for part in parts]
+        q, k, v = (part.view(rows, -1, width).transpose(0, 1) for part in parts)
+        if self.get(at + "self_attn.q_norm.weight") is not None:
+            q = self.norm(q, self.tensors[at + "self_attn.q_norm.weight"])
+            k = self.norm(k, self.tensors[at + "self_attn.k_norm.weight"])
+        angles = torch.arange(rows, dtype=self.dtype)[:, None] * self.frequencies
+        cos, sin = self.round(angles.cos()), self.round(angles.sin())
+        q, k = self.rotate(q, cos, sin), self.rotate(k, cos, sin)
+        k, v = (part.repeat_interleave(self.heads // self.kv_heads, 0) for part in (k, v))
+        scores = q @ k.transpose(1, 2) * width**-0.5
+        scores = scores.masked_fill(torch.ones(rows, rows, dtype=torch.bool).triu(1), -torch.inf)
+        p = (scores - scores.amax(-1, keepdim=True)).exp()
+        attended = self.round((self.round(p) @ v) / p.sum(-1, keepdim=True))
+        return self.linear(attended.transpose(0, 1).reshape(rows, -1), out)
+
+    def expert(self, layer, expert):
+        """Gate, up and down of one expert, each [outputs, inputs]."""
+        if self.dbrx:
+            at = f"transformer.blocks.{layer}.ffn.experts.mlp."
+            gate, up, down = (self.tensors[at + part].chunk(self.experts)[expert] for part in ("w1", "v1", "w2"))
+            return gate, up, down.T
+        at = f"model.layers.{layer}.block_sparse_moe.experts.{expert}."
+        return tuple(self.tensors[f"{at}{part}.weight"] for part in ("w1", "w3", "w2"))
+
+    def gated(self, gate, up):
+        return self.round(self.round(torch.nn.functional.silu(self.round(gate))) * self.round(up))
+
+    def mlp(self, x, layer):
+        """The down projection's sum, or the experts' weighted sum, not rounded."""
+        at = f"transformer.blocks.{layer}." if self.dbrx else f"model.layers.{layer}."
+        norm = "norm_attn_norm.norm_2" if self.dbrx else "post_attention_layernorm"
+        h = self.norm(x, self.tensors[f"{at}{norm}.weight"])
+        router = at + ("ffn.router.layer" if self.dbrx else "block_sparse_moe.gate")
+        if self.get(router + ".weight") is None:
+            gate, up = self.linear(h, at + "mlp.gate_proj"), self.linear(h, at + "mlp.up_proj")
+            return self.linear(self.gated(gate, up), at + "mlp.down_proj")
+        p, chosen = torch.softmax(self.linear(h, router), -1).topk(self.per_token, -1)
+        weights = torch.zeros(len(h), self.experts, dtype=self.dtype).scatter(1, chosen, p / p.sum(-1, keepdim=True))
+        total = torch.zeros_like(h)
+        for expert in range(self.experts):
+            gate, up, down = self.expert(layer, expert)
+            total += weights[:, expert, None] * (self.gated(h @ gate.T, h @ up.T) @ down.T)
+        return total
+
+    @torch.no_grad()
+    def logits(self, ids):
+        embedding = self.tensors["transformer.wte.weight" if self.dbrx else "model.embed_tokens.weight"]
+        x = embedding[ids]
+        for layer in range(self.layers):
+            x = self.round(x + self.attention(x, layer))
+            x = self.round(x + self.mlp(x, layer))
+        x = self.norm(x, self.tensors["transformer.norm_f.weight" if self.dbrx else "model.norm.weight"])
+        head = self.get("lm_head.weight")
+        return x @ (embedding if head is None else head).T
