@@ -1,18 +1,19 @@
 #pragma once
 
-// Conversations to prompts. A checkpoint's chat template is a Jinja program; Octavo knows a number
-// of them by the XXH3-128 digest of their text and renders them with code of its own, byte for byte
-// as `transformers` (apply_chat_template, tokenize=False) does. Any other template is refused, with
-// its digest, rather than approximated.
-//
-// Known: ChatML in several spellings (plain, SmolLM2, Qwen2, Qwen1.5: they differ in the default
-// system prompt and at the end) and Llama 3 in its three revisions. See chat_template.cc.
+// Conversations to prompts. A checkpoint's chat template is a Jinja program; it is parsed once and
+// run for every request, byte for byte as `transformers` (apply_chat_template, tokenize=False)
+// does. A template that uses what Octavo's interpreter lacks (core/text/jinja/template.h) is
+// refused when it is loaded, by the name of the construct and its line, rather than approximated.
 
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "core/base/clock.h"
+#include "core/text/jinja/template.h"
+#include "nlohmann/json.hpp"
 
 namespace octavo {
 
@@ -21,30 +22,33 @@ struct ChatTurn {
   std::string content;
 };
 
-struct ChatForm;
+// "bos_token", "eos_token", "pad_token", ... to their text. A token that is not here is undefined
+// in the template.
+using SpecialTokens = std::map<std::string, std::string>;
 
 class ChatTemplate {
  public:
-  // Errors: kUnsupported when the text is not one of the known templates.
+  // Errors: kUnsupported, with the line.
   static absl::StatusOr<ChatTemplate> FromText(std::string_view template_text,
-                                               std::string_view bos_text,
-                                               std::string_view eos_text);
+                                               SpecialTokens tokens);
 
-  // `add_generation_prompt`: end with the header of the assistant's next turn. Errors: kBadRequest
-  // where the template itself would raise an error.
+  // `add_generation_prompt`: end with the header of the assistant's next turn. There are no tools
+  // and no documents. Errors: kBadRequest, with the line, where the template raises an error
+  // (with its text), where it fails, and beyond the limits of a rendering.
   absl::StatusOr<std::string> Render(std::span<const ChatTurn> turns,
                                      bool add_generation_prompt) const;
 
-  // "chatml", "smollm2", "qwen2", "llama3", ...
-  std::string_view name() const;
+  // The same with any variables: "messages" and "add_generation_prompt", "tools", "documents" and
+  // whatever else the template asks for. `clock`: what strftime_now shows.
+  absl::StatusOr<std::string> RenderVariables(nlohmann::ordered_json variables,
+                                              const Clock& clock = Clock::System()) const;
 
  private:
-  ChatTemplate(const ChatForm* form, std::string_view bos_text, std::string_view eos_text)
-      : form_(form), bos_text_(bos_text), eos_text_(eos_text) {}
+  ChatTemplate(jinja::Template program, SpecialTokens tokens)
+      : program_(std::move(program)), tokens_(std::move(tokens)) {}
 
-  const ChatForm* form_;
-  std::string bos_text_;
-  std::string eos_text_;
+  jinja::Template program_;
+  SpecialTokens tokens_;
 };
 
 }  // namespace octavo

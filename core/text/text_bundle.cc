@@ -28,9 +28,9 @@ absl::StatusOr<Json> ParseOptional(std::string_view bytes, std::string_view file
 }
 
 // "bos_token": a string, an object with "content", or null.
-absl::StatusOr<std::string> TokenText(const Json& config, std::string_view name) {
+absl::StatusOr<std::optional<std::string>> TokenText(const Json& config, std::string_view name) {
   const Json& member = MemberOrNull(config, name);
-  if (member.is_null()) return "";
+  if (member.is_null()) return std::nullopt;
   const Json& text = member.is_object() ? MemberOrNull(member, "content") : member;
   if (!text.is_string()) {
     return MakeError(Reason::kBadCheckpoint,
@@ -53,19 +53,40 @@ std::string TemplateIn(const Json& config) {
   return found->is_string() ? found->get<std::string>() : "";
 }
 
-void SetChatTemplate(const TextFiles& files, const Json& config, TextBundle* bundle) {
+// The named tokens of a tokenizer, as a template sees them.
+absl::StatusOr<SpecialTokens> ReadSpecialTokens(const Json& config) {
+  SpecialTokens tokens;
+  for (const char* name : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
+                           "cls_token", "mask_token"}) {
+    OCTAVO_ASSIGN_OR_RETURN(auto text, TokenText(config, name));
+    if (text) tokens.emplace(name, *std::move(text));
+  }
+  return tokens;
+}
+
+std::string TextOrEmpty(const SpecialTokens& tokens, const std::string& name) {
+  const auto found = tokens.find(name);
+  return found == tokens.end() ? "" : found->second;
+}
+
+void SetChatTemplate(const TextFiles& files, const Json& config, SpecialTokens tokens,
+                     TextBundle* bundle) {
   std::string text(files.chat_template_jinja);
-  if (text.empty()) text = TemplateIn(config);
+  std::string_view file = "chat_template.jinja";
+  if (text.empty()) {
+    text = TemplateIn(config);
+    file = kTokenizerConfig;
+  }
   if (text.empty()) {
     bundle->chat_template_error = MakeError(Reason::kUnsupported, "this model has no chat template",
                                             {}, "It is a base model: send text, not messages");
     return;
   }
-  auto chat_template = ChatTemplate::FromText(text, bundle->bos_text, bundle->eos_text);
+  auto chat_template = ChatTemplate::FromText(text, std::move(tokens));
   if (chat_template.ok()) {
     bundle->chat_template = *std::move(chat_template);
   } else {
-    bundle->chat_template_error = chat_template.status();
+    bundle->chat_template_error = WithContext(chat_template.status(), file);
   }
 }
 
@@ -103,10 +124,11 @@ absl::StatusOr<TextBundle> LoadTextBundle(const TextFiles& files) {
   OCTAVO_ASSIGN_OR_RETURN(bundle.tokenizer, TokenizerOf(files));
   OCTAVO_ASSIGN_OR_RETURN(const Json config,
                           ParseOptional(files.tokenizer_config_json, kTokenizerConfig));
-  OCTAVO_ASSIGN_OR_RETURN(bundle.bos_text, TokenText(config, "bos_token"));
-  OCTAVO_ASSIGN_OR_RETURN(bundle.eos_text, TokenText(config, "eos_token"));
+  OCTAVO_ASSIGN_OR_RETURN(SpecialTokens tokens, ReadSpecialTokens(config));
+  bundle.bos_text = TextOrEmpty(tokens, "bos_token");
+  bundle.eos_text = TextOrEmpty(tokens, "eos_token");
   bundle.bos_id = bundle.tokenizer->TokenId(bundle.bos_text);
-  SetChatTemplate(files, config, &bundle);
+  SetChatTemplate(files, config, std::move(tokens), &bundle);
 
   const std::array<std::pair<std::string_view, std::string_view>, 2> places = {
       {{files.generation_config_json, "generation_config.json"},

@@ -44,7 +44,7 @@ struct TextBundle {
 };
 
 // Errors: those of LoadTokenizer or LoadSentencePieceTokenizer; kBadCheckpoint naming the file for
-// one that is malformed. A chat template that is missing or not known is no error here.
+// one that is malformed. A chat template that is missing or not handled is no error here.
 absl::StatusOr<TextBundle> LoadTextBundle(const TextFiles& files);
 
 }  // namespace octavo

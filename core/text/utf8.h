@@ -39,7 +39,7 @@ void AppendUtf8(char32_t code, std::string* out);
 // `text` with every maximal ill-formed part, and an incomplete end, replaced by U+FFFD.
 std::string LossyUtf8(std::string_view text);
 
-// The White_Space property. (Python's str.strip() also takes U+001C to U+001F; see chat_template.)
+// The White_Space property. (Python's str.strip() takes more: see jinja/strings.h.)
 bool IsWhiteSpace(char32_t code);
 
 }  // namespace octavo

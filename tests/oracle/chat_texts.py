@@ -1,4 +1,4 @@
-"""The chat templates that core/text/chat_template.cc knows, put together from their parts, and conversations."""
+"""Chat templates of ChatML and Llama 3 in several spellings, put together from their parts, and conversations."""
 
 import random
 

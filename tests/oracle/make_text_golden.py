@@ -12,7 +12,9 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 import build_sentencepiece
 import build_tokenizer
+import chat_inputs
 import chat_texts
+import expression_texts
 import text_lines
 import train_sentencepiece
 
@@ -75,6 +77,30 @@ def chat_golden():
     write_lines(GOLDEN / "chat.jsonl", cases)
 
 
+def answer(template, variables):
+    kind, text = chat_inputs.render(template, variables)
+    return {kind: text if kind != "error" else True}
+
+
+def family_golden():
+    """Conversations for each family, half of them with tools; one line a family."""
+    lines = []
+    for number, path in enumerate(sorted((pathlib.Path(__file__).parent / "chat_families").glob("*.jinja"))):
+        template = path.read_text("utf-8")
+        cases = [{"variables": case, **answer(template, case)} for case in chat_inputs.conversations(8, number + 500)]
+        lines.append({"name": path.stem, "template": template, "now_ns": chat_inputs.NOW_NS, "cases": cases})
+    write_lines(GOLDEN / "chat_families.jsonl", lines)
+
+
+def jinja_golden():
+    """The expression language; one line a group."""
+    lines = []
+    for name, group in expression_texts.groups(250, 1):
+        cases = [{"template": case["template"], **answer(case["template"], case["variables"])} for case in group]
+        lines.append({"name": name, "variables": expression_texts.VARIABLES, "now_ns": chat_inputs.NOW_NS, "cases": cases})
+    write_lines(GOLDEN / "jinja.jsonl", lines)
+
+
 def main():
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for style in build_tokenizer.STYLES:
@@ -82,6 +108,8 @@ def main():
     for style in ("spm_llama", "spm_user"):  # the others hold a charsmap of 240 KB
         sentencepiece_golden(style)
     chat_golden()
+    family_golden()
+    jinja_golden()
 
 
 if __name__ == "__main__":

@@ -44,31 +44,38 @@ TEST_F(TextBundleTest, TakesTokensAndTemplateFromTheConfig) {
   EXPECT_EQ(bundle.eos_text, "<|eot_id|>");
   EXPECT_THAT(bundle.eos_ids, ElementsAre(*bundle.tokenizer->TokenId("<|eot_id|>")));
   ASSERT_TRUE(bundle.chat_template.has_value());
-  EXPECT_EQ(bundle.chat_template->name(), "llama3");
   const std::vector<ChatTurn> turns = {{"user", " hi "}};
   EXPECT_EQ(*bundle.chat_template->Render(turns, false),
             "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>");
 }
 
 TEST_F(TextBundleTest, TheTemplateFileWinsAndListsHaveADefault) {
-  const Json list = {{{"name", "tool_use"}, {"template", "x"}},
-                     {{"name", "default"}, {"template", Template("qwen2")}}};
-  EXPECT_EQ(LoadOrDie({{"chat_template", list}}).chat_template->name(), "qwen2");
-  const std::string jinja = Template("chatml");
-  files_.chat_template_jinja = jinja;
-  EXPECT_EQ(LoadOrDie({{"chat_template", list}}).chat_template->name(), "chatml");
+  const Json list = {{{"name", "tool_use"}, {"template", "tools"}},
+                     {{"name", "default"}, {"template", "default"}}};
+  EXPECT_EQ(*LoadOrDie({{"chat_template", list}}).chat_template->Render({}, true), "default");
+  files_.chat_template_jinja = "file";
+  EXPECT_EQ(*LoadOrDie({{"chat_template", list}}).chat_template->Render({}, true), "file");
 }
 
-TEST_F(TextBundleTest, AMissingOrUnknownTemplateIsNoErrorButAReason) {
+TEST_F(TextBundleTest, ATemplateSeesTheNamedTokensOfTheConfig) {
+  const TextBundle bundle = LoadOrDie(
+      {{"unk_token", nullptr},
+       {"pad_token", {{"content", "<pad>"}}},
+       {"chat_template", "{{ bos_token is defined }}{{ unk_token is defined }}{{ pad_token }}"}});
+  EXPECT_EQ(*bundle.chat_template->Render({}, true), "FalseFalse<pad>");
+}
+
+TEST_F(TextBundleTest, AMissingOrUnhandledTemplateIsNoErrorButAReason) {
   const TextBundle none = LoadOrDie(Json::object());
   EXPECT_FALSE(none.chat_template.has_value());
   EXPECT_THAT(std::string(none.chat_template_error.message()), HasSubstr("no chat template"));
   EXPECT_EQ(none.bos_id, std::nullopt);
   EXPECT_TRUE(none.eos_ids.empty());
-  const TextBundle unknown = LoadOrDie({{"chat_template", "{{ x }}"}});
-  EXPECT_FALSE(unknown.chat_template.has_value());
-  EXPECT_EQ(ReasonOf(unknown.chat_template_error), Reason::kUnsupported);
-  EXPECT_THAT(std::string(unknown.chat_template_error.message()), HasSubstr("digest"));
+  const TextBundle other = LoadOrDie({{"chat_template", "\n{% include 'x' %}"}});
+  EXPECT_FALSE(other.chat_template.has_value());
+  EXPECT_EQ(ReasonOf(other.chat_template_error), Reason::kUnsupported);
+  EXPECT_EQ(other.chat_template_error.message(),
+            "tokenizer_config.json: chat template: line 2: the tag 'include' is not handled");
 }
 
 TEST_F(TextBundleTest, GenerationConfigDecidesWhatEndsATurn) {

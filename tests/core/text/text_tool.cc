@@ -3,9 +3,9 @@
 //
 //   encode TOKENIZER [no-added] [no-special]   "text"                          -> [ids]
 //   decode TOKENIZER [skip-special]            [ids]            -> {"text": ..., "pieces": []}
-//   time TOKENIZER FILE     nothing in; milliseconds of CPU time to encode the file, and ids ->
-//   [ms, ids] render TEMPLATE_FILE BOS EOS   {"messages": [], "add_generation_prompt": b}     ->
-//   "text"
+//   time TOKENIZER FILE             nothing in; milliseconds of CPU time and count of ids -> [ms, n]
+//   render                          {"template": "...", "variables": {}, "now_ns": n} -> "text"
+//                                   (without "template", that of the line before)
 
 #include <algorithm>
 #include <ctime>
@@ -13,6 +13,8 @@
 #include <iostream>
 #include <iterator>
 
+#include "core/base/clock.h"
+#include "core/base/error.h"
 #include "core/text/chat_template.h"
 #include "core/text/detokenizer.h"
 #include "core/text/tokenizer.h"
@@ -82,25 +84,33 @@ int Time(const Tokenizer& tokenizer, const std::string& text) {
   return 0;
 }
 
-int Render(const ChatTemplate& chat_template) {
-  return ForEachLine([&](const Json& line) -> Json {
-    std::vector<ChatTurn> turns;
-    for (const Json& message : line["messages"]) {
-      turns.push_back({message["role"].get<std::string>(), message["content"].get<std::string>()});
+Json ToolError(const absl::Status& status) {
+  return {{"error", std::string(status.message())},
+          {"reason", std::string(InfoOf(ReasonOf(status)).name)}};
+}
+
+int Render() {
+  absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::FromText("", {});
+  std::ios::sync_with_stdio(false);
+  for (std::string line; std::getline(std::cin, line);) {
+    const auto job = nlohmann::ordered_json::parse(line);
+    if (job.contains("template")) {
+      chat_template = ChatTemplate::FromText(job["template"].get<std::string>(), {});
     }
-    const auto text = chat_template.Render(turns, line["add_generation_prompt"].get<bool>());
-    return text.ok() ? Json(*text) : ErrorJson(text.status());
-  });
+    ManualClock clock;
+    clock.Advance(Clock::Nanos(job["now_ns"].get<int64_t>()));
+    const auto text = chat_template.ok() ? chat_template->RenderVariables(job["variables"], clock)
+                                         : absl::StatusOr<std::string>(chat_template.status());
+    std::cout << (text.ok() ? Json(*text) : ToolError(text.status())).dump() << "\n";
+  }
+  return 0;
 }
 
 int Run(const std::vector<std::string>& args) {
   auto has = [&](std::string_view flag) {
     return std::find(args.begin(), args.end(), flag) != args.end();
   };
-  if (args.size() == 4 && args[0] == "render") {
-    const auto chat_template = ChatTemplate::FromText(ReadFile(args[1]), args[2], args[3]);
-    return chat_template.ok() ? Render(*chat_template) : Fail(chat_template.status());
-  }
+  if (args.size() == 1 && args[0] == "render") return Render();
   if (args.size() < 2 || (args[0] != "encode" && args[0] != "decode" && args[0] != "time")) {
     std::cerr << "usage: text_tool encode|decode|time|render ...\n";
     return 64;
