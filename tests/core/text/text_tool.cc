@@ -3,7 +3,7 @@
 //
 //   encode TOKENIZER [no-added] [no-special]   "text"                          -> [ids]
 //   decode TOKENIZER [skip-special]            [ids]            -> {"text": ..., "pieces": []}
-//   time TOKENIZER FILE             nothing in; milliseconds of CPU time and count of ids -> [ms, n]
+//   time TOKENIZER FILE             nothing in; milliseconds of CPU time, count of ids -> [ms, n]
 //   render                          {"template": "...", "variables": {}, "now_ns": n} -> "text"
 //                                   (without "template", that of the line before)
 
