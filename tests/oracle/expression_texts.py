@@ -2,6 +2,7 @@
 expressions drawn at random."""
 
 import random
+import re
 
 import expression_lists
 
@@ -115,7 +116,7 @@ def drawn(count, seed):
 
 def not_handled(template):
     """What Octavo refuses while it runs, or what has an address in it: see core/text/jinja/template.h."""
-    if any(method in template for method in ASCII_ONLY) and ("u" in template.split() or "(u" in template or "größe" in template):
+    if any(method in template for method in ASCII_ONLY) and re.search(r"\bu\b|größe", template):
         return True
     import chat_inputs
 

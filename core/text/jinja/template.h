@@ -14,7 +14,8 @@
 // autoescape, cycler, joiner, lipsum; the filters filesizeformat, forceescape, groupby, pprint,
 // random, striptags, urlencode, urlize, wordcount, wordwrap and xmlattr; the tests filter and test;
 // str.format and other methods of Python (native.cc). Refused when it happens: integers beyond 64
-// bits, and what would show an address of Python's.
+// bits, what would show an address of Python's, and title(), swapcase(), isdigit(), isalpha() and
+// isalnum() of text outside ASCII.
 
 #include <cstdint>
 #include <memory>
