@@ -1,7 +1,8 @@
 """docs/numerics.md's forward pass in a hundred lines of torch, for every family, straight from a checkpoint's files.
 
 With `rounding` it rounds to BF16 where Octavo does (sums run in another order, so single bits differ); without, nothing
-is rounded and the result is the model's own function in double precision.
+is rounded and the result is the model's own function in double precision. Quantized folders (compressed-tensors, one
+scale per channel) are read too: weights are what codes and scales stand for, inputs are quantized as config.json says.
 """
 
 import json
@@ -14,6 +15,22 @@ def to_bf16(x):
     return x.to(torch.bfloat16).to(x.dtype)
 
 
+def quantize_fp8(x):
+    scale = (x.abs().amax(-1, keepdim=True) / 448).clamp_min(1 / (448 * 512))
+    return (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype) * scale
+
+
+def quantize_int8(x):
+    amax = x.abs().amax(-1, keepdim=True).clamp_min(127 * 2.0**-126)
+    return torch.round(x * (127 / amax)) * (amax / 127)
+
+
+def input_quantizer(config):
+    groups = config.get("quantization_config", {}).get("config_groups", {})
+    args = groups["group_0"]["input_activations"] if groups else None
+    return (lambda x: x) if args is None else quantize_int8 if args["type"] == "int" else quantize_fp8
+
+
 class Decoder:
     def __init__(self, folder, rounding):
         self.round = to_bf16 if rounding else lambda x: x
@@ -22,7 +39,11 @@ class Decoder:
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, "pt") as file:
                 self.tensors.update({name: file.get_tensor(name).to(self.dtype) for name in file.keys()})
+        self.quantized = {name.removesuffix("_scale") for name in self.tensors if name.endswith("weight_scale")}
+        for name in self.quantized:
+            self.tensors[name] *= self.tensors.pop(name + "_scale")
         config = json.loads((folder / "config.json").read_text())
+        self.quantize_input = input_quantizer(config)
         self.dbrx = config["model_type"] == "dbrx"
         attention, experts = config.get("attn_config", {}), config.get("ffn_config", config)
         self.hidden = config.get("d_model") or config["hidden_size"]
@@ -51,7 +72,8 @@ class Decoder:
 
     def linear(self, x, name):
         """Not rounded yet."""
-        y = x @ self.tensors[name + ".weight"].T
+        weight = name + ".weight"
+        y = (self.quantize_input(x) if weight in self.quantized else x) @ self.tensors[weight].T
         bias = self.get(name + ".bias")
         return y if bias is None else y + bias
 
@@ -96,14 +118,14 @@ class Decoder:
         attended = self.round((self.round(p) @ v) / p.sum(-1, keepdim=True))
         return self.linear(attended.transpose(0, 1).reshape(rows, -1), out)
 
-    def expert(self, layer, expert):
-        """Gate, up and down of one expert, each [outputs, inputs]."""
+    def expert(self, h, layer, expert):
+        """One expert's output, not rounded."""
         if self.dbrx:
             at = f"transformer.blocks.{layer}.ffn.experts.mlp."
             gate, up, down = (self.tensors[at + part].chunk(self.experts)[expert] for part in ("w1", "v1", "w2"))
-            return gate, up, down.T
+            return self.gated(h @ gate.T, h @ up.T) @ down
         at = f"model.layers.{layer}.block_sparse_moe.experts.{expert}."
-        return tuple(self.tensors[f"{at}{part}.weight"] for part in ("w1", "w3", "w2"))
+        return self.linear(self.gated(self.linear(h, at + "w1"), self.linear(h, at + "w3")), at + "w2")
 
     def gated(self, gate, up):
         return self.round(self.round(torch.nn.functional.silu(self.round(gate))) * self.round(up))
@@ -121,8 +143,7 @@ class Decoder:
         weights = torch.zeros(len(h), self.experts, dtype=self.dtype).scatter(1, chosen, p / p.sum(-1, keepdim=True))
         total = torch.zeros_like(h)
         for expert in range(self.experts):
-            gate, up, down = self.expert(layer, expert)
-            total += weights[:, expert, None] * (self.gated(h @ gate.T, h @ up.T) @ down.T)
+            total += weights[:, expert, None] * self.expert(h, layer, expert)
         return total
 
     @torch.no_grad()

@@ -41,7 +41,7 @@ def dbrx(name, experts, per_token, kv_heads=2, hidden=90, d_model=72, n_heads=6)
         attn_config={"clip_qkv": 1.5, "kv_n_heads": kv_heads, "rope_theta": 5e5},
         ffn_config={"ffn_hidden_size": hidden, "hidden_size": d_model, "moe_num_experts": experts,
                     "moe_top_k": per_token, "moe_jitter_eps": 0.0})
-    return Case(name, config, "60KB", kv_heads, recipes=())
+    return Case(name, config, "60KB", kv_heads, recipes=("kept-experts.yaml",))
 
 
 LLAMA31 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
