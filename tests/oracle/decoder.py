@@ -22,7 +22,7 @@ def quantize_fp8(x):
 
 def quantize_int8(x):
     amax = x.abs().amax(-1, keepdim=True).clamp_min(127 * 2.0**-126)
-    return torch.round(x * (127 / amax)) * (amax / 127)
+    return torch.round(x * (torch.full_like(amax, 127) / amax)) * (amax / 127)  # 127 / amax would round twice
 
 
 def input_quantizer(config):

@@ -38,6 +38,7 @@ def mixtral(name, experts, per_token, **changes):
 def dbrx(name, experts, per_token, kv_heads=2, hidden=90, d_model=72, n_heads=6):
     config = transformers.DbrxConfig(
         d_model=d_model, n_heads=n_heads, n_layers=2, max_seq_len=256, vocab_size=VOCAB,
+        rope_parameters={"rope_type": "default", "rope_theta": 5e5},
         attn_config={"clip_qkv": 1.5, "kv_n_heads": kv_heads, "rope_theta": 5e5},
         ffn_config={"ffn_hidden_size": hidden, "hidden_size": d_model, "moe_num_experts": experts,
                     "moe_top_k": per_token, "moe_jitter_eps": 0.0})
