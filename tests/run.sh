@@ -102,7 +102,9 @@ if ((oracles)); then
   for check in tests/oracle/check_*.py; do
     [[ $check == */check_vllm.py ]] && continue
     [[ $check == */check_perplexity.py ]] && ((full == 0)) && continue  # ten minutes: --oracles --full
-    ((status != 0)) || oracle "$venv" "$check"
+    args=()
+    [[ $check =~ check_(tokenizer|sentencepiece) ]] && ((full == 0)) && args=(--lines 10000)  # 100,000 with --full
+    ((status != 0)) || oracle "$venv" "$check" "${args[@]}"
   done
   venv="$PWD/build/cache/venv-vllm"
   tests/oracle/install_vllm.sh "$venv"

@@ -69,7 +69,7 @@ class EmulatedInt8(torch.nn.Module):
     def forward(self, x):
         x = x.to(torch.bfloat16).float()
         amax = x.abs().amax(-1, keepdim=True).clamp_min(127 * 2.0**-126)
-        q = torch.round(x * (127 / amax)).clamp(-127, 127)
+        q = torch.round(x * torch.div(torch.tensor(127.0), amax)).clamp(-127, 127)
         return (q.double() @ self.codes.double().T).float() * (amax / 127) * self.scale
 
 
