@@ -107,9 +107,11 @@ step "stop"
 pids=$(field "$demo/cluster/cluster.json" '" ".join(map(str, [d["keeper_pid"]] + d["pids"]))')
 stop_all
 trap - EXIT
-sleep 1  # until whoever inherited the keeper has reaped it
 for pid in $pids; do
-  ! kill -0 "$pid" 2>/dev/null || { echo "error: process $pid outlived octavo down" >&2; exit 70; }
+  if grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$pid/status"; then  # Z: ended, not yet reaped
+    echo "error: process $pid outlived octavo down" >&2
+    exit 70
+  fi
 done
 result "no process left of $pids"
 
