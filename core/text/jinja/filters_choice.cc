@@ -18,8 +18,8 @@ namespace {
 using Result = absl::StatusOr<Value>;
 
 // A filter or test by the name that an argument gives.
-template <const FunctionEntry* (*find)(std::string_view)>
-absl::StatusOr<const FunctionEntry*> Named(const Value& name) {
+absl::StatusOr<const FunctionEntry*> Named(const FunctionEntry* (*find)(std::string_view),
+                                           const Value& name) {
   const FunctionEntry* entry = name.IsString() ? find(name.text()) : nullptr;
   if (entry != nullptr) return entry;
   return RenderError(name.IsString() ? fmt::format("no filter or test named '{}'", name.text())
@@ -90,7 +90,7 @@ Result Map(const Value& self, const BoundArguments& bound, const NativeContext& 
   return Generator(
       self, arguments, context,
       [context](const Value& item, const Arguments& given) -> absl::StatusOr<std::optional<Value>> {
-        OCTAVO_ASSIGN_OR_RETURN(const auto* filter, Named<FindFilter>(given.positional[0]));
+        OCTAVO_ASSIGN_OR_RETURN(const auto* filter, Named(FindFilter, given.positional[0]));
         return CallNative(*filter, item, WithoutFirst(given, 1), context);
       });
 }
@@ -112,7 +112,7 @@ Result Choose(const Value& self, const BoundArguments& bound, const NativeContex
         }
         bool holds = Truth(subject);
         if (given.positional.size() > kTestAt) {
-          OCTAVO_ASSIGN_OR_RETURN(const auto* test, Named<FindTest>(given.positional[kTestAt]));
+          OCTAVO_ASSIGN_OR_RETURN(const auto* test, Named(FindTest, given.positional[kTestAt]));
           OCTAVO_ASSIGN_OR_RETURN(
               const Value result,
               CallNative(*test, subject, WithoutFirst(given, kTestAt + 1), context));
