@@ -15,7 +15,7 @@ namespace octavo {
 namespace {
 
 constexpr std::chrono::seconds kLoadTimeout{600};
-constexpr std::chrono::seconds kCallTimeout{30};
+constexpr std::chrono::seconds kModelCallTimeout{30};
 
 }  // namespace
 
@@ -45,7 +45,7 @@ absl::StatusOr<v1::ModelInfo> LoadModel(const Session& session, const StopSignal
 
 absl::StatusOr<v1::ListModelsResponse> ListModels(const Session& session) {
   grpc::ClientContext context;
-  SetTimeout(context, kCallTimeout);
+  SetTimeout(context, kModelCallTimeout);
   v1::ListModelsResponse response;
   OCTAVO_RETURN_IF_ERROR(
       FromGrpc(v1::Models::NewStub(session.channel())->List(&context, {}, &response)));
@@ -54,7 +54,7 @@ absl::StatusOr<v1::ListModelsResponse> ListModels(const Session& session) {
 
 absl::Status UnloadModel(const Session& session, const std::string& model_id) {
   grpc::ClientContext context;
-  SetTimeout(context, kCallTimeout);
+  SetTimeout(context, kModelCallTimeout);
   v1::UnloadModelRequest request;
   request.set_model_id(model_id);
   v1::UnloadModelResponse response;

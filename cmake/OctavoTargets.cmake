@@ -1,9 +1,10 @@
 # The three kinds of target in this project. Every folder's CMakeLists.txt is a call or two of these.
 #
-#   octavo_library(core/base SRCS a.cc b.cc DEPS absl::status fmt::fmt [COLD])
+#   octavo_library(core/base SRCS a.cc b.cc DEPS absl::status fmt::fmt [COLD] [UNITY])
 #     makes the static library octavo_core_base; DEPS may name rooms (core/base) or imported targets. COLD: nothing in it
-#     is on a hot path, so a release compiles it with -O1, in half the time.
-#   octavo_program(octavo-worker SRCS main.cc DEPS ...)      goes to <build>/bin and is installed; COLD
+#     is on a hot path, so a release compiles it with -O1, in half the time. UNITY: its sources are compiled several at
+#     once, which reads their headers once, unless OCTAVO_UNITY is OFF (presets debug and fuzz: every file on its own).
+#   octavo_program(octavo-worker SRCS main.cc DEPS ... [UNITY])   goes to <build>/bin and is installed; COLD
 #   octavo_test(core/base/error_test SRCS error_test.cc DEPS core/base [LABELS cluster] [TIMEOUT 60])
 #     a GoogleTest binary in <build>/tests, one CTest test; COLD.
 #   octavo_fuzz(safetensors SRCS safetensors_fuzz.cc DEPS core/checkpoint)
@@ -23,6 +24,7 @@ if(OCTAVO_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 
 option(OCTAVO_WERROR "Treat warnings as errors" ON)
+option(OCTAVO_UNITY "Compile sources of large rooms several at once" ON)
 option(OCTAVO_FUZZ "Only the rooms that read untrusted files, instrumented for libFuzzer" OFF)
 set(OCTAVO_SANITIZE "" CACHE STRING "Sanitizers for every target, e.g. address,undefined")
 
@@ -65,6 +67,14 @@ function(_octavo_cold target)
   target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
 endfunction()
 
+function(_octavo_unity target)
+  if(OCTAVO_UNITY)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+    # Every source is an included file then, and g++ warns of types in anonymous namespaces there.
+    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
+  endif()
+endfunction()
+
 function(_octavo_link target)
   foreach(dep IN LISTS ARGN)
     _octavo_target_name(name "${dep}")
@@ -73,7 +83,7 @@ function(_octavo_link target)
 endfunction()
 
 function(octavo_library room)
-  cmake_parse_arguments(ARG "COLD" "" "SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "COLD;UNITY" "" "SRCS;DEPS" ${ARGN})
   _octavo_target_name(target "${room}")
   if(ARG_SRCS)
     add_library(${target} STATIC EXCLUDE_FROM_ALL ${ARG_SRCS})
@@ -81,6 +91,9 @@ function(octavo_library room)
     _octavo_link(${target} ${ARG_DEPS})
     if(ARG_COLD)
       _octavo_cold(${target})
+    endif()
+    if(ARG_UNITY)
+      _octavo_unity(${target})
     endif()
   else()
     add_library(${target} INTERFACE)
@@ -93,13 +106,16 @@ function(octavo_library room)
 endfunction()
 
 function(octavo_program name)
-  cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "UNITY" "" "SRCS;DEPS" ${ARGN})
   if(OCTAVO_WITHOUT_GRPC)
     return()
   endif()
   add_executable(${name} ${ARG_SRCS})
   _octavo_common(${name})
   _octavo_cold(${name})
+  if(ARG_UNITY)
+    _octavo_unity(${name})
+  endif()
   _octavo_link(${name} ${ARG_DEPS})
   install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endfunction()

@@ -14,7 +14,7 @@ namespace {
 using std::chrono::milliseconds;
 
 // Every wait looks at its stop token this often.
-constexpr milliseconds kPoll{200};
+constexpr milliseconds kTaskPoll{200};
 // Receipts that may wait for a sync before no more tasks are asked for.
 constexpr size_t kUnsyncedMax = 64;
 
@@ -88,7 +88,7 @@ void TaskRunner::RunLoop(const std::stop_token& stop) {
     {
       MutexLock lock(mutex_);
       if (waiting_.empty()) {
-        changed_.WaitFor(mutex_, kPoll);
+        changed_.WaitFor(mutex_, kTaskPoll);
         continue;
       }
       entry = std::move(waiting_.front());
@@ -127,7 +127,7 @@ void TaskRunner::ReceiptLoop(const std::stop_token& stop) {
       MutexLock lock(mutex_);
       std::erase_if(finished_, [](const EntryPtr& e) { return e->stop.stop_requested(); });
       if (finished_.empty()) {
-        changed_.WaitFor(mutex_, kPoll);
+        changed_.WaitFor(mutex_, kTaskPoll);
         continue;
       }
       batch = finished_;
