@@ -2,6 +2,7 @@
 
 #include "coordinator/planner/publish.h"
 #include "core/base/checksum.h"
+#include "core/scheme/legality.h"
 #include "core/scheme/recipe.h"
 #include "fmt/format.h"
 
@@ -53,9 +54,9 @@ std::string ModelCard(const v1::Plan& plan, const v1::Manifest& manifest) {
   const v1::Recipe& recipe = plan.recipe();
   const bool preset = IsPreset(recipe);
   std::string out = fmt::format(
-      "---\ntags:\n- octavo\n- compressed-tensors\n---\n\n"
+      "---\ntags:\n- octavo\n- {}\n---\n\n"
       "# {} weights, quantized with Octavo\n\n{}\n\n## Recipe\n\n```yaml\n{}```\n\n",
-      recipe.name(), recipe.description(), RecipeYaml(recipe));
+      recipe.dialect(), recipe.name(), recipe.description(), RecipeYaml(recipe));
   out += fmt::format("## Made with\n\n```\noctavo quantize SRC --recipe {} --out DST\n```\n\n",
                      preset ? recipe.name() : "recipe.yaml");
   out += "Source files, with the XXH3-128 digests of their headers:\n\n";
@@ -69,10 +70,14 @@ std::string ModelCard(const v1::Plan& plan, const v1::Manifest& manifest) {
   for (const v1::ManifestFile& file : manifest.files()) {
     out += fmt::format("- `{}` {} bytes, {}\n", file.name(), file.size(), Hex(file.digest()));
   }
+  out += fmt::format(
+      "\n## Loading\n\nThe folder is a {} checkpoint.\n\n"
+      "```\noctavo serve DST\nvllm serve DST\n```\n",
+      recipe.dialect());
+  // transformers reads the other dialects in part only.
+  if (recipe.dialect() != kCompressedTensors) return out;
   out +=
-      "\n## Loading\n\nThe folder is a compressed-tensors checkpoint.\n\n"
-      "```\noctavo serve DST\nvllm serve DST\n```\n\n"
-      "```python\nfrom transformers import AutoModelForCausalLM\n"
+      "\n```python\nfrom transformers import AutoModelForCausalLM\n"
       "model = AutoModelForCausalLM.from_pretrained(\"DST\", dtype=\"auto\")\n```\n";
   return out;
 }

@@ -33,11 +33,18 @@ struct PlacedTensor {
   uint64_t source_bytes() const { return source->spec().end() - source->spec().begin(); }
 };
 
-// Fills plan->outputs (tensor files, config.json, index). Element i of the result belongs to
-// checkpoint.tensors[i].
-absl::StatusOr<std::vector<PlacedTensor>> LayOutFiles(const Checkpoint& checkpoint,
-                                                      std::span<const TensorScheme> schemes,
-                                                      v1::Plan* plan);
+struct Layout {
+  std::vector<PlacedTensor> tensors;  // by index of Checkpoint.tensors
+  std::vector<v1::StaticScale>
+      scales;  // to be written by calibration; by file, then in model order
+};
+
+// Fills plan->outputs (tensor files, config.json, index) in the dialect of `recipe`. Static scales
+// lie in the file of the weight that they belong to. Every linear layer of a layer that reads the
+// same thing has a scale of its own with the same value, and so have all experts: their inputs are
+// tied, since servers keep one scale for all of them.
+absl::StatusOr<Layout> LayOutFiles(const Checkpoint& checkpoint, const v1::Recipe& recipe,
+                                   std::span<const TensorScheme> schemes, v1::Plan* plan);
 
 // Fills plan->units, tie_group_count, source_bytes.
 void CutUnits(std::span<const PlacedTensor> tensors, v1::Plan* plan);

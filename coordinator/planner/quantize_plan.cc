@@ -12,6 +12,7 @@
 #include "core/scheme/legality.h"
 #include "core/store/local_store.h"
 #include "core/tensor/bare/tree.h"
+#include "fmt/format.h"
 
 namespace octavo {
 namespace {
@@ -31,12 +32,17 @@ absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recip
     return MakeError(Reason::kUnsupported, "the source is already quantized",
                      {.file = "config.json"}, "Give the BF16, F16 or F32 original");
   }
+  if (recipe.has_calibration()) {
+    return MakeError(Reason::kUnsupported, fmt::format("recipe '{}': static scales are not planned "
+                                                       "yet",
+                                                       recipe.name()));
+  }
   v1::Plan plan;
   *plan.mutable_model() = checkpoint.model;
   *plan.mutable_recipe() = recipe;
   OCTAVO_ASSIGN_OR_RETURN(const auto schemes, ResolveSchemes(recipe, checkpoint.tensors));
-  OCTAVO_ASSIGN_OR_RETURN(const auto placed, LayOutFiles(checkpoint, schemes, &plan));
-  CutUnits(placed, &plan);
+  OCTAVO_ASSIGN_OR_RETURN(const Layout layout, LayOutFiles(checkpoint, recipe, schemes, &plan));
+  CutUnits(layout.tensors, &plan);
 
   std::set<std::string> taken = {"octavo_manifest.json", "README.md"};
   for (const v1::OutputFile& output : plan.outputs()) taken.insert(output.name());

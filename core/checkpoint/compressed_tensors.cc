@@ -3,7 +3,7 @@
 #include <map>
 #include <set>
 
-#include "core/checkpoint/config_json.h"
+#include "core/checkpoint/dialect.h"
 
 namespace octavo {
 namespace {
@@ -13,7 +13,16 @@ using nlohmann::ordered_json;
 // The version of the format that we write; readers show it and decide nothing by it.
 constexpr char kFormatVersion[] = "0.14.0";
 
-ordered_json ArgsJson(const v1::NumericFormat& format, v1::Algorithm algorithm) {
+// How a scale was found, in the words of the format.
+std::string WeightObserver(v1::Algorithm algorithm) {
+  return algorithm == v1::MSE ? "mse" : "minmax";
+}
+std::string StaticObserver(v1::Observer observer) {
+  return observer == v1::OBSERVER_ABSMAX ? "minmax" : ObserverName(observer);
+}
+
+// `observer` is said of static scales only: readers demand that a dynamic one has none.
+ordered_json ArgsJson(const v1::NumericFormat& format, const std::string& observer) {
   ordered_json args;
   args["num_bits"] = 8;
   args["type"] = format.type() == v1::NUMERIC_INT8 ? "int" : "float";
@@ -40,12 +49,8 @@ ordered_json ArgsJson(const v1::NumericFormat& format, v1::Algorithm algorithm) 
   }
   args["dynamic"] = format.dynamic();
   args["actorder"] = nullptr;
-  // Readers demand that a dynamic scale has no observer.
-  if (format.dynamic()) {
-    args["observer"] = nullptr;
-  } else {
-    args["observer"] = algorithm == v1::MSE ? "mse" : "minmax";
-  }
+  args["observer"] = nullptr;
+  if (!format.dynamic()) args["observer"] = observer;
   args["observer_kwargs"] = ordered_json::object();
   return args;
 }
@@ -57,10 +62,6 @@ std::string_view StorageFormat(const v1::Scheme& scheme) {
   return scheme.has_input() ? "float-quantized" : "naive-quantized";
 }
 
-bool IsLinear(v1::TensorRole role) {
-  return IsQuantizable(role) || role == v1::LM_HEAD || role == v1::ROUTER;
-}
-
 struct Group {
   const v1::Scheme* scheme = nullptr;
   v1::Algorithm algorithm = v1::ABSMAX;
@@ -69,43 +70,14 @@ struct Group {
 
 }  // namespace
 
-DType CodeDType(v1::NumericType type) {
-  if (type == v1::NUMERIC_FP8_E4M3) return DType::kF8E4M3;
-  return type == v1::NUMERIC_INT8 ? DType::kI8 : DType::kInvalid;
-}
-
-ScaleShape ScaleShapeOf(const v1::TensorSpec& weight, const v1::NumericFormat& format) {
-  ScaleShape scale;
-  scale.name = std::string(ModuleName(weight.name())) + ".weight_scale";
-  scale.dtype = weight.dtype() == v1::BF16 ? DType::kBF16 : DType::kF32;
-  const int64_t rows = weight.shape(0);
-  const int64_t columns = weight.shape(1);
-  if (format.granularity() == v1::PER_TENSOR) {
-    scale.shape = {1};
-  } else if (format.granularity() == v1::PER_BLOCK) {
-    const int64_t block_rows = format.block_rows();
-    const int64_t block_columns = format.block_columns();
-    scale.shape = {(rows + block_rows - 1) / block_rows,
-                   (columns + block_columns - 1) / block_columns};
-  } else {
-    scale.shape = {rows, 1};
-  }
-  return scale;
-}
-
-ordered_json QuantizationConfigJson(const v1::ModelSpec& model,
-                                    std::span<const v1::ModelTensor> tensors,
-                                    std::span<const TensorScheme> schemes) {
+ordered_json CompressedTensorsJson(const v1::Recipe& recipe, const v1::ModelSpec& model,
+                                   std::span<const v1::ModelTensor> tensors,
+                                   std::span<const TensorScheme> schemes) {
   std::vector<Group> groups;
   std::map<std::string, size_t> group_of;  // by scheme and algorithm
-  std::set<std::string> ignored = {"lm_head"};
   for (size_t i = 0; i < tensors.size(); ++i) {
-    if (!IsLinear(tensors[i].role())) continue;
+    if (schemes[i].scheme == nullptr) continue;
     const std::string module(ModuleName(tensors[i].spec().name()));
-    if (schemes[i].scheme == nullptr) {
-      ignored.insert(module);
-      continue;
-    }
     const std::string key =
         schemes[i].scheme->SerializeAsString() + static_cast<char>('0' + schemes[i].algorithm);
     const auto [entry, inserted] = group_of.try_emplace(key, groups.size());
@@ -113,6 +85,7 @@ ordered_json QuantizationConfigJson(const v1::ModelSpec& model,
     groups[entry->second].modules.push_back(module);
   }
 
+  const std::string observer = StaticObserver(recipe.calibration().observer());
   ordered_json config_groups = ordered_json::object();
   std::set<std::string_view> formats;
   for (const Group& group : groups) formats.insert(StorageFormat(*group.scheme));
@@ -126,10 +99,10 @@ ordered_json QuantizationConfigJson(const v1::ModelSpec& model,
     } else {
       json["targets"] = group.modules;
     }
-    json["weights"] = ArgsJson(group.scheme->weight(), group.algorithm);
+    json["weights"] = ArgsJson(group.scheme->weight(), WeightObserver(group.algorithm));
     json["input_activations"] = nullptr;
     if (group.scheme->has_input()) {
-      json["input_activations"] = ArgsJson(group.scheme->input(), v1::ABSMAX);
+      json["input_activations"] = ArgsJson(group.scheme->input(), observer);
     }
     json["output_activations"] = nullptr;
     if (formats.size() > 1) json["format"] = StorageFormat(*group.scheme);
@@ -139,17 +112,13 @@ ordered_json QuantizationConfigJson(const v1::ModelSpec& model,
   config["config_groups"] = std::move(config_groups);
   config["format"] = formats.size() == 1 ? *formats.begin() : "mixed-precision";
   config["global_compression_ratio"] = nullptr;
-  config["ignore"] = ignored;
+  config["ignore"] = KeptModules(tensors, schemes);
   config["kv_cache_scheme"] = nullptr;
+  if (recipe.has_kv_cache()) config["kv_cache_scheme"] = ArgsJson(recipe.kv_cache(), observer);
   config["quant_method"] = "compressed-tensors";
   config["quantization_status"] = "compressed";
   config["version"] = kFormatVersion;
   return config;
-}
-
-std::string QuantizedConfigText(ordered_json config, ordered_json quantization_config) {
-  config["quantization_config"] = std::move(quantization_config);
-  return JsonText(config);
 }
 
 }  // namespace octavo

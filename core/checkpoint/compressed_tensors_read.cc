@@ -8,6 +8,7 @@
 #include "core/base/status.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/compressed_tensors.h"
+#include "core/checkpoint/dialect.h"
 #include "core/scheme/legality.h"
 #include "core/tensor/dtype_proto.h"
 #include "fmt/format.h"
@@ -167,8 +168,7 @@ absl::Status ReadGroup(const std::string& name, const ordered_json& json, Groups
   }
   const std::string format = TextOf(json, "format");
   if (!format.empty()) OCTAVO_RETURN_IF_ERROR(CheckStorage(format));
-  if (absl::Status legal =
-          CheckLegal(scheme, v1::ABSMAX, "compressed-tensors", /*experts=*/false, name);
+  if (absl::Status legal = CheckLegal(scheme, v1::ABSMAX, "compressed-tensors", Home::kDense, name);
       !legal.ok()) {
     return Unsupported(std::string(legal.message()));
   }
@@ -225,7 +225,7 @@ absl::StatusOr<Groups> ReadGroups(const ordered_json& config) {
 bool ShapeFits(const v1::NumericFormat& format, const v1::TensorSpec& weight,
                const v1::TensorSpec& scale) {
   const std::vector<int64_t> shape(scale.shape().begin(), scale.shape().end());
-  const std::vector<int64_t> wanted = ScaleShapeOf(weight, format).shape;
+  const std::vector<int64_t> wanted = ScaleGridOf(weight, format);
   if (shape == wanted) return true;
   if (format.granularity() == v1::PER_TENSOR) {
     return shape.empty() || shape == std::vector<int64_t>{1, 1};

@@ -1,53 +1,93 @@
 #include "core/scheme/legality.h"
 
 #include <array>
+#include <optional>
 
 #include "core/base/error.h"
+#include "core/base/status.h"
 #include "core/scheme/recipe.h"
 #include "fmt/format.h"
+#include "fmt/ranges.h"
 
 namespace octavo {
 namespace {
 
-// A scheme that the compressed-tensors dialect can say. NUMERIC_KEEP as input: activations stay.
+constexpr std::array kDialects = {kCompressedTensors, kFp8Dialect, kQuarkDialect};
+
+// How inputs are stored, and when their scale is found.
+enum class Input { kNone, kToken, kGroup, kStatic };
+
+// A scheme that a dialect can say. Weight and input are of one type.
 struct LegalRow {
-  v1::NumericType weight;
+  std::string_view dialect;
+  v1::NumericType type;
   v1::Granularity weight_scale;
-  v1::NumericType input;
-  v1::Granularity input_scale;
+  Input input;
   bool experts;  // also for experts of a mixture
+  bool stacks;   // also for experts stacked in one tensor
 };
 
+constexpr auto kFp8 = v1::NUMERIC_FP8_E4M3;
 constexpr std::array kLegal = {
-    LegalRow{v1::NUMERIC_FP8_E4M3, v1::PER_CHANNEL, v1::NUMERIC_FP8_E4M3, v1::PER_TOKEN, true},
-    LegalRow{v1::NUMERIC_FP8_E4M3, v1::PER_CHANNEL, v1::NUMERIC_KEEP, v1::GRANULARITY_UNSPECIFIED,
-             false},
-    LegalRow{v1::NUMERIC_FP8_E4M3, v1::PER_TENSOR, v1::NUMERIC_FP8_E4M3, v1::PER_TOKEN, false},
-    LegalRow{v1::NUMERIC_FP8_E4M3, v1::PER_TENSOR, v1::NUMERIC_KEEP, v1::GRANULARITY_UNSPECIFIED,
-             false},
-    LegalRow{v1::NUMERIC_FP8_E4M3, v1::PER_BLOCK, v1::NUMERIC_FP8_E4M3, v1::PER_GROUP, true},
-    LegalRow{v1::NUMERIC_INT8, v1::PER_CHANNEL, v1::NUMERIC_INT8, v1::PER_TOKEN, true},
+    LegalRow{kCompressedTensors, kFp8, v1::PER_CHANNEL, Input::kToken, true, false},
+    LegalRow{kCompressedTensors, kFp8, v1::PER_CHANNEL, Input::kNone, false, false},
+    LegalRow{kCompressedTensors, kFp8, v1::PER_CHANNEL, Input::kStatic, false, false},
+    LegalRow{kCompressedTensors, kFp8, v1::PER_TENSOR, Input::kToken, false, false},
+    LegalRow{kCompressedTensors, kFp8, v1::PER_TENSOR, Input::kNone, false, false},
+    LegalRow{kCompressedTensors, kFp8, v1::PER_TENSOR, Input::kStatic, true, false},
+    LegalRow{kCompressedTensors, kFp8, v1::PER_BLOCK, Input::kGroup, true, false},
+    LegalRow{kCompressedTensors, v1::NUMERIC_INT8, v1::PER_CHANNEL, Input::kToken, true, false},
+    LegalRow{kFp8Dialect, kFp8, v1::PER_TENSOR, Input::kToken, true, true},
+    LegalRow{kFp8Dialect, kFp8, v1::PER_TENSOR, Input::kStatic, true, true},
+    LegalRow{kFp8Dialect, kFp8, v1::PER_BLOCK, Input::kGroup, true, false},
+    LegalRow{kQuarkDialect, kFp8, v1::PER_TENSOR, Input::kStatic, true, true},
 };
 
 constexpr int kBlock = 128;
 
-// Why a scheme is in no row, in the words of the readers.
-std::string_view WhyNot(const v1::Scheme& scheme, bool experts) {
+// Nothing where no row could mean it: dynamic per tensor, static per token.
+std::optional<Input> InputOf(const v1::Scheme& scheme) {
+  if (!scheme.has_input()) return Input::kNone;
+  const v1::NumericFormat& input = scheme.input();
+  if (input.granularity() == v1::PER_TENSOR && !input.dynamic()) return Input::kStatic;
+  if (input.granularity() == v1::PER_TOKEN && input.dynamic()) return Input::kToken;
+  if (input.granularity() == v1::PER_GROUP && input.dynamic()) return Input::kGroup;
+  return std::nullopt;
+}
+
+bool Matches(const LegalRow& row, const v1::Scheme& scheme, std::string_view dialect) {
+  const auto type = scheme.weight().type();
+  return row.dialect == dialect && row.type == type &&
+         row.weight_scale == scheme.weight().granularity() && row.input == InputOf(scheme) &&
+         (!scheme.has_input() || scheme.input().type() == type);
+}
+
+// Why a scheme is in no row of its dialect, in the words of the readers.
+std::string_view WhyNot(const v1::Scheme& scheme, std::string_view dialect) {
   const auto weight = scheme.weight().type();
   const auto scale = scheme.weight().granularity();
-  const bool has_input = scheme.has_input();
-  if (has_input && scheme.input().type() != weight) {
+  const std::optional<Input> input = InputOf(scheme);
+  if (scheme.has_input() && scheme.input().type() != weight) {
     return "readers have no product of mixed types; weight and input must have the same type";
   }
-  if (weight == v1::NUMERIC_INT8 && !has_input) {
+  if (!input) return "an input's scale is found at run time per token or group, or once per tensor";
+  if (dialect != kCompressedTensors) {
+    if (weight == v1::NUMERIC_INT8) return "the dialect has no INT8";
+    if (scale == v1::PER_CHANNEL) return "the dialect has one scale per matrix, none per channel";
+    if (input == Input::kNone) return "the dialect has no weights without FP8 inputs";
+  }
+  if (dialect == kQuarkDialect) {
+    if (scale == v1::PER_BLOCK) return "the dialect has one scale per matrix, none per block";
+    return "the dialect's dynamic inputs have one scale for a whole batch, so that a token's "
+           "result "
+           "would depend on its neighbours";
+  }
+  if (weight == v1::NUMERIC_INT8 && input == Input::kNone) {
     return "INT8 weights without INT8 inputs are stored packed, which Octavo does not write";
   }
   if (weight == v1::NUMERIC_INT8) return "INT8 takes scale: channel with input scale: token";
   if (scale == v1::PER_BLOCK) return "block scales take inputs of {type: fp8, scale: group}";
-  if (has_input && scheme.input().granularity() != v1::PER_TOKEN) {
-    return "tensor and channel scales take inputs of scale: token";
-  }
-  if (experts) return "no reader has an expert kernel for it";
+  if (input == Input::kGroup) return "tensor and channel scales take inputs of scale: token";
   return "the dialect cannot say it";
 }
 
@@ -56,15 +96,45 @@ absl::Status Refuse(const v1::Scheme& scheme, std::string_view where, std::strin
                    fmt::format("{}: {} is not possible: {}", where, SchemeText(scheme), why));
 }
 
+absl::Status CheckDialect(std::string_view dialect, std::string_view where) {
+  for (const std::string_view known : kDialects) {
+    if (known == dialect) return absl::OkStatus();
+  }
+  return MakeError(Reason::kBadRecipe, fmt::format("{}: dialect '{}' is not known", where, dialect),
+                   {}, fmt::format("Dialects: {}", fmt::join(kDialects, ", ")));
+}
+
+absl::Status CheckCalibration(const v1::Calibration& calibration, std::string_view where) {
+  auto bad = [&](std::string_view what) {
+    return MakeError(Reason::kBadRecipe, fmt::format("{}: {}", where, what));
+  };
+  if (calibration.observer() != v1::OBSERVER_ABSMAX && calibration.observer() != v1::OBSERVER_MSE &&
+      calibration.observer() != v1::OBSERVER_PERCENTILE) {
+    return bad("no observer is given");
+  }
+  const bool percentile = calibration.observer() == v1::OBSERVER_PERCENTILE;
+  if (percentile != (calibration.percentile() != 0)) {
+    return bad("'percentile' goes with observer: percentile, and only with it");
+  }
+  if (percentile && !(calibration.percentile() > 0 && calibration.percentile() <= 100)) {
+    return bad("percentile must be above 0, at most 100");
+  }
+  if (calibration.samples() < 1 || calibration.samples() > kSamplesMax) {
+    return bad(fmt::format("samples must be 1 to {}", kSamplesMax));
+  }
+  if (calibration.sample_length() < 1 || calibration.sample_length() > kSampleLengthMax) {
+    return bad(fmt::format("sample_length must be 1 to {} tokens", kSampleLengthMax));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
+std::span<const std::string_view> DialectNames() { return kDialects; }
+
 absl::Status CheckLegal(const v1::Scheme& scheme, v1::Algorithm algorithm, std::string_view dialect,
-                        bool experts, std::string_view where) {
-  if (dialect != "compressed-tensors") {
-    return MakeError(Reason::kBadRecipe,
-                     fmt::format("{}: dialect '{}' is not known", where, dialect), {},
-                     "Use compressed-tensors");
-  }
+                        Home home, std::string_view where) {
+  OCTAVO_RETURN_IF_ERROR(CheckDialect(dialect, where));
   if (scheme.weight().type() == v1::NUMERIC_KEEP) {
     if (scheme.has_input()) return Refuse(scheme, where, "a kept weight keeps its input");
     return absl::OkStatus();
@@ -79,15 +149,76 @@ absl::Status CheckLegal(const v1::Scheme& scheme, v1::Algorithm algorithm, std::
   if (scheme.input().granularity() == v1::PER_GROUP && scheme.input().block_columns() != kBlock) {
     return Refuse(scheme, where, "readers take groups of 128 only");
   }
-  const auto input = scheme.has_input() ? scheme.input().type() : v1::NUMERIC_KEEP;
   for (const LegalRow& row : kLegal) {
-    if (row.weight == scheme.weight().type() && row.weight_scale == scheme.weight().granularity() &&
-        row.input == input && row.input_scale == scheme.input().granularity() &&
-        (row.experts || !experts)) {
-      return absl::OkStatus();
+    if (!Matches(row, scheme, dialect)) continue;
+    if (home == Home::kExpert && !row.experts) {
+      return Refuse(scheme, where, "no reader has an expert kernel for it");
+    }
+    if (home == Home::kStack && !row.stacks) {
+      return Refuse(scheme, where,
+                    fmt::format("the dialect {} has no such scales for experts that lie stacked in "
+                                "one tensor; fp8 has one per expert",
+                                dialect));
+    }
+    return absl::OkStatus();
+  }
+  return Refuse(scheme, where, fmt::format("{} ({})", WhyNot(scheme, dialect), dialect));
+}
+
+absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places) {
+  OCTAVO_RETURN_IF_ERROR(CheckDialect(recipe.dialect(), recipe.name()));
+  const auto place = [](const std::string& given, std::string_view otherwise) {
+    return given.empty() ? std::string(otherwise) : given;
+  };
+  const v1::Scheme* first = nullptr;
+  std::string is_static;  // where the first static scale is asked for
+  for (int i = 0; i < recipe.rules_size(); ++i) {
+    const v1::Scheme& scheme = recipe.rules(i).scheme();
+    const std::string where = static_cast<size_t>(i) < places.rules.size()
+                                  ? places.rules[i]
+                                  : fmt::format("rule {}", i + 1);
+    OCTAVO_RETURN_IF_ERROR(
+        CheckLegal(scheme, recipe.rules(i).algorithm(), recipe.dialect(), Home::kDense, where));
+    if (scheme.weight().type() == v1::NUMERIC_KEEP) continue;
+    if (HasStaticInput(scheme) && is_static.empty()) is_static = where;
+    if (first == nullptr) first = &scheme;
+    if (recipe.dialect() != kCompressedTensors &&
+        first->SerializeAsString() != scheme.SerializeAsString()) {
+      return Refuse(scheme, where,
+                    fmt::format("the dialect {} has one scheme for all layers, and an earlier rule "
+                                "says {}",
+                                recipe.dialect(), SchemeText(*first)));
     }
   }
-  return Refuse(scheme, where, WhyNot(scheme, experts));
+  if (recipe.has_kv_cache()) {
+    const v1::NumericFormat& cache = recipe.kv_cache();
+    const std::string where = place(places.kv_cache, "kv_cache");
+    if (cache.type() != v1::NUMERIC_FP8_E4M3 || cache.granularity() != v1::PER_TENSOR ||
+        cache.dynamic()) {
+      return MakeError(Reason::kBadRecipe,
+                       fmt::format("{}: readers have keys and values as {{type: fp8, scale: "
+                                   "tensor}} only",
+                                   where));
+    }
+    if (is_static.empty()) is_static = where;
+  }
+  if (!recipe.has_calibration()) {
+    if (is_static.empty()) return absl::OkStatus();
+    return MakeError(
+        Reason::kBadRecipe,
+        fmt::format("{}: a static scale needs a calibration, and the recipe has none", is_static),
+        {}, "Add calibration: {observer: absmax, samples: 512, sample_length: 2048}");
+  }
+  const std::string where = place(places.calibration, "calibration");
+  if (is_static.empty()) {
+    return MakeError(
+        Reason::kBadRecipe,
+        fmt::format("{}: a calibration, but no rule has a static input and there is no "
+                    "kv_cache",
+                    where),
+        {}, "Leave calibration out: nothing would be made of it");
+  }
+  return CheckCalibration(recipe.calibration(), where);
 }
 
 std::string DimensionWarning(const v1::Scheme& scheme, int64_t rows, int64_t columns) {

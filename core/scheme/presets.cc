@@ -47,6 +47,25 @@ rules:
     input: {type: int8, scale: token}
     algorithm: absmax
 )"},
+    PresetText{"fp8-static", R"(name: fp8-static
+description: FP8 weights, one scale per matrix; FP8 activations, one scale per layer by calibration
+dialect: fp8
+rules:
+  - weight: {type: fp8, scale: tensor}
+    input: {type: fp8, scale: tensor}
+    algorithm: absmax
+calibration: {observer: absmax, samples: 512, sample_length: 4096}
+)"},
+    PresetText{"fp8-static-kv", R"(name: fp8-static-kv
+description: FP8 weights, activations, keys and values; the scales of the last three by calibration
+dialect: fp8
+rules:
+  - weight: {type: fp8, scale: tensor}
+    input: {type: fp8, scale: tensor}
+    algorithm: absmax
+kv_cache: {type: fp8, scale: tensor}
+calibration: {observer: absmax, samples: 128, sample_length: 512}
+)"},
 };
 
 constexpr auto kNames = [] {

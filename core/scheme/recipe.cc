@@ -82,10 +82,37 @@ absl::Status CheckFusedGroups(std::span<const v1::ModelTensor> tensors,
   return absl::OkStatus();
 }
 
+// Quark says the cache as the quantized output of the k and v projections, so that they must be
+// quantized layers of their own.
+absl::Status CheckCacheOfQuark(std::span<const v1::ModelTensor> tensors,
+                               std::span<const TensorScheme> schemes) {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const v1::TensorRole role = tensors[i].role();
+    const std::string_view module = ModuleName(tensors[i].spec().name());
+    if (role == v1::FUSED_QKV) {
+      return MakeError(
+          Reason::kBadRecipe,
+          fmt::format("{}: no reader of the dialect quark knows a cache beside fused q, "
+                      "k and v",
+                      module),
+          {}, "Use the dialect fp8");
+    }
+    if ((role == v1::K_PROJ || role == v1::V_PROJ) && schemes[i].scheme == nullptr) {
+      return MakeError(Reason::kBadRecipe,
+                       fmt::format("{}: the dialect quark has a cache only where k and v are "
+                                   "quantized, and the recipe keeps them",
+                                   module),
+                       {}, "Quantize them, or use the dialect fp8");
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<TensorScheme>> ResolveSchemes(const v1::Recipe& recipe,
                                                          std::span<const v1::ModelTensor> tensors) {
+  OCTAVO_RETURN_IF_ERROR(CheckRecipe(recipe));
   std::vector<TensorScheme> schemes(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
     const v1::ModelTensor& tensor = tensors[i];
@@ -98,20 +125,29 @@ absl::StatusOr<std::vector<TensorScheme>> ResolveSchemes(const v1::Recipe& recip
       }
       break;
     }
-    if (schemes[i].scheme != nullptr) {
-      if (IsStack(tensor.role())) {
-        return MakeError(Reason::kUnsupported,
-                         "experts that lie stacked in one tensor are not quantized yet",
-                         {.tensor = tensor.spec().name()},
-                         "Keep them: a first rule with the roles expert_gate, expert_up and "
-                         "expert_down, and weight: keep");
-      }
-      OCTAVO_RETURN_IF_ERROR(CheckLegal(*schemes[i].scheme, schemes[i].algorithm, recipe.dialect(),
-                                        IsExpert(tensor.role()), module));
+    if (schemes[i].scheme == nullptr) continue;
+    const Home home = IsStack(tensor.role())    ? Home::kStack
+                      : IsExpert(tensor.role()) ? Home::kExpert
+                                                : Home::kDense;
+    OCTAVO_RETURN_IF_ERROR(
+        CheckLegal(*schemes[i].scheme, schemes[i].algorithm, recipe.dialect(), home, module));
+    if (home == Home::kStack) {
+      return MakeError(Reason::kUnsupported,
+                       "experts that lie stacked in one tensor are not quantized yet",
+                       {.tensor = tensor.spec().name()},
+                       "Keep them: a first rule with the roles expert_gate, expert_up and "
+                       "expert_down, and weight: keep");
     }
   }
   OCTAVO_RETURN_IF_ERROR(CheckFusedGroups(tensors, schemes));
+  if (recipe.dialect() == kQuarkDialect && recipe.has_kv_cache()) {
+    OCTAVO_RETURN_IF_ERROR(CheckCacheOfQuark(tensors, schemes));
+  }
   return schemes;
+}
+
+bool HasStaticInput(const v1::Scheme& scheme) {
+  return scheme.has_input() && !scheme.input().dynamic();
 }
 
 bool IsStack(v1::TensorRole role) { return IsExpert(role) && RoleInRules(role) != role; }
@@ -158,52 +194,6 @@ bool GlobMatches(std::string_view pattern, std::string_view text) {
   }
   while (p < pattern.size() && pattern[p] == '*') ++p;
   return p == pattern.size();
-}
-
-std::string RoleName(v1::TensorRole role) {
-  std::string name = v1::TensorRole_Name(role);
-  for (char& c : name) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
-  return name;
-}
-
-namespace {
-
-std::string_view TypeText(v1::NumericType type) {
-  switch (type) {
-    case v1::NUMERIC_FP8_E4M3:
-      return "FP8";
-    case v1::NUMERIC_INT8:
-      return "INT8";
-    default:
-      return "kept";
-  }
-}
-
-std::string FormatText(const v1::NumericFormat& format) {
-  switch (format.granularity()) {
-    case v1::PER_TENSOR:
-      return fmt::format("{} tensor", TypeText(format.type()));
-    case v1::PER_CHANNEL:
-      return fmt::format("{} channel", TypeText(format.type()));
-    case v1::PER_BLOCK:
-      return fmt::format("{} block {}x{}", TypeText(format.type()), format.block_rows(),
-                         format.block_columns());
-    case v1::PER_TOKEN:
-      return fmt::format("{} token dynamic", TypeText(format.type()));
-    case v1::PER_GROUP:
-      return fmt::format("{} group {} dynamic", TypeText(format.type()), format.block_columns());
-    default:
-      return std::string(TypeText(format.type()));
-  }
-}
-
-}  // namespace
-
-std::string SchemeText(const v1::Scheme& scheme) {
-  if (!scheme.has_input()) return FormatText(scheme.weight()) + " weights only";
-  return FormatText(scheme.weight()) + " / " + FormatText(scheme.input());
 }
 
 }  // namespace octavo

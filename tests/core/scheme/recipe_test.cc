@@ -50,8 +50,8 @@ std::string Message(std::string_view yaml) {
   return std::string(recipe.status().message());
 }
 
-TEST(Preset, FourPresetsParseAndRoundTrip) {
-  EXPECT_EQ(PresetNames().size(), 4u);
+TEST(Preset, PresetsParseAndRoundTrip) {
+  EXPECT_EQ(PresetNames().size(), 6u);
   EXPECT_EQ(PresetNames()[0], "fp8-dynamic");
   for (const std::string_view name : PresetNames()) {
     const auto recipe = Preset(name);
@@ -73,6 +73,25 @@ TEST(Preset, SaysWhatItIs) {
             "FP8 block 128x128 / FP8 group 128 dynamic");
   EXPECT_EQ(SchemeText(Preset("int8-dynamic")->rules(0).scheme()),
             "INT8 channel / INT8 token dynamic");
+  EXPECT_EQ(SchemeText(Preset("fp8-static")->rules(0).scheme()), "FP8 tensor / FP8 tensor static");
+}
+
+TEST(Preset, StaticOnesSayWhatTheyCalibrateWith) {
+  const v1::Recipe mixtral = *Preset("fp8-static");
+  EXPECT_EQ(mixtral.dialect(), "fp8");
+  EXPECT_TRUE(HasStaticInput(mixtral.rules(0).scheme()));
+  EXPECT_FALSE(mixtral.has_kv_cache());
+  EXPECT_EQ(mixtral.calibration().observer(), v1::OBSERVER_ABSMAX);
+  EXPECT_EQ(mixtral.calibration().samples(), 512u);
+  EXPECT_EQ(mixtral.calibration().sample_length(), 4096u);
+  const v1::Recipe dbrx = *Preset("fp8-static-kv");
+  EXPECT_EQ(dbrx.kv_cache().type(), v1::NUMERIC_FP8_E4M3);
+  EXPECT_EQ(dbrx.kv_cache().granularity(), v1::PER_TENSOR);
+  EXPECT_FALSE(dbrx.kv_cache().dynamic());
+  EXPECT_EQ(dbrx.calibration().samples(), 128u);
+  EXPECT_EQ(dbrx.calibration().sample_length(), 512u);
+  EXPECT_FALSE(HasStaticInput(Preset("fp8-dynamic")->rules(0).scheme()));
+  EXPECT_FALSE(HasStaticInput(Preset("fp8-weight-only")->rules(0).scheme()));
 }
 
 TEST(Recipe, CustomRoundTrip) {
@@ -219,8 +238,13 @@ TEST(Resolve, StackedExpertsAreKeptOrRefused) {
       Tensor("transformer.blocks.0.ffn.experts.mlp.w2", v1::STACKED_DOWN, 0)};
   const auto preset = Preset("fp8-dynamic");
   const auto refused = ResolveSchemes(*preset, tensors);
-  EXPECT_EQ(ReasonOf(refused.status()), Reason::kUnsupported);
+  EXPECT_EQ(ReasonOf(refused.status()), Reason::kBadRecipe);
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("experts.mlp.w2"));
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("fp8 has one per expert"));
+  const auto static_preset = Preset("fp8-static");
+  const auto not_yet = ResolveSchemes(*static_preset, tensors);
+  EXPECT_EQ(ReasonOf(not_yet.status()), Reason::kUnsupported);
+  EXPECT_THAT(std::string(not_yet.status().message()), HasSubstr("experts.mlp.w2"));
   const auto recipe = ParseRecipe(
       "name: a\ndialect: compressed-tensors\nrules:\n"
       "  - {roles: [expert_gate, expert_up, expert_down], weight: keep}\n"
@@ -231,6 +255,27 @@ TEST(Resolve, StackedExpertsAreKeptOrRefused) {
   ASSERT_TRUE(schemes.ok()) << schemes.status();
   EXPECT_NE((*schemes)[0].scheme, nullptr);
   EXPECT_EQ((*schemes)[1].scheme, nullptr);
+}
+
+TEST(Resolve, QuarkHasACacheOnlyBesideQuantizedKeysAndValues) {
+  v1::Recipe recipe = *Preset("fp8-static-kv");
+  recipe.set_dialect("quark");
+  EXPECT_TRUE(ResolveSchemes(recipe, TwoLayers()).ok());
+  const std::vector<v1::ModelTensor> fused = {
+      Tensor("transformer.blocks.0.norm_attn_norm.attn.Wqkv.weight", v1::FUSED_QKV, 0)};
+  EXPECT_THAT(std::string(ResolveSchemes(recipe, fused).status().message()),
+              HasSubstr("attn.Wqkv: no reader of the dialect quark"));
+  v1::Rule keep;
+  for (const auto role : {v1::Q_PROJ, v1::K_PROJ, v1::V_PROJ}) keep.add_roles(role);
+  keep.mutable_scheme()->mutable_weight()->set_type(v1::NUMERIC_KEEP);
+  *recipe.add_rules() = recipe.rules(0);
+  *recipe.mutable_rules(0) = keep;
+  const auto kept = ResolveSchemes(recipe, TwoLayers());
+  EXPECT_EQ(ReasonOf(kept.status()), Reason::kBadRecipe);
+  EXPECT_THAT(std::string(kept.status().message()), HasSubstr("self_attn.k_proj: the dialect"));
+  recipe.set_dialect("fp8");
+  EXPECT_TRUE(ResolveSchemes(recipe, TwoLayers()).ok());
+  EXPECT_TRUE(ResolveSchemes(recipe, fused).ok());
 }
 
 TEST(Glob, MatchesWholeText) {
