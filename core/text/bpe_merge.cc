@@ -1,6 +1,8 @@
 #include "core/text/bpe_merge.h"
 
 #include <algorithm>
+#include <map>
+#include <optional>
 
 namespace octavo {
 namespace {
@@ -10,6 +12,8 @@ constexpr int32_t kRemoved = -1;
 
 // Shorter runs are merged as they are: cutting them gains nothing.
 constexpr size_t kCutMin = 32;
+// Shorter runs fit a heap that stays in the nearest cache.
+constexpr size_t kRanksMin = 256;
 
 struct Symbol {
   int32_t id;
@@ -20,13 +24,74 @@ struct Symbol {
 struct Candidate {
   uint32_t rank;
   uint32_t position;  // of the left symbol
-  int32_t joined;
 };
 
 // For a heap whose top is the lowest rank, then the leftmost position.
 bool ComesLater(const Candidate& a, const Candidate& b) {
   return a.rank != b.rank ? a.rank > b.rank : a.position > b.position;
 }
+
+// Candidates in order, all in one heap.
+class CandidateHeap {
+ public:
+  void Push(Candidate candidate) {
+    heap_.push_back(candidate);
+    std::push_heap(heap_.begin(), heap_.end(), ComesLater);
+  }
+  std::optional<Candidate> Pop() {
+    if (heap_.empty()) return std::nullopt;
+    std::pop_heap(heap_.begin(), heap_.end(), ComesLater);
+    const Candidate top = heap_.back();
+    heap_.pop_back();
+    return top;
+  }
+  const Candidate* Top() const { return heap_.empty() ? nullptr : &heap_.front(); }
+
+ private:
+  std::vector<Candidate> heap_;
+};
+
+// The same for long runs: one list of positions per rank. A merge makes, in a vocabulary that was
+// trained, only pairs of higher ranks, and those of one rank mostly from left to right: then
+// every list is written and read once, in order, where a heap of n entries would miss the cache
+// at most of its levels.
+class CandidateRanks {
+ public:
+  void Push(Candidate candidate) {
+    if (begun_ && candidate.rank <= rank_) {
+      urgent_.Push(candidate);
+    } else {
+      later_[candidate.rank].push_back(candidate.position);
+    }
+  }
+  std::optional<Candidate> Pop() {
+    while (true) {
+      const Candidate* const urgent = urgent_.Top();
+      if (next_ < positions_.size()) {
+        const Candidate candidate{rank_, positions_[next_]};
+        if (urgent != nullptr && ComesLater(candidate, *urgent)) return urgent_.Pop();
+        ++next_;
+        return candidate;
+      }
+      if (urgent != nullptr) return urgent_.Pop();
+      if (later_.empty()) return std::nullopt;
+      auto lowest = later_.extract(later_.begin());
+      begun_ = true;
+      rank_ = lowest.key();
+      positions_ = std::move(lowest.mapped());
+      next_ = 0;
+      if (!std::ranges::is_sorted(positions_)) std::ranges::sort(positions_);
+    }
+  }
+
+ private:
+  std::map<uint32_t, std::vector<uint32_t>> later_;  // ranks above rank_
+  bool begun_ = false;
+  uint32_t rank_ = 0;
+  std::vector<uint32_t> positions_;  // of rank_, ascending
+  size_t next_ = 0;                  // into positions_
+  CandidateHeap urgent_;             // of rank_ or lower, found while merging at rank_
+};
 
 uint64_t PairKey(int32_t left, int32_t right) {
   return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
@@ -36,7 +101,7 @@ uint64_t PairKey(int32_t left, int32_t right) {
 
 struct BpeMerges::Scratch {
   std::vector<Symbol> symbols;
-  std::vector<Candidate> heap;
+  CandidateHeap heap;
 };
 
 void BpeMerges::Add(int32_t left, int32_t right, int32_t joined, uint32_t rank) {
@@ -91,40 +156,41 @@ uint64_t BpeMerges::Merge(std::span<const int32_t> ids, Scratch* scratch,
   for (uint32_t i = 0; i < count; ++i) {
     symbols[i] = {ids[i], i == 0 ? kNoNeighbour : i - 1, i + 1 == count ? kNoNeighbour : i + 1};
   }
-  std::vector<Candidate>& heap = scratch->heap;
-  heap.clear();
-  for (uint32_t i = 0; i + 1 < count; ++i) {
-    if (const Rule* rule = Find(symbols[i].id, symbols[i + 1].id)) {
-      heap.push_back({rule->rank, i, rule->joined});
-    }
-  }
-  std::make_heap(heap.begin(), heap.end(), ComesLater);
-  auto offer = [&](uint32_t left) {
-    if (const Rule* rule = Find(symbols[left].id, symbols[symbols[left].next].id)) {
-      heap.push_back({rule->rank, left, rule->joined});
-      std::push_heap(heap.begin(), heap.end(), ComesLater);
-    }
-  };
   uint64_t steps = 0;
-  while (!heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end(), ComesLater);
-    const Candidate top = heap.back();
-    heap.pop_back();
-    ++steps;
-    Symbol& left = symbols[top.position];
-    if (left.id == kRemoved || left.next == kNoNeighbour) continue;
-    Symbol& right = symbols[left.next];
-    // The entry is stale when the pair at this position now makes something else.
-    const Rule* rule = Find(left.id, right.id);
-    if (rule == nullptr || rule->joined != top.joined) continue;
-    left.id = top.joined;
-    left.next = right.next;
-    right.id = kRemoved;
-    if (left.next != kNoNeighbour) symbols[left.next].previous = top.position;
-    if (left.previous != kNoNeighbour) offer(left.previous);
-    if (left.next != kNoNeighbour) offer(top.position);
+  if (count < kRanksMin) {
+    steps = MergeWith(&scratch->heap, symbols);
+  } else {
+    CandidateRanks ranks;
+    steps = MergeWith(&ranks, symbols);
   }
   for (uint32_t i = 0; i != kNoNeighbour; i = symbols[i].next) out->push_back(symbols[i].id);
+  return steps;
+}
+
+template <typename Queue, typename Symbols>
+uint64_t BpeMerges::MergeWith(Queue* queue, Symbols& symbols) const {
+  auto offer = [&](uint32_t left) {
+    if (const Rule* rule = Find(symbols[left].id, symbols[symbols[left].next].id)) {
+      queue->Push({rule->rank, left});
+    }
+  };
+  for (uint32_t i = 0; i + 1 < symbols.size(); ++i) offer(i);
+  uint64_t steps = 0;
+  while (const auto candidate = queue->Pop()) {
+    ++steps;
+    Symbol& left = symbols[candidate->position];
+    if (left.id == kRemoved || left.next == kNoNeighbour) continue;
+    Symbol& right = symbols[left.next];
+    // The candidate is stale when the pair at this position has another rank by now.
+    const Rule* rule = Find(left.id, right.id);
+    if (rule == nullptr || rule->rank != candidate->rank) continue;
+    left.id = rule->joined;
+    left.next = right.next;
+    right.id = kRemoved;
+    if (left.next != kNoNeighbour) symbols[left.next].previous = candidate->position;
+    if (left.previous != kNoNeighbour) offer(left.previous);
+    if (left.next != kNoNeighbour) offer(candidate->position);
+  }
   return steps;
 }
 

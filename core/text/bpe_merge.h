@@ -1,9 +1,10 @@
 #pragma once
 
 // The merge loop of byte-pair encoding: join the adjacent pair of lowest rank, leftmost first,
-// until no pair is left that has a rule. With a heap over a linked list, n symbols take O(n log n);
-// where it is known which symbols can never come together inside a token, long runs are cut there
-// first, and n symbols of natural text take O(n).
+// until no pair is left that has a rule. Candidates of one rank wait in a list of their own, so
+// that n symbols take O(n log n) only where merging finds them out of order; where it is known
+// which symbols can never come together inside a token, long runs are cut there first. Either way,
+// n symbols of natural text take O(n).
 
 #include <cstdint>
 #include <span>
@@ -30,7 +31,7 @@ class BpeMerges {
   void SetEnds(std::span<const int32_t> first, std::span<const int32_t> last);
 
   // Replaces `ids` by the merged ids. When `steps` is not null, it is increased by the number of
-  // heap entries looked at: the measure of work, at most 3 per symbol.
+  // candidates looked at: the measure of work, at most 3 per symbol.
   void Apply(std::vector<int32_t>* ids, uint64_t* steps = nullptr) const;
 
  private:
@@ -40,8 +41,10 @@ class BpeMerges {
   };
   struct Scratch;
   const Rule* Find(int32_t left, int32_t right) const;
-  // Appends the merged ids of one run. Returns the heap entries looked at.
+  // Appends the merged ids of one run. Returns the candidates looked at.
   uint64_t Merge(std::span<const int32_t> ids, Scratch* scratch, std::vector<int32_t>* out) const;
+  template <typename Queue, typename Symbols>
+  uint64_t MergeWith(Queue* queue, Symbols& symbols) const;
 
   absl::flat_hash_map<uint64_t, Rule> rules_;
   absl::flat_hash_set<int32_t> parts_;       // the left and right sides of all rules
