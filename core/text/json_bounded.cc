@@ -25,32 +25,34 @@ class BeyondBounds : public std::exception {
   std::string what_;
 };
 
+template <typename AnyJson>
 class Watcher {
  public:
-  bool operator()(int depth, Json::parse_event_t event, const Json& parsed) {
+  using Event = typename AnyJson::parse_event_t;
+  bool operator()(int depth, Event event, const AnyJson& parsed) {
     if (depth > kJsonDepthMax) {
       throw BeyondBounds(fmt::format("nested deeper than {}", kJsonDepthMax));
     }
     switch (event) {
-      case Json::parse_event_t::object_start:
+      case Event::object_start:
         Count();
         keys_.emplace_back();
         break;
-      case Json::parse_event_t::object_end:
+      case Event::object_end:
         keys_.pop_back();
         break;
-      case Json::parse_event_t::key: {
-        const auto& key = parsed.get_ref<const std::string&>();
+      case Event::key: {
+        const auto& key = parsed.template get_ref<const std::string&>();
         if (!keys_.back().insert(key).second) {
           throw BeyondBounds(fmt::format("the key \"{}\" is there twice", key.substr(0, 100)));
         }
         break;
       }
-      case Json::parse_event_t::array_start:
-      case Json::parse_event_t::value:
+      case Event::array_start:
+      case Event::value:
         Count();
         break;
-      case Json::parse_event_t::array_end:
+      case Event::array_end:
         break;
     }
     return true;
@@ -66,6 +68,14 @@ class Watcher {
   std::vector<absl::flat_hash_set<std::string>> keys_;
 };
 
+// Throws AnyJson::parse_error, BeyondBounds and std::bad_alloc.
+template <typename AnyJson>
+AnyJson ParseWatched(std::string_view bytes) {
+  Watcher<AnyJson> watcher;
+  return AnyJson::parse(bytes, [&](int depth, typename AnyJson::parse_event_t event,
+                                   AnyJson& parsed) { return watcher(depth, event, parsed); });
+}
+
 }  // namespace
 
 absl::StatusOr<Json> ParseBoundedJson(std::string_view bytes, std::string_view file,
@@ -75,16 +85,24 @@ absl::StatusOr<Json> ParseBoundedJson(std::string_view bytes, std::string_view f
                      fmt::format("{} bytes, at most {} are read", bytes.size(), bytes_max),
                      {.file = file});
   }
-  Watcher watcher;
   try {
-    return Json::parse(bytes, [&](int depth, Json::parse_event_t event, Json& parsed) {
-      return watcher(depth, event, parsed);
-    });
+    return ParseWatched<Json>(bytes);
   } catch (const Json::parse_error& error) {
     return MakeError(Reason::kBadCheckpoint, "not valid JSON", {.file = file, .offset = error.byte},
                      "Download the file again");
   } catch (const std::exception& error) {
     return MakeError(Reason::kBadCheckpoint, error.what(), {.file = file});
+  }
+}
+
+std::optional<std::string> ParseJsonLine(std::string_view line, nlohmann::ordered_json* value) {
+  try {
+    *value = ParseWatched<nlohmann::ordered_json>(line);
+    return std::nullopt;
+  } catch (const Json::parse_error& error) {
+    return fmt::format("not valid JSON at its byte {}", error.byte);
+  } catch (const std::exception& error) {
+    return error.what();
   }
 }
 

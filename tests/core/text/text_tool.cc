@@ -6,6 +6,9 @@
 //   time TOKENIZER FILE             nothing in; milliseconds of CPU time, count of ids -> [ms, n]
 //   render                          {"template": "...", "variables": {}, "now_ns": n} -> "text"
 //                                   (without "template", that of the line before)
+//   calibrate FOLDER FILE {"vocabulary": n, "samples": n, "sample_length": n, "seed": n or null,
+//                          "packing": "pack", "each" or null}
+//                                   nothing in; [[ids], ...], or an {"error": ..., "reason": ...}
 
 #include <algorithm>
 #include <ctime>
@@ -15,6 +18,8 @@
 
 #include "core/base/clock.h"
 #include "core/base/error.h"
+#include "core/base/status.h"
+#include "core/text/calibration_text.h"
 #include "core/text/chat_template.h"
 #include "core/text/detokenizer.h"
 #include "core/text/tokenizer.h"
@@ -106,13 +111,54 @@ int Render() {
   return 0;
 }
 
+absl::StatusOr<CalibrationSamples> Calibrate(const std::string& folder, const std::string& path,
+                                             const Json& settings) {
+  const auto part = [&](const char* name) {
+    const std::string file = folder + "/" + name;
+    return std::ifstream(file).good() ? ReadFile(file) : std::string();
+  };
+  const std::string tokenizer = part("tokenizer.json"), config = part("tokenizer_config.json"),
+                    chat = part("chat_template.jinja");
+  OCTAVO_ASSIGN_OR_RETURN(const TextBundle text, LoadTextBundle({.tokenizer_json = tokenizer,
+                                                                 .tokenizer_config_json = config,
+                                                                 .chat_template_jinja = chat}));
+  CalibrationOptions options{.samples = settings["samples"].get<size_t>(),
+                             .sample_length = settings["sample_length"].get<size_t>(),
+                             .threads = 2};
+  if (settings["seed"].is_number()) options.seed = settings["seed"].get<uint64_t>();
+  if (settings["packing"] == "pack") options.packing = CalibrationPacking::kPack;
+  if (settings["packing"] == "each") options.packing = CalibrationPacking::kEach;
+  const std::string bytes = ReadFile(path);
+  OCTAVO_ASSIGN_OR_RETURN(const CalibrationFile file, OpenCalibrationFile(bytes, path));
+  return CalibrationFromFile(file, &text, settings["vocabulary"].get<int64_t>(), options);
+}
+
+int PrintCalibration(const std::string& folder, const std::string& path, const Json& settings) {
+  const auto samples = Calibrate(folder, path, settings);
+  if (!samples.ok()) {
+    std::cout << ToolError(samples.status()).dump() << "\n";
+    return 0;
+  }
+  Json all = Json::array();
+  auto begin = samples->ids.begin();
+  for (const uint32_t length : samples->lengths) {
+    all.push_back(std::vector<int32_t>(begin, begin + length));
+    begin += length;
+  }
+  std::cout << all.dump() << "\n";
+  return 0;
+}
+
 int Run(const std::vector<std::string>& args) {
   auto has = [&](std::string_view flag) {
     return std::find(args.begin(), args.end(), flag) != args.end();
   };
   if (args.size() == 1 && args[0] == "render") return Render();
+  if (args.size() == 4 && args[0] == "calibrate") {
+    return PrintCalibration(args[1], args[2], Json::parse(args[3]));
+  }
   if (args.size() < 2 || (args[0] != "encode" && args[0] != "decode" && args[0] != "time")) {
-    std::cerr << "usage: text_tool encode|decode|time|render ...\n";
+    std::cerr << "usage: text_tool encode|decode|time|render|calibrate ...\n";
     return 64;
   }
   const std::string bytes = ReadFile(args[1]);
