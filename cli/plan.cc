@@ -78,6 +78,7 @@ absl::Status PrintPlan(const Context& context, const PlanFlags& flags) {
   OCTAVO_ASSIGN_OR_RETURN(const v1::Recipe recipe, LoadRecipe(flags.recipe));
   OCTAVO_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                           OpenCheckpoint(LocalStore(), flags.source, Accept::kPlainOnly));
+  OCTAVO_RETURN_IF_ERROR(LoadCalibration(recipe, flags.source, flags.calibration).status());
   OCTAVO_ASSIGN_OR_RETURN(const v1::Plan plan, BuildPlan(checkpoint, recipe));
   const Estimate estimate = EstimateJob(plan, LoadRates(context.places), flags.workers);
   if (flags.json) {
@@ -93,6 +94,7 @@ void AddPlan(CLI::App& app, Context& context) {
   CLI::App* command = app.add_subcommand("plan", "What quantizing would do; reads headers only");
   command->add_option("SRC", flags->source, "A checkpoint folder")->required();
   command->add_option("--recipe", flags->recipe, "A preset or a YAML file")->capture_default_str();
+  AddCalibrationFlags(*command, flags->calibration);
   command->add_option("--workers", flags->workers, "Workers to estimate for")
       ->check(CLI::Range(1, 1024));
   command->add_flag("--json", flags->json, "One JSON object");

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "cli/calibration_source.h"
 #include "cli/context.h"
 
 namespace octavo {
@@ -12,6 +13,7 @@ namespace octavo {
 struct PlanFlags {
   std::string source;
   std::string recipe = "fp8-dynamic";
+  CalibrationFlags calibration;
   int workers = 1;
   bool json = false;
 };

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "CLI/CLI.hpp"
+#include "cli/calibration_source.h"
 #include "cli/context.h"
 #include "cli/job_client.h"
 #include "cli/job_folder.h"
@@ -31,6 +32,7 @@ struct QuantizeFlags {
   std::string source;
   std::string recipe = "fp8-dynamic";
   std::string out;
+  CalibrationFlags calibration;
   ClusterFlags cluster;
   bool overwrite = false;
   bool dry_run = false;
@@ -112,17 +114,25 @@ absl::Status Quantize(const Context& context, const QuantizeFlags& flags) {
   quantize.set_overwrite(flags.overwrite);
   OCTAVO_ASSIGN_OR_RETURN(*quantize.mutable_recipe(), LoadRecipe(flags.recipe));
 
-  std::unique_ptr<JobFolder> folder;  // outlives the cluster that works in it
-  std::unique_ptr<Session> session;
-  if (!flags.cluster.coordinator.empty()) {
-    OCTAVO_ASSIGN_OR_RETURN(session, Session::Remote(context, flags.cluster));
-  } else {
-    // Before anything is made beside the output: a mistyped path must leave no trace.
+  const bool local = flags.cluster.coordinator.empty();
+  // Before anything is made beside the output: a mistyped path must leave no trace.
+  if (local) {
     if (!fs::is_directory(quantize.source_dir())) {
       return MakeError(Reason::kInputMissing, "the source is not a folder",
                        {.file = quantize.source_dir()}, "Give a checkpoint folder");
     }
     OCTAVO_RETURN_IF_ERROR(CheckPlaces(quantize.source_dir(), quantize.output_dir()));
+  }
+  OCTAVO_ASSIGN_OR_RETURN(
+      auto calibration,
+      LoadCalibration(quantize.recipe(), quantize.source_dir(), flags.calibration, stop.token()));
+  if (calibration) *quantize.mutable_calibration() = *std::move(calibration);
+
+  std::unique_ptr<JobFolder> folder;  // outlives the cluster that works in it
+  std::unique_ptr<Session> session;
+  if (!local) {
+    OCTAVO_ASSIGN_OR_RETURN(session, Session::Remote(context, flags.cluster));
+  } else {
     OCTAVO_ASSIGN_OR_RETURN(folder, JobFolder::Open(quantize.output_dir()));
     OCTAVO_ASSIGN_OR_RETURN(session, folder->StartCluster(context, flags.cluster, stop));
   }
@@ -149,6 +159,7 @@ void AddQuantize(CLI::App& app, Context& context) {
   command->add_option("--recipe", flags->recipe, "A preset (octavo recipe list) or a YAML file")
       ->capture_default_str();
   command->add_option("--out", flags->out, "Folder to make")->required();
+  AddCalibrationFlags(*command, flags->calibration);
   AddClusterFlags(*command, flags->cluster);
   command->add_flag("--overwrite", flags->overwrite, "Replace an output made from something else");
   command->add_flag("--dry-run", flags->dry_run, "Only say what would be done");
@@ -158,6 +169,7 @@ void AddQuantize(CLI::App& app, Context& context) {
       if (!flags->dry_run) return Quantize(context, *flags);
       return PrintPlan(context, {.source = flags->source,
                                  .recipe = flags->recipe,
+                                 .calibration = flags->calibration,
                                  .workers = flags->cluster.workers,
                                  .json = flags->json});
     };
