@@ -4,6 +4,7 @@
 
 #include "CLI/CLI.hpp"
 #include "cli/context.h"
+#include "cli/model_client.h"
 #include "cli/session.h"
 #include "core/base/status.h"
 #include "core/checkpoint/summary.h"
@@ -48,9 +49,10 @@ void PrintText(const v1::ListWorkersResponse& workers, const v1::ListModelsRespo
                                   : fmt::format("{} rank {}", worker.model_id(), worker.rank()));
   }
   for (const v1::ModelInfo& model : models.models()) {
-    fmt::print("model {}: {}, {} over {} rank{}, up to {} tokens\n", model.model_id(),
-               model.state(), model.format(), model.tensor_parallel(),
-               model.tensor_parallel() == 1 ? "" : "s", model.max_model_len());
+    fmt::print("model {}: {}, {}, {} cache, over {} rank{}, up to {} tokens\n", model.model_id(),
+               model.state(), model.format(), CacheName(model.cache_type()),
+               model.tensor_parallel(), model.tensor_parallel() == 1 ? "" : "s",
+               model.max_model_len());
   }
 }
 
@@ -82,7 +84,8 @@ absl::Status ShowCluster(const Context& context, const ClusterFlags& flags, bool
                                 {"tensor_parallel", model.tensor_parallel()},
                                 {"group_epoch", model.group_epoch()},
                                 {"max_model_len", model.max_model_len()},
-                                {"format", model.format()}});
+                                {"format", model.format()},
+                                {"kv_cache", CacheName(model.cache_type())}});
   }
   fmt::print("{}\n", object.dump());
   return absl::OkStatus();

@@ -26,8 +26,9 @@ absl::Status Doctor(const DoctorFlags& flags) {
   OCTAVO_ASSIGN_OR_RETURN(const Checkpoint checkpoint, OpenCheckpoint(flags.dir));
   fmt::print("headers: {} files, every tensor of a {} model is there with its shape\n",
              checkpoint.files.size(), checkpoint.model.family());
-  OCTAVO_ASSIGN_OR_RETURN(const auto quantizations,
+  OCTAVO_ASSIGN_OR_RETURN(const Quantization quantization,
                           ReadQuantization(checkpoint.config, checkpoint.tensors));
+  const std::vector<TensorQuantization>& quantizations = quantization.tensors;
   uint64_t quantized = 0, warnings = 0;
   for (size_t i = 0; i < quantizations.size(); ++i) {
     if (!quantizations[i].quantized) continue;
@@ -42,6 +43,10 @@ absl::Status Doctor(const DoctorFlags& flags) {
   }
   fmt::print("scales: {} quantized weights, each with its scale of the right type and shape\n",
              quantized);
+  if (!quantization.cache_scales.empty()) {
+    fmt::print("FP8 cache: scales of the keys and values of {} layers\n",
+               quantization.cache_scales.size());
+  }
   for (const Remark& remark : Summarize(checkpoint).remarks) {
     ++warnings;
     fmt::print("note: {}{}{}\n", remark.tensor, remark.tensor.empty() ? "" : ": ", remark.text);

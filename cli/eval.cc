@@ -202,6 +202,7 @@ void AddEval(CLI::App& app, Context& context) {
       ->capture_default_str();
   ppl->add_option("--tp", flags->request.tensor_parallel, "Ranks of tensor parallelism")
       ->check(CLI::Range(1, 64));
+  AddCacheOption(*ppl, flags->request);
   AddClusterFlags(*ppl, flags->cluster);
   ppl->add_flag("--json", flags->json, "The last line of output is one JSON object");
   ppl->callback([&context, flags] {

@@ -33,19 +33,24 @@ nlohmann::ordered_json ModelJson(const v1::ModelSpec& model) {
           {"tied_embeddings", model.tied_embeddings()}};
 }
 
-// "FP8 channel / FP8 token dynamic" -> number of weights stored so.
-absl::StatusOr<std::map<std::string, uint64_t>> Schemes(const Checkpoint& checkpoint) {
-  std::map<std::string, uint64_t> counts;
-  OCTAVO_ASSIGN_OR_RETURN(const auto quantizations,
+struct Schemes {
+  std::map<std::string, uint64_t> weights;  // "FP8 channel / FP8 token dynamic" -> how many
+  bool fp8_cache = false;                   // keys and values have scales
+};
+
+absl::StatusOr<Schemes> SchemesOf(const Checkpoint& checkpoint) {
+  Schemes schemes;
+  OCTAVO_ASSIGN_OR_RETURN(const Quantization quantization,
                           ReadQuantization(checkpoint.config, checkpoint.tensors));
-  for (const TensorQuantization& quantization : quantizations) {
-    if (quantization.quantized) ++counts[SchemeText(quantization.scheme)];
+  for (const TensorQuantization& one : quantization.tensors) {
+    if (one.quantized) ++schemes.weights[SchemeText(one.scheme)];
   }
-  return counts;
+  schemes.fp8_cache = !quantization.cache_scales.empty();
+  return schemes;
 }
 
 void PrintJson(const Checkpoint& checkpoint, const CheckpointSummary& summary,
-               const std::map<std::string, uint64_t>& schemes) {
+               const Schemes& schemes) {
   nlohmann::ordered_json json = {{"model", ModelJson(checkpoint.model)},
                                  {"tensors", summary.tensors},
                                  {"parameters", summary.parameters},
@@ -54,6 +59,7 @@ void PrintJson(const Checkpoint& checkpoint, const CheckpointSummary& summary,
                                  {"files", checkpoint.files.size()},
                                  {"scale_tensors", summary.scale_tensors},
                                  {"kv_bytes_per_token", summary.kv_bytes_per_token},
+                                 {"fp8_cache", schemes.fp8_cache},
                                  {"roles", nlohmann::ordered_json::array()},
                                  {"dtypes", nlohmann::ordered_json::object()},
                                  {"schemes", nlohmann::ordered_json::object()},
@@ -69,7 +75,7 @@ void PrintJson(const Checkpoint& checkpoint, const CheckpointSummary& summary,
   for (const DTypeSummary& dtype : summary.dtypes) {
     json["dtypes"][DTypeText(dtype.dtype)] = dtype.bytes;
   }
-  for (const auto& [name, count] : schemes) json["schemes"][name] = count;
+  for (const auto& [name, count] : schemes.weights) json["schemes"][name] = count;
   for (const Remark& remark : summary.remarks) {
     json["remarks"].push_back({{"tensor", remark.tensor}, {"text", remark.text}});
   }
@@ -77,7 +83,7 @@ void PrintJson(const Checkpoint& checkpoint, const CheckpointSummary& summary,
 }
 
 void PrintText(const Checkpoint& checkpoint, const CheckpointSummary& summary,
-               const std::map<std::string, uint64_t>& schemes) {
+               const Schemes& schemes) {
   const v1::ModelSpec& model = checkpoint.model;
   fmt::print("{}: {} ({})\n", checkpoint.dir, model.architecture(), model.family());
   fmt::print(
@@ -97,11 +103,12 @@ void PrintText(const Checkpoint& checkpoint, const CheckpointSummary& summary,
     fmt::print("{}: {} tensors, {}\n", DTypeText(dtype.dtype), dtype.tensors,
                HumanBytes(dtype.bytes));
   }
-  for (const auto& [name, count] : schemes) fmt::print("{}: {} weights\n", name, count);
+  for (const auto& [name, count] : schemes.weights) fmt::print("{}: {} weights\n", name, count);
   fmt::print("total: {} tensors, {} parameters, {} in {} files, {} side files\n", summary.tensors,
              HumanCount(summary.parameters), HumanBytes(summary.file_bytes),
              checkpoint.files.size(), checkpoint.side_files.size());
-  fmt::print("KV cache: {} per token (BF16)\n", HumanBytes(summary.kv_bytes_per_token));
+  fmt::print("KV cache: {} per token (BF16){}\n", HumanBytes(summary.kv_bytes_per_token),
+             schemes.fp8_cache ? ", half of it as FP8: the checkpoint has scales" : "");
   for (const Remark& remark : summary.remarks) {
     fmt::print("note: {}{}{}\n", remark.tensor, remark.tensor.empty() ? "" : ": ", remark.text);
   }
@@ -109,7 +116,7 @@ void PrintText(const Checkpoint& checkpoint, const CheckpointSummary& summary,
 
 absl::Status Inspect(const std::string& dir, bool json) {
   OCTAVO_ASSIGN_OR_RETURN(const Checkpoint checkpoint, OpenCheckpoint(dir));
-  OCTAVO_ASSIGN_OR_RETURN(const auto schemes, Schemes(checkpoint));
+  OCTAVO_ASSIGN_OR_RETURN(const Schemes schemes, SchemesOf(checkpoint));
   const CheckpointSummary summary = Summarize(checkpoint);
   if (json) {
     PrintJson(checkpoint, summary, schemes);

@@ -1,6 +1,7 @@
 #include "cli/model_client.h"
 
 #include <filesystem>
+#include <map>
 #include <stop_token>
 
 #include "core/base/error.h"
@@ -17,7 +18,25 @@ namespace {
 constexpr std::chrono::seconds kLoadTimeout{600};
 constexpr std::chrono::seconds kModelCallTimeout{30};
 
+const std::map<std::string, v1::CacheType> kCacheTypes = {
+    {"auto", v1::CACHE_AUTO}, {"bf16", v1::CACHE_BF16}, {"fp8", v1::CACHE_FP8}};
+
 }  // namespace
+
+void AddCacheOption(CLI::App& command, ServeRequest& request) {
+  command
+      .add_option("--kv-cache-dtype", request.cache_type,
+                  "Keys and values: fp8 needs calibrated scales, auto takes it where they are")
+      ->transform(CLI::CheckedTransformer(kCacheTypes).description("{auto,bf16,fp8}"))
+      ->default_str("auto");
+}
+
+std::string_view CacheName(v1::CacheType type) {
+  for (const auto& [name, value] : kCacheTypes) {
+    if (value == type) return name;
+  }
+  return "";
+}
 
 absl::StatusOr<v1::ModelInfo> LoadModel(const Session& session, const StopSignal& stop,
                                         const ServeRequest& request) {
@@ -25,6 +44,7 @@ absl::StatusOr<v1::ModelInfo> LoadModel(const Session& session, const StopSignal
   load.set_model_dir(std::filesystem::absolute(request.dir).lexically_normal().string());
   load.set_tensor_parallel(static_cast<uint32_t>(request.tensor_parallel));
   load.set_max_model_len(request.max_model_len);
+  load.set_cache_type(request.cache_type);
   grpc::ClientContext context;
   SetTimeout(context, kLoadTimeout);
   std::stop_callback cancel(stop.token(), [&context] { context.TryCancel(); });

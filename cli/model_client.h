@@ -4,7 +4,9 @@
 // there.
 
 #include <string>
+#include <string_view>
 
+#include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
 #include "cli/session.h"
 #include "cli/stop_signal.h"
@@ -16,7 +18,13 @@ struct ServeRequest {
   std::string dir;
   int tensor_parallel = 1;
   int64_t max_model_len = 0;  // 0: the model's own, bounded by memory
+  v1::CacheType cache_type = v1::CACHE_AUTO;
 };
+
+// --kv-cache-dtype auto|bf16|fp8.
+void AddCacheOption(CLI::App& command, ServeRequest& request);
+// "bf16" or "fp8".
+std::string_view CacheName(v1::CacheType type);
 
 // Returns when the model answers; its failure otherwise. kCancelled when `stop` fires.
 absl::StatusOr<v1::ModelInfo> LoadModel(const Session& session, const StopSignal& stop,

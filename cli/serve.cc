@@ -29,6 +29,7 @@ void Print(const Session& session, const v1::ModelInfo& model, bool json) {
                                      {"model", model.model_id()},
                                      {"state", model.state()},
                                      {"format", model.format()},
+                                     {"kv_cache", CacheName(model.cache_type())},
                                      {"tensor_parallel", model.tensor_parallel()},
                                      {"max_model_len", model.max_model_len()},
                                      {"workers", nlohmann::ordered_json::array()}};
@@ -38,9 +39,10 @@ void Print(const Session& session, const v1::ModelInfo& model, bool json) {
     }
     fmt::print("{}\n", object.dump());
   } else {
-    fmt::print("{} ({}) is served at {} by {} rank{}, up to {} tokens\n", model.model_id(),
-               model.format(), session.address(), model.tensor_parallel(),
-               model.tensor_parallel() == 1 ? "" : "s", model.max_model_len());
+    fmt::print("{} ({}, {} cache) is served at {} by {} rank{}, up to {} tokens\n",
+               model.model_id(), model.format(), CacheName(model.cache_type()), session.address(),
+               model.tensor_parallel(), model.tensor_parallel() == 1 ? "" : "s",
+               model.max_model_len());
   }
   std::fflush(stdout);
 }
@@ -79,6 +81,7 @@ void AddServe(CLI::App& app, Context& context) {
       ->check(CLI::Range(1, 64));
   command->add_option("--max-model-len", flags->request.max_model_len, "Longest sequence in tokens")
       ->check(CLI::PositiveNumber);
+  AddCacheOption(*command, flags->request);
   AddClusterFlags(*command, flags->cluster);
   command->add_option("--grpc", flags->cluster.port, "Port of a cluster of our own (default: any)")
       ->check(CLI::Range(1, 65535));

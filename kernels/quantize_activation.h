@@ -36,6 +36,8 @@ struct QuantizeActivationOps {
 
   // codes[j] = Fp8FromF32(x[j] * factor), for static scales.
   void (*fp8_multiply)(const uint16_t* x, size_t count, float factor, uint8_t* codes);
+  // The same codes, written as the BF16 numbers that they stand for.
+  void (*fp8_multiply_bf16)(const uint16_t* x, size_t count, float factor, uint16_t* values);
   // codes[j] = Int8FromF32(x[j] * factor), codes -127..127.
   void (*int8_multiply)(const uint16_t* x, size_t count, float factor, int8_t* codes);
 

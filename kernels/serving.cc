@@ -17,22 +17,33 @@ const internal::ServingTwins& TwinsFor(Isa isa) {
   return internal::kServingReference;
 }
 
-void StoreElement(std::byte* tile_run, int64_t tile, int64_t lane, int64_t depth, uint16_t value) {
-  std::byte* to =
-      tile_run + tile * TileBytes(WeightType::kBf16) + TileOffset(WeightType::kBf16, lane, depth);
-  std::memcpy(to, &value, sizeof(value));
+template <WeightType Type>
+void StoreElement(std::byte* tile_run, int64_t tile, int64_t lane, int64_t depth,
+                  const std::byte* element) {
+  std::byte* to = tile_run + tile * TileBytes(Type) + TileOffset(Type, lane, depth);
+  std::memcpy(to, element, ElementBytes(Type));
+}
+
+template <WeightType Type>
+void StoreAs(const KvLayout& layout, std::byte* head_part, int64_t slot, const std::byte* key,
+             const std::byte* value) {
+  std::byte* values = head_part + layout.key_bytes();
+  for (int64_t d = 0; d < layout.head_dim; ++d) {
+    StoreElement<Type>(head_part, slot / 16 * layout.depth_blocks() + d / 32, slot % 16, d % 32,
+                       key + d * ElementBytes(Type));
+    StoreElement<Type>(values, d / 16, d % 16, slot, value + d * ElementBytes(Type));
+  }
 }
 
 }  // namespace
 
-void StoreKeyValue(const KvLayout& layout, std::byte* head_part, int64_t slot, const uint16_t* key,
-                   const uint16_t* value) {
+void StoreKeyValue(const KvLayout& layout, std::byte* head_part, int64_t slot, const void* key,
+                   const void* value) {
   if (slot == 0) std::memset(head_part, 0, static_cast<size_t>(layout.bytes()));
-  std::byte* values = head_part + layout.key_bytes();
-  for (int64_t d = 0; d < layout.head_dim; ++d) {
-    StoreElement(head_part, slot / 16 * layout.depth_blocks() + d / 32, slot % 16, d % 32, key[d]);
-    StoreElement(values, d / 16, d % 16, slot, value[d]);
-  }
+  const auto store =
+      layout.type == WeightType::kFp8 ? StoreAs<WeightType::kFp8> : StoreAs<WeightType::kBf16>;
+  store(layout, head_part, slot, static_cast<const std::byte*>(key),
+        static_cast<const std::byte*>(value));
 }
 
 void RopeFrequencies(const RopeParameters& parameters, float* frequencies) {
@@ -72,9 +83,10 @@ const ActivationOps& ActivationOpsFor(Isa isa) { return TwinsFor(isa).activation
 const SoftmaxOps& SoftmaxOpsFor(Isa isa) { return TwinsFor(isa).softmax; }
 
 std::span<const KernelRow> AttentionKernelRows() {
-  static constexpr KernelRow kRows[] = {{"attention", "bf16 cache", Isa::kReference},
-                                        {"attention", "bf16 cache", Isa::kAvx2},
-                                        {"attention", "bf16 cache", Isa::kAvx512}};
+  static constexpr KernelRow kRows[] = {
+      {"attention", "bf16 cache", Isa::kReference}, {"attention", "bf16 cache", Isa::kAvx2},
+      {"attention", "bf16 cache", Isa::kAvx512},    {"attention", "fp8 cache", Isa::kReference},
+      {"attention", "fp8 cache", Isa::kAvx2},       {"attention", "fp8 cache", Isa::kAvx512}};
   return kRows;
 }
 std::span<const KernelRow> NormKernelRows() {

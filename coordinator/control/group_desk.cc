@@ -46,6 +46,9 @@ absl::StatusOr<v1::ModelInfo> GroupDesk::Load(const v1::LoadModelRequest& origin
   if (request.tensor_parallel() > 1024 || request.max_model_len() < 0) {
     return MakeError(Reason::kBadRequest, "tensor_parallel or max_model_len is out of range");
   }
+  if (!v1::CacheType_IsValid(request.cache_type())) {
+    return MakeError(Reason::kBadRequest, "cache_type is not known");
+  }
   const auto found = groups_.find(request.model_id());
   if (found != groups_.end() && found->second.info.state() != kFailed) {
     if (found->second.request.SerializeAsString() == request.SerializeAsString()) {
@@ -142,8 +145,10 @@ void GroupDesk::TryForm(Group& group) {
   const bool posted =
       parts_.slow->Post([this, request = group.request, generation = group.generation, memory] {
         auto result = std::make_shared<absl::StatusOr<GroupPlan>>(
-            PlanGroup(request.model_dir(), request.tensor_parallel(), request.max_model_len(),
-                      RankBudget(memory)));
+            PlanGroup(request.model_dir(), {.rank_count = request.tensor_parallel(),
+                                            .max_model_len = request.max_model_len(),
+                                            .rank_memory_bytes = RankBudget(memory),
+                                            .cache_type = request.cache_type()}));
         parts_.post([this, id = request.model_id(), generation, result] {
           OnPlanned(id, generation, result);
         });
@@ -181,6 +186,7 @@ void GroupDesk::Form(Group& group, const GroupPlan& plan) {
   group.info.set_group_epoch(epoch);
   group.info.set_max_model_len(plan.plan.max_model_len());
   group.info.set_format(plan.format);
+  group.info.set_cache_type(plan.plan.cache_scales().empty() ? v1::CACHE_BF16 : v1::CACHE_FP8);
   group.info.mutable_worker_ids()->Assign(group.workers.begin(), group.workers.end());
   v1::LoadRank load;
   load.set_group_epoch(epoch);

@@ -6,7 +6,6 @@
 #include "core/base/status.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/compressed_tensors.h"
-#include "core/plan/serve_plan.h"
 
 namespace octavo {
 namespace {
@@ -26,7 +25,8 @@ std::string NameOf(const v1::Scheme& scheme) {
     default:
       break;
   }
-  return name + (scheme.has_input() ? ", dynamic inputs" : ", weights only");
+  if (!scheme.has_input()) return name + ", weights only";
+  return name + (scheme.input().dynamic() ? ", dynamic inputs" : ", static inputs");
 }
 
 std::string LowerName(v1::DType dtype) {
@@ -39,27 +39,25 @@ std::string LowerName(v1::DType dtype) {
 
 }  // namespace
 
-absl::StatusOr<GroupPlan> PlanGroup(const std::string& model_dir, uint32_t rank_count,
-                                    int64_t max_model_len, uint64_t rank_memory_bytes) {
+absl::StatusOr<GroupPlan> PlanGroup(const std::string& model_dir, const ServeOptions& options) {
   OCTAVO_ASSIGN_OR_RETURN(const Checkpoint checkpoint, OpenCheckpoint(model_dir));
-  OCTAVO_ASSIGN_OR_RETURN(const std::vector<TensorQuantization> quantization,
+  OCTAVO_ASSIGN_OR_RETURN(const Quantization quantization,
                           ReadQuantization(checkpoint.config, checkpoint.tensors));
   GroupPlan out;
   out.format = LowerName(checkpoint.model.dtype());
   std::vector<ServedTensor> tensors;
   for (size_t i = 0; i < checkpoint.tensors.size(); ++i) {
-    if (quantization[i].is_scale) continue;
+    if (quantization.tensors[i].is_scale) continue;
     ServedTensor& tensor = tensors.emplace_back();
     tensor.tensor = checkpoint.tensors[i];
-    if (!quantization[i].quantized) continue;
-    tensor.scheme = quantization[i].scheme;
-    tensor.scale = quantization[i].scale;
-    out.format = NameOf(quantization[i].scheme);
+    if (!quantization.tensors[i].quantized) continue;
+    tensor.scheme = quantization.tensors[i].scheme;
+    tensor.scale = quantization.tensors[i].scale;
+    tensor.input_scale = quantization.tensors[i].input_scale;
+    out.format = NameOf(quantization.tensors[i].scheme);
   }
-  const ServeOptions options{.rank_count = rank_count,
-                             .max_model_len = max_model_len,
-                             .rank_memory_bytes = rank_memory_bytes};
-  OCTAVO_ASSIGN_OR_RETURN(out.plan, PlanServing(checkpoint.model, tensors, options));
+  OCTAVO_ASSIGN_OR_RETURN(
+      out.plan, PlanServing(checkpoint.model, tensors, options, quantization.cache_scales));
   return out;
 }
 

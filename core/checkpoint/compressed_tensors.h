@@ -5,6 +5,7 @@
 // readers forbid (scale_dtype, zp_dtype) and sparsity_config are never written.
 // Names and shapes: dialect.h.
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,6 +15,7 @@
 #include "core/scheme/recipe.h"
 #include "nlohmann/json.hpp"
 #include "octavo/v1/model.pb.h"
+#include "octavo/v1/plan.pb.h"
 #include "octavo/v1/recipe.pb.h"
 
 namespace octavo {
@@ -30,16 +32,24 @@ struct TensorQuantization {
   bool is_scale = false;   // the scale of another tensor
   v1::Scheme scheme;       // where quantized
   v1::TensorSpec scale;    // where quantized
+  // Where the scheme's input is static: the scalar that its values are divided by.
+  std::optional<v1::TensorSpec> input_scale;
 };
 
-// Finds, for every tensor, whether it is quantized, how, and where exactly its scale is: element i
-// belongs to tensors[i], which hold the scale tensors too, in any role. `config` is the whole
-// config.json. Without "quantization_config" nothing is quantized (8-bit weights are then an
-// error). Refused as kBadCheckpoint, naming the tensor: a missing, surplus or misshapen scale, a
-// weight whose dtype is not what its group says, an orphan scale; as kUnsupported: other quant
-// methods, static or asymmetric schemes, packed and sparse storage. Scale values are checked when
-// they are read.
-absl::StatusOr<std::vector<TensorQuantization>> ReadQuantization(
-    const nlohmann::ordered_json& config, std::span<const v1::ModelTensor> tensors);
+// What serving and `doctor` need to know of a checkpoint.
+struct Quantization {
+  std::vector<TensorQuantization> tensors;    // by index of the tensors asked about
+  std::vector<v1::CacheScales> cache_scales;  // by layer; empty: the cache is not quantized
+};
+
+// Finds, for every tensor, whether it is quantized, how, and where exactly its scales are;
+// `tensors` hold the scale tensors too, in any role. `config` is the whole config.json. Without
+// "quantization_config" nothing is quantized (8-bit weights are then an error). Refused as
+// kBadCheckpoint, naming the tensor: a missing, surplus or misshapen scale, a weight whose dtype is
+// not what its group says, an orphan scale; as kUnsupported: other quant methods, asymmetric
+// schemes, static inputs other than FP8 with one scale, a cache other than FP8 with one scale per
+// layer, packed and sparse storage. Scale values are checked when they are read.
+absl::StatusOr<Quantization> ReadQuantization(const nlohmann::ordered_json& config,
+                                              std::span<const v1::ModelTensor> tensors);
 
 }  // namespace octavo

@@ -1,18 +1,13 @@
 #include <charconv>
-#include <map>
 #include <optional>
-#include <set>
+#include <string>
+#include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "core/base/error.h"
 #include "core/base/status.h"
-#include "core/checkpoint/checkpoint.h"
-#include "core/checkpoint/compressed_tensors.h"
-#include "core/checkpoint/dialect.h"
+#include "core/checkpoint/module_schemes.h"
 #include "core/scheme/legality.h"
-#include "core/tensor/dtype_proto.h"
 #include "fmt/format.h"
-#include "fmt/ranges.h"
 
 namespace octavo {
 namespace {
@@ -29,11 +24,6 @@ absl::Status Bad(std::string_view what) {
 absl::Status Unsupported(std::string_view what) {
   return MakeError(Reason::kUnsupported, fmt::format("quantization_config: {}", what),
                    {.file = kFile}, "Octavo serves what `octavo quantize` writes");
-}
-
-absl::Status BadTensor(const v1::TensorSpec& spec, std::string_view what, std::string_view cure) {
-  return MakeError(Reason::kBadCheckpoint, what, {.file = spec.file(), .tensor = spec.name()},
-                   cure);
 }
 
 // A member, or nullptr where it is absent or null.
@@ -103,8 +93,7 @@ absl::Status ReadStrategy(const ordered_json& args, std::string_view what,
   return absl::OkStatus();
 }
 
-absl::Status ReadArgs(const ordered_json& args, bool is_input, v1::NumericFormat* format) {
-  const std::string_view what = is_input ? "input_activations" : "weights";
+absl::Status ReadArgs(const ordered_json& args, std::string_view what, v1::NumericFormat* format) {
   if (!args.is_object()) return Bad(fmt::format("{} is not an object", what));
   const ordered_json* bits = Find(args, "num_bits");
   if (bits == nullptr || IntOf(*bits).value_or(0) != 8) {
@@ -123,28 +112,42 @@ absl::Status ReadArgs(const ordered_json& args, bool is_input, v1::NumericFormat
     return Unsupported(fmt::format("{}: asymmetric numbers are not handled", what));
   }
   const ordered_json* dynamic = Find(args, "dynamic");
-  format->set_dynamic(dynamic != nullptr && *dynamic == true);
-  if (format->dynamic() != is_input) {
-    return Unsupported(is_input ? "static input scales are not handled"
-                                : "dynamic weight scales are not handled");
+  if (dynamic != nullptr && !dynamic->is_boolean()) {
+    return Unsupported(fmt::format("{}: dynamic is neither true nor false", what));
   }
+  format->set_dynamic(dynamic != nullptr && *dynamic == true);
   return ReadStrategy(args, what, format);
 }
 
-// What quantization_config says, ready to be asked for a module.
-struct Groups {
-  std::vector<v1::Scheme> schemes;
-  absl::flat_hash_map<std::string, size_t> by_module;
-  std::optional<size_t> all_linear;
-  std::set<std::string, std::less<>> ignored;
-
-  const v1::Scheme* SchemeOf(std::string_view module) const {
-    if (ignored.contains(module)) return nullptr;
-    const auto found = by_module.find(std::string(module));
-    if (found != by_module.end()) return &schemes[found->second];
-    return all_linear ? &schemes[*all_linear] : nullptr;
+// A scale found by calibration: FP8, one for the whole tensor.
+absl::Status CheckStatic(const v1::NumericFormat& format, std::string_view what) {
+  if (format.type() == v1::NUMERIC_FP8_E4M3 && format.granularity() == v1::PER_TENSOR) {
+    return absl::OkStatus();
   }
-};
+  return Unsupported(
+      fmt::format("{}: static scales are handled for type float, strategy tensor only", what));
+}
+
+// The table of legal schemes is of what is written; static inputs are read under both granularities
+// of an FP8 weight.
+absl::Status CheckScheme(const v1::Scheme& scheme, const std::string& group) {
+  const v1::NumericFormat& weight = scheme.weight();
+  if (weight.dynamic()) return Unsupported("dynamic weight scales are not handled");
+  if (scheme.has_input() && !scheme.input().dynamic()) {
+    OCTAVO_RETURN_IF_ERROR(CheckStatic(scheme.input(), group));
+    if (weight.type() == v1::NUMERIC_FP8_E4M3 &&
+        (weight.granularity() == v1::PER_TENSOR || weight.granularity() == v1::PER_CHANNEL)) {
+      return absl::OkStatus();
+    }
+    return Unsupported(
+        fmt::format("{}: static inputs are handled under FP8 weights only, with a "
+                    "scale per tensor or channel",
+                    group));
+  }
+  const absl::Status legal =
+      CheckLegal(scheme, v1::ABSMAX, "compressed-tensors", Home::kDense, group);
+  return legal.ok() ? legal : Unsupported(std::string(legal.message()));
+}
 
 absl::Status CheckStorage(const std::string& format) {
   for (const std::string_view known :
@@ -154,24 +157,21 @@ absl::Status CheckStorage(const std::string& format) {
   return Unsupported(fmt::format("format '{}' is not handled", format));
 }
 
-absl::Status ReadGroup(const std::string& name, const ordered_json& json, Groups* groups) {
+absl::Status ReadGroup(const std::string& name, const ordered_json& json, ModuleSchemes* groups) {
   if (!json.is_object()) return Bad(fmt::format("{} is not an object", name));
   v1::Scheme scheme;
   const ordered_json* weights = Find(json, "weights");
   if (weights == nullptr) return Unsupported(fmt::format("{} has no weights", name));
-  OCTAVO_RETURN_IF_ERROR(ReadArgs(*weights, /*is_input=*/false, scheme.mutable_weight()));
+  OCTAVO_RETURN_IF_ERROR(ReadArgs(*weights, "weights", scheme.mutable_weight()));
   if (const ordered_json* input = Find(json, "input_activations")) {
-    OCTAVO_RETURN_IF_ERROR(ReadArgs(*input, /*is_input=*/true, scheme.mutable_input()));
+    OCTAVO_RETURN_IF_ERROR(ReadArgs(*input, "input_activations", scheme.mutable_input()));
   }
   if (Find(json, "output_activations") != nullptr) {
     return Unsupported(fmt::format("{} quantizes outputs", name));
   }
   const std::string format = TextOf(json, "format");
   if (!format.empty()) OCTAVO_RETURN_IF_ERROR(CheckStorage(format));
-  if (absl::Status legal = CheckLegal(scheme, v1::ABSMAX, "compressed-tensors", Home::kDense, name);
-      !legal.ok()) {
-    return Unsupported(std::string(legal.message()));
-  }
+  OCTAVO_RETURN_IF_ERROR(CheckScheme(scheme, name));
   const size_t index = groups->schemes.size();
   groups->schemes.push_back(scheme);
   const ordered_json* targets = Find(json, "targets");
@@ -187,7 +187,9 @@ absl::Status ReadGroup(const std::string& name, const ordered_json& json, Groups
   return absl::OkStatus();
 }
 
-absl::StatusOr<Groups> ReadGroups(const ordered_json& config) {
+}  // namespace
+
+absl::StatusOr<ModuleSchemes> ReadCompressedTensors(const ordered_json& config) {
   if (!config.is_object()) return Bad("it is not an object");
   const std::string method = TextOf(config, "quant_method");
   if (method != "compressed-tensors") {
@@ -202,7 +204,7 @@ absl::StatusOr<Groups> ReadGroups(const ordered_json& config) {
     return Unsupported("sparse storage is not handled");
   }
   OCTAVO_RETURN_IF_ERROR(CheckStorage(TextOf(config, "format")));
-  Groups groups;
+  ModuleSchemes groups;
   if (const ordered_json* ignore = Find(config, "ignore")) {
     if (!ignore->is_array()) return Bad("ignore is not a list");
     for (const ordered_json& item : *ignore) {
@@ -219,104 +221,14 @@ absl::StatusOr<Groups> ReadGroups(const ordered_json& config) {
   for (const auto& [name, json] : config_groups->items()) {
     OCTAVO_RETURN_IF_ERROR(ReadGroup(name, json, &groups));
   }
+  if (const ordered_json* cache = Find(config, "kv_cache_scheme")) {
+    v1::NumericFormat format;
+    OCTAVO_RETURN_IF_ERROR(ReadArgs(*cache, "kv_cache_scheme", &format));
+    if (format.dynamic()) return Unsupported("kv_cache_scheme: dynamic scales are not handled");
+    OCTAVO_RETURN_IF_ERROR(CheckStatic(format, "kv_cache_scheme"));
+    groups.fp8_cache = true;
+  }
   return groups;
-}
-
-bool ShapeFits(const v1::NumericFormat& format, const v1::TensorSpec& weight,
-               const v1::TensorSpec& scale) {
-  const std::vector<int64_t> shape(scale.shape().begin(), scale.shape().end());
-  const std::vector<int64_t> wanted = ScaleGridOf(weight, format);
-  if (shape == wanted) return true;
-  if (format.granularity() == v1::PER_TENSOR) {
-    return shape.empty() || shape == std::vector<int64_t>{1, 1};
-  }
-  return format.granularity() == v1::PER_CHANNEL && shape.size() == 1 && shape[0] == wanted[0];
-}
-
-// Checks the weight and its scale against its group. `scale` is null where the folder has none.
-absl::Status CheckPair(const v1::Scheme& scheme, const v1::TensorSpec& weight,
-                       const v1::TensorSpec* scale) {
-  const DType wanted = CodeDType(scheme.weight().type());
-  if (FromProto(weight.dtype()) != wanted) {
-    return BadTensor(weight,
-                     fmt::format("its dtype is {} where quantization_config says {}",
-                                 Name(FromProto(weight.dtype())), Name(wanted)),
-                     "Quantize the model again");
-  }
-  const std::string scale_name = std::string(ModuleName(weight.name())) + ".weight_scale";
-  if (weight.shape_size() != 2)
-    return BadTensor(weight, "a quantized weight has two dimensions", "");
-  if (scale == nullptr) {
-    return BadTensor(weight, fmt::format("its scale {} is missing", scale_name),
-                     "Quantize the model again; codes without scales mean nothing");
-  }
-  if (!IsSourceFloat(FromProto(scale->dtype()))) {
-    return BadTensor(*scale, fmt::format("a scale of dtype {}", Name(FromProto(scale->dtype()))),
-                     "Scales are F32, F16 or BF16");
-  }
-  if (!ShapeFits(scheme.weight(), weight, *scale)) {
-    return BadTensor(*scale,
-                     fmt::format("its shape [{}] does not fit {} of a [{}] weight",
-                                 fmt::join(scale->shape(), ", "), SchemeText(scheme),
-                                 fmt::join(weight.shape(), ", ")),
-                     "Quantize the model again");
-  }
-  return absl::OkStatus();
-}
-
-bool IsKvScale(std::string_view name) {
-  return name.ends_with(".k_scale") || name.ends_with(".v_scale");
-}
-
-}  // namespace
-
-absl::StatusOr<std::vector<TensorQuantization>> ReadQuantization(
-    const ordered_json& config, std::span<const v1::ModelTensor> tensors) {
-  Groups groups;
-  const ordered_json* section = config.is_object() ? Find(config, "quantization_config") : nullptr;
-  if (section != nullptr) {
-    OCTAVO_ASSIGN_OR_RETURN(groups, ReadGroups(*section));
-  }
-  const bool has_kv_scales = section != nullptr && Find(*section, "kv_cache_scheme") != nullptr;
-
-  std::vector<TensorQuantization> result(tensors.size());
-  absl::flat_hash_map<std::string, size_t> scales;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (!IsScaleName(tensors[i].spec().name())) continue;
-    result[i].is_scale = true;
-    scales.emplace(tensors[i].spec().name(), i);
-  }
-  std::set<size_t> used;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const v1::ModelTensor& tensor = tensors[i];
-    const bool linear =
-        IsQuantizable(tensor.role()) || tensor.role() == v1::LM_HEAD || tensor.role() == v1::ROUTER;
-    if (result[i].is_scale || tensor.role() == v1::IGNORED) continue;
-    // A stack is no module of its own: what targets "Linear" does not mean it.
-    if (IsStack(tensor.role()) && IsSourceFloat(FromProto(tensor.spec().dtype()))) continue;
-    const std::string_view module = ModuleName(tensor.spec().name());
-    const v1::Scheme* scheme = linear ? groups.SchemeOf(module) : nullptr;
-    if (scheme == nullptr) {
-      if (IsSourceFloat(FromProto(tensor.spec().dtype()))) continue;
-      return BadTensor(tensor.spec(),
-                       fmt::format("dtype {}, but config.json does not say that it is quantized",
-                                   Name(FromProto(tensor.spec().dtype()))),
-                       "Restore quantization_config, or quantize the model again");
-    }
-    const auto scale = scales.find(std::string(module) + ".weight_scale");
-    const v1::TensorSpec* spec = scale == scales.end() ? nullptr : &tensors[scale->second].spec();
-    OCTAVO_RETURN_IF_ERROR(CheckPair(*scheme, tensor.spec(), spec));
-    used.insert(scale->second);
-    result[i].quantized = true;
-    result[i].scheme = *scheme;
-    result[i].scale = *spec;
-  }
-  for (const auto& [name, index] : scales) {
-    if (used.contains(index) || (has_kv_scales && IsKvScale(name))) continue;
-    return BadTensor(tensors[index].spec(), "a scale that belongs to no quantized weight",
-                     "Static, asymmetric and foreign scales are not handled");
-  }
-  return result;
 }
 
 }  // namespace octavo

@@ -243,6 +243,12 @@ inline constexpr MetricDef kKvBlocks{"octavo_kv_cache_blocks",
                                      kGauge,
                                      kWorker,
                                      {"state"}};
+inline constexpr MetricDef kKvBytes{"octavo_kv_cache_bytes",
+                                    "Bytes that hold this rank's keys and values, by how they are "
+                                    "stored (bf16, fp8).",
+                                    kGauge,
+                                    kWorker,
+                                    {"dtype"}};
 inline constexpr MetricDef kGroupEpoch{"octavo_group_epoch",
                                        "Epoch of the serving group this worker is in; 0: none.",
                                        kGauge, kWorker};
@@ -294,6 +300,7 @@ inline constexpr const MetricDef* kAllMetrics[] = {
     &kEngineTokens,
     &kKvUsage,
     &kKvBlocks,
+    &kKvBytes,
     &kGroupEpoch,
     &kWeightBytes,
 };

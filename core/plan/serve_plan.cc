@@ -28,6 +28,7 @@ void AddTensor(const ServedTensor& served, const RankRanges& ranges, v1::RankPla
   *out->mutable_tensor() = served.tensor;
   if (served.scheme) *out->mutable_scheme() = *served.scheme;
   if (served.scale) *out->mutable_scale() = *served.scale;
+  if (served.input_scale) *out->mutable_input_scale() = *served.input_scale;
   const auto slice = [&](uint32_t axis, LeafRun run) {
     out->mutable_slice()->set_axis(axis);
     out->mutable_slice()->set_begin(run.begin);
@@ -103,10 +104,31 @@ absl::Status CheckRankCount(const v1::ModelSpec& model, uint32_t ranks, const Un
 }
 
 // Bytes of one 32-token block of every layer for `heads` KV heads (kernels/attention.h: tiles of
-// 1024 bytes).
-uint64_t KvBlockBytes(const v1::ModelSpec& model, int64_t heads) {
+// 512 elements).
+uint64_t KvBlockBytes(const v1::ServePlan& plan, int64_t heads) {
+  const v1::ModelSpec& model = plan.model();
   const int64_t tiles = CeilDiv(model.head_dim(), 32) * 2 + CeilDiv(model.head_dim(), 16);
-  return static_cast<uint64_t>(model.layer_count() * heads * tiles * 1024);
+  const int64_t element_bytes = plan.cache_scales().empty() ? 2 : 1;
+  return static_cast<uint64_t>(model.layer_count() * heads * tiles * 512 * element_bytes);
+}
+
+absl::Status ChooseCache(v1::CacheType type, std::span<const v1::CacheScales> scales,
+                         v1::ServePlan* plan) {
+  if (type == v1::CACHE_BF16 || (type == v1::CACHE_AUTO && scales.empty())) {
+    return absl::OkStatus();
+  }
+  if (scales.empty()) {
+    return MakeError(Reason::kBadRequest,
+                     "an FP8 cache needs scales of keys and values, the checkpoint has none", {},
+                     "calibrate them (a recipe with kv_cache), or use --kv-cache-dtype auto");
+  }
+  if (static_cast<int64_t>(scales.size()) != plan->model().layer_count()) {
+    return MakeError(Reason::kBadCheckpoint,
+                     fmt::format("scales of keys and values of {} layers, the model has {}",
+                                 scales.size(), plan->model().layer_count()));
+  }
+  for (const v1::CacheScales& layer : scales) *plan->add_cache_scales() = layer;
+  return absl::OkStatus();
 }
 
 // An upper estimate of what one step of kPrefillChunkTokens needs beside weights and cache.
@@ -121,8 +143,8 @@ uint64_t ScratchBytes(const v1::ModelSpec& model, uint32_t ranks, int64_t max_mo
                                8 * model.vocab_size() * ranks + (8 << 20));
 }
 
-absl::Status SizeCache(const v1::ModelSpec& model, const ServeOptions& options,
-                       v1::ServePlan* plan) {
+absl::Status SizeCache(const ServeOptions& options, v1::ServePlan* plan) {
+  const v1::ModelSpec& model = plan->model();
   const bool chosen = options.max_model_len > 0;
   int64_t length = chosen ? options.max_model_len : model.max_position();
   if (length > model.max_position()) {
@@ -135,7 +157,7 @@ absl::Status SizeCache(const v1::ModelSpec& model, const ServeOptions& options,
     weights = std::max(weights, rank.weight_bytes());
     heads = std::max<int64_t>(heads, rank.kv_head_end() - rank.kv_head_begin());
   }
-  const uint64_t block = KvBlockBytes(model, heads);
+  const uint64_t block = KvBlockBytes(*plan, heads);
   const auto blocks_of = [&](int64_t tokens) {
     return static_cast<uint64_t>(CeilDiv(tokens, kKvBlockTokens)) *
            std::max(1u, options.max_sequences);
@@ -161,7 +183,7 @@ absl::Status SizeCache(const v1::ModelSpec& model, const ServeOptions& options,
   plan->set_kv_block_count(static_cast<uint32_t>(blocks_of(length)));
   for (v1::RankPlan& rank : *plan->mutable_ranks()) {
     rank.set_kv_bytes(plan->kv_block_count() *
-                      KvBlockBytes(model, rank.kv_head_end() - rank.kv_head_begin()));
+                      KvBlockBytes(*plan, rank.kv_head_end() - rank.kv_head_begin()));
     rank.set_scratch_bytes(ScratchBytes(model, plan->rank_count(), length));
   }
   return absl::OkStatus();
@@ -202,7 +224,8 @@ void FillRank(const v1::ModelSpec& model, const UnitCut& attention, const UnitCu
 
 absl::StatusOr<v1::ServePlan> PlanServing(const v1::ModelSpec& model,
                                           std::span<const ServedTensor> tensors,
-                                          const ServeOptions& options) {
+                                          const ServeOptions& options,
+                                          std::span<const v1::CacheScales> cache_scales) {
   OCTAVO_RETURN_IF_ERROR(CheckServable(model));
   OCTAVO_ASSIGN_OR_RETURN(const auto selected, SelectTensors(model, tensors));
   v1::ServePlan plan;
@@ -221,7 +244,8 @@ absl::StatusOr<v1::ServePlan> PlanServing(const v1::ModelSpec& model,
     FillRank(model, attention, mlp, AttentionGroupsPerUnit(group_size, plan.block_scaled()),
              selected, rank, options.rank_count, plan.add_ranks());
   }
-  OCTAVO_RETURN_IF_ERROR(SizeCache(model, options, &plan));
+  OCTAVO_RETURN_IF_ERROR(ChooseCache(options.cache_type, cache_scales, &plan));
+  OCTAVO_RETURN_IF_ERROR(SizeCache(options, &plan));
   return plan;
 }
 

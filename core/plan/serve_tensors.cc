@@ -24,6 +24,20 @@ Place PlaceOf(v1::TensorRole role, int32_t layer, int32_t expert) {
   return {static_cast<int>(role), layer, expert};
 }
 
+// A static input: FP8 with one scale, of a weight with a scale per tensor or channel.
+absl::Status CheckStaticInput(const ServedTensor& served) {
+  const std::string& name = served.tensor.spec().name();
+  if (served.scheme->weight().type() != v1::NUMERIC_FP8_E4M3 ||
+      served.tensor.spec().dtype() != v1::F8_E4M3 ||
+      served.scheme->weight().granularity() == v1::PER_BLOCK ||
+      served.scheme->input().granularity() != v1::PER_TENSOR) {
+    return MakeError(Reason::kUnsupported, "cannot serve this static input", {.tensor = name},
+                     "static inputs are FP8 with one scale, under FP8 weights without blocks");
+  }
+  if (served.input_scale) return absl::OkStatus();
+  return MakeError(Reason::kBadCheckpoint, "a static input without a scale", {.tensor = name});
+}
+
 absl::Status CheckScheme(const ServedTensor& served) {
   const std::string& name = served.tensor.spec().name();
   const v1::DType dtype = served.tensor.spec().dtype();
@@ -50,9 +64,8 @@ absl::Status CheckScheme(const ServedTensor& served) {
   if (block && (weight.block_rows() != kScaleBlock || weight.block_columns() != kScaleBlock)) {
     return refuse("weight blocks other than 128 x 128");
   }
-  if (has_input && (!input.dynamic() || input.type() != weight.type())) {
-    return refuse("static or mixed-type activations");
-  }
+  if (has_input && input.type() != weight.type()) return refuse("mixed-type activations");
+  if (has_input && !input.dynamic()) return CheckStaticInput(served);
   if (has_input && input.granularity() != (block ? v1::PER_GROUP : v1::PER_TOKEN)) {
     return refuse("this activation granularity");
   }

@@ -14,8 +14,8 @@ namespace octavo {
 
 // The parts of `tensor`, in the order of their rows; `tensor` alone where it is not fused. A part
 // keeps the name and file of the whole, has the role and expert of what it is, its own byte range
-// and shape, and its rows of the scale. kUnsupported: a stack of quantized experts, and a part that
-// cuts a block of scales.
+// and shape, its rows of the scale, and the scale of the whole's input. kUnsupported: a stack of
+// quantized experts, and a part that cuts a block of scales.
 absl::StatusOr<std::vector<ServedTensor>> Unfuse(const v1::ModelSpec& model,
                                                  const ServedTensor& tensor);
 

@@ -235,15 +235,15 @@ void Fp8Divide(const uint16_t* x, size_t count, float scale, uint8_t* codes) {
   Fp8DivideRun<false>(x, count, scale, codes);
 }
 
-template <bool kFast>
-inline void Fp8Bf16Run(const uint16_t* x, size_t count, float scale_value, uint16_t* values) {
-  const Scale scale = {_mm256_set1_ps(scale_value), _mm256_set1_ps(1.0f / scale_value)};
+// `to_units` turns magnitudes into units of the scale.
+template <typename ToUnits>
+inline void Fp8Bf16Run(const uint16_t* x, size_t count, uint16_t* values, ToUnits to_units) {
   ForEach16(x, count, values, [&](const char* from, uint16_t* to) {
     __m256i bits[2];
 #pragma GCC unroll 2
     for (size_t half = 0; half < 2; ++half) {
       const __m256 v = Load8<kB>(from + 16 * half);
-      const Coded coded = EncodeFp8(Quotient<kFast>(Magnitude(v), scale));
+      const Coded coded = EncodeFp8(to_units(Magnitude(v)));
       bits[half] =
           _mm256_srli_epi32(_mm256_castps_si256(_mm256_or_ps(coded.magnitude, SignOf(v))), 16);
     }
@@ -253,8 +253,11 @@ inline void Fp8Bf16Run(const uint16_t* x, size_t count, float scale_value, uint1
 }
 
 void Fp8DivideBf16(const uint16_t* x, size_t count, float scale, uint16_t* values) {
-  if (QuotientWithoutDivision<kB>(scale)) return Fp8Bf16Run<true>(x, count, scale, values);
-  Fp8Bf16Run<false>(x, count, scale, values);
+  const Scale by = {_mm256_set1_ps(scale), _mm256_set1_ps(1.0f / scale)};
+  if (QuotientWithoutDivision<kB>(scale)) {
+    return Fp8Bf16Run(x, count, values, [&](__m256 v) { return Quotient<true>(v, by); });
+  }
+  Fp8Bf16Run(x, count, values, [&](__m256 v) { return Quotient<false>(v, by); });
 }
 
 void Fp8Multiply(const uint16_t* x, size_t count, float factor, uint8_t* codes) {
@@ -263,6 +266,11 @@ void Fp8Multiply(const uint16_t* x, size_t count, float factor, uint8_t* codes) 
     const __m128i packed = Fp8Codes(from, [&](__m256 v) { return _mm256_mul_ps(v, by); });
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), packed);
   });
+}
+
+void Fp8MultiplyBf16(const uint16_t* x, size_t count, float factor, uint16_t* values) {
+  const __m256 by = _mm256_set1_ps(factor);
+  Fp8Bf16Run(x, count, values, [&](__m256 v) { return _mm256_mul_ps(v, by); });
 }
 
 void Int8Multiply(const uint16_t* x, size_t count, float factor, int8_t* codes) {
@@ -292,7 +300,7 @@ bool Fp8GroupsBf16(const uint16_t* x, size_t count, float* scales, uint16_t* val
 }  // namespace
 
 const QuantizeOps kQuantizeAvx2 = {Amax, CastRow, GridErrorsRowAvx2};
-const QuantizeActivationOps kQuantizeActivationAvx2 = {AmaxBf16,    Fp8Divide,    Fp8DivideBf16,
-                                                       Fp8Multiply, Int8Multiply, Fp8GroupsBf16};
+const QuantizeActivationOps kQuantizeActivationAvx2 = {
+    AmaxBf16, Fp8Divide, Fp8DivideBf16, Fp8Multiply, Fp8MultiplyBf16, Int8Multiply, Fp8GroupsBf16};
 
 }  // namespace octavo

@@ -221,41 +221,50 @@ inline void ForEach16(const uint16_t* x, size_t count, Emit emit) {
   }
 }
 
-template <bool kFast>
-inline void Fp8DivideRun(const uint16_t* x, size_t count, float scale_value, uint8_t* codes,
-                         uint16_t* values) {
-  const Scale scale = {_mm512_set1_ps(scale_value), _mm512_set1_ps(1.0f / scale_value)};
+// `to_units` turns magnitudes into units of the scale.
+template <typename ToUnits>
+inline void Fp8Run(const uint16_t* x, size_t count, uint8_t* codes, ToUnits to_units) {
   ForEach16(x, count, [&](size_t i, __mmask16 live, __m512 v) {
-    const Coded coded = EncodeFp8(Quotient<kFast>(Magnitude(v), scale));
-    if (values != nullptr) {
-      const __m512i bits = _mm512_castps_si512(WithSignOf(coded.magnitude, v));
-      _mm256_mask_storeu_epi16(values + i, live,
-                               _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
-    } else {
-      _mm_mask_storeu_epi8(codes + i, live, _mm512_cvtepi32_epi8(WithFp8Sign(coded.code, v)));
-    }
+    const Coded coded = EncodeFp8(to_units(Magnitude(v)));
+    _mm_mask_storeu_epi8(codes + i, live, _mm512_cvtepi32_epi8(WithFp8Sign(coded.code, v)));
   });
 }
 
+// The numbers that the codes stand for.
+template <typename ToUnits>
+inline void Fp8Run(const uint16_t* x, size_t count, uint16_t* values, ToUnits to_units) {
+  ForEach16(x, count, [&](size_t i, __mmask16 live, __m512 v) {
+    const Coded coded = EncodeFp8(to_units(Magnitude(v)));
+    const __m512i bits = _mm512_castps_si512(WithSignOf(coded.magnitude, v));
+    _mm256_mask_storeu_epi16(values + i, live, _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+  });
+}
+
+template <typename Out>
+inline void Fp8DivideInto(const uint16_t* x, size_t count, float scale, Out* out) {
+  const Scale by = {_mm512_set1_ps(scale), _mm512_set1_ps(1.0f / scale)};
+  if (QuotientWithoutDivision<kB>(scale)) {
+    return Fp8Run(x, count, out, [&](__m512 v) { return Quotient<true>(v, by); });
+  }
+  Fp8Run(x, count, out, [&](__m512 v) { return Quotient<false>(v, by); });
+}
+
 void Fp8Divide(const uint16_t* x, size_t count, float scale, uint8_t* codes) {
-  if (QuotientWithoutDivision<kB>(scale))
-    return Fp8DivideRun<true>(x, count, scale, codes, nullptr);
-  Fp8DivideRun<false>(x, count, scale, codes, nullptr);
+  Fp8DivideInto(x, count, scale, codes);
 }
 
 void Fp8DivideBf16(const uint16_t* x, size_t count, float scale, uint16_t* values) {
-  if (QuotientWithoutDivision<kB>(scale)) {
-    return Fp8DivideRun<true>(x, count, scale, nullptr, values);
-  }
-  Fp8DivideRun<false>(x, count, scale, nullptr, values);
+  Fp8DivideInto(x, count, scale, values);
 }
 
 void Fp8Multiply(const uint16_t* x, size_t count, float factor, uint8_t* codes) {
   const __m512 by = _mm512_set1_ps(factor);
-  ForEach16(x, count, [&](size_t i, __mmask16 live, __m512 v) {
-    const Coded coded = EncodeFp8(_mm512_mul_ps(Magnitude(v), by));
-    _mm_mask_storeu_epi8(codes + i, live, _mm512_cvtepi32_epi8(WithFp8Sign(coded.code, v)));
-  });
+  Fp8Run(x, count, codes, [&](__m512 v) { return _mm512_mul_ps(v, by); });
+}
+
+void Fp8MultiplyBf16(const uint16_t* x, size_t count, float factor, uint16_t* values) {
+  const __m512 by = _mm512_set1_ps(factor);
+  Fp8Run(x, count, values, [&](__m512 v) { return _mm512_mul_ps(v, by); });
 }
 
 void Int8Multiply(const uint16_t* x, size_t count, float factor, int8_t* codes) {
@@ -282,7 +291,7 @@ bool Fp8GroupsBf16(const uint16_t* x, size_t count, float* scales, uint16_t* val
 }  // namespace
 
 const QuantizeOps kQuantizeAvx512 = {Amax, CastRow, GridErrorsRowAvx512};
-const QuantizeActivationOps kQuantizeActivationAvx512 = {AmaxBf16,    Fp8Divide,    Fp8DivideBf16,
-                                                         Fp8Multiply, Int8Multiply, Fp8GroupsBf16};
+const QuantizeActivationOps kQuantizeActivationAvx512 = {
+    AmaxBf16, Fp8Divide, Fp8DivideBf16, Fp8Multiply, Fp8MultiplyBf16, Int8Multiply, Fp8GroupsBf16};
 
 }  // namespace octavo

@@ -66,7 +66,7 @@ void ScoreBlock(const AttentionCall& call, int64_t block) {
   const int64_t depth = layout.depth_blocks();
   const int64_t stride = call.block_count * kKeyBlock;
   float* scores = call.scores + block * kKeyBlock;
-  const PackedWeights keys = {WeightType::kBf16, 2, depth, call.blocks[block], nullptr};
+  const PackedWeights keys = {layout.type, 2, depth, call.blocks[block], nullptr};
   ClearSums<L>(call.rows, kKeyBlock, scores, stride);
   constexpr int kGroups = L::kGroupTile;
   for (int64_t group = 0; group < 2; group += kGroups) {
@@ -74,10 +74,11 @@ void ScoreBlock(const AttentionCall& call, int64_t block) {
                           scores + group * 16, stride);
   }
   const typename L::F scale = L::Set(call.scale);
+  const typename L::F key_scale = L::Set(call.key_scale);
   for (int64_t row = 0; row < call.rows; ++row) {
     for (int64_t j = 0; j < kKeyBlock; j += 16) {
       float* at = scores + row * stride + j;
-      L::Store(at, L::Mul(L::Load(at), scale));
+      L::Store(at, L::Mul(L::Mul(L::Load(at), scale), key_scale));
     }
   }
 }
@@ -99,8 +100,8 @@ void Attend(const AttentionCall& call) {
       divisors[r] = Probabilities<L>(scores + r * stride, call.last_keys[begin + r], stride);
     }
     for (int64_t block = 0; block < call.block_count; ++block) {
-      const PackedWeights values = {WeightType::kBf16, groups, 1,
-                                    call.blocks[block] + layout.key_bytes(), nullptr};
+      const PackedWeights values = {layout.type, groups, 1, call.blocks[block] + layout.key_bytes(),
+                                    nullptr};
       const float* p = scores + block * kKeyBlock;
       int64_t group = 0;
       for (; group + L::kGroupTile <= groups; group += L::kGroupTile) {
@@ -112,8 +113,9 @@ void Attend(const AttentionCall& call) {
     }
     for (int64_t r = 0; r < rows; ++r) {
       const typename L::F divisor = L::Set(divisors[r]);
+      const typename L::F value_scale = L::Set(call.value_scale);
       for (int64_t d = 0; d < layout.head_dim; d += 16) {
-        const typename L::F o = L::Div(L::Load(sums + r * width + d), divisor);
+        const typename L::F o = L::Mul(L::Div(L::Load(sums + r * width + d), divisor), value_scale);
         const int64_t left = layout.head_dim - d;
         if (left >= 16) {
           L::StoreBf16(call.out[begin + r] + d, o);

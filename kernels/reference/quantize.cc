@@ -122,6 +122,12 @@ void Fp8Multiply(const uint16_t* x, size_t count, float factor, uint8_t* codes) 
   }
 }
 
+void Fp8MultiplyBf16(const uint16_t* x, size_t count, float factor, uint16_t* values) {
+  for (size_t i = 0; i < count; ++i) {
+    values[i] = Bf16FromFp8(Fp8FromF32(Load(x, SourceType::kBf16, i) * factor));
+  }
+}
+
 void Int8Multiply(const uint16_t* x, size_t count, float factor, int8_t* codes) {
   for (size_t i = 0; i < count; ++i) {
     codes[i] = Int8FromF32(Load(x, SourceType::kBf16, i) * factor);
@@ -144,7 +150,7 @@ bool Fp8GroupsBf16(const uint16_t* x, size_t count, float* scales, uint16_t* val
 
 const QuantizeOps kQuantizeReference = {Amax, CastRow, GridErrorsRow};
 const QuantizeActivationOps kQuantizeActivationReference = {
-    AmaxBf16, Fp8Divide, Fp8DivideBf16, Fp8Multiply, Int8Multiply, Fp8GroupsBf16};
+    AmaxBf16, Fp8Divide, Fp8DivideBf16, Fp8Multiply, Fp8MultiplyBf16, Int8Multiply, Fp8GroupsBf16};
 
 size_t FindNonFinite(const void* source, SourceType type, size_t count) {
   for (size_t i = 0; i < count; ++i) {

@@ -5,25 +5,30 @@
 
 #include "core/tensor/bare/elementary.h"
 #include "core/tensor/bare/float_bits.h"
+#include "core/tensor/bare/fp8.h"
 #include "core/tensor/bare/lane_sum.h"
 #include "kernels/serving_twins.h"
 
 namespace octavo::internal {
 namespace {
 
-float TileValue(const std::byte* tile, int64_t lane, int64_t depth) {
+float TileValue(WeightType type, const std::byte* tile, int64_t lane, int64_t depth) {
+  const std::byte* at = tile + TileOffset(type, lane, depth);
+  if (type == WeightType::kFp8) return F32FromFp8(static_cast<uint8_t>(*at));
   uint16_t bits = 0;
-  std::memcpy(&bits, tile + TileOffset(WeightType::kBf16, lane, depth), sizeof(bits));
+  std::memcpy(&bits, at, sizeof(bits));
   return F32FromBf16(bits);
 }
 
-// The 32-block rule over one tile's lane.
-float BlockSum(const std::byte* tile, int64_t lane, const float* x) {
+// The 32-block rule over one lane of tile `index`.
+float BlockSum(WeightType type, const std::byte* tiles, int64_t index, int64_t lane,
+               const float* x) {
+  const std::byte* tile = tiles + index * TileBytes(type);
   float even = 0;
   float odd = 0;
   for (int64_t k = 0; k < kTileDepth; k += 2) {
-    even = __builtin_fmaf(x[k], TileValue(tile, lane, k), even);
-    odd = __builtin_fmaf(x[k + 1], TileValue(tile, lane, k + 1), odd);
+    even = __builtin_fmaf(x[k], TileValue(type, tile, lane, k), even);
+    odd = __builtin_fmaf(x[k + 1], TileValue(type, tile, lane, k + 1), odd);
   }
   return even + odd;
 }
@@ -53,18 +58,18 @@ void AttendRow(const AttentionCall& call, int64_t row) {
     float sum = 0;
     for (int64_t block = 0; block < layout.depth_blocks(); ++block) {
       const int64_t tile = slot / 16 * layout.depth_blocks() + block;
-      sum += BlockSum(keys + tile * 1024, slot % 16, query + block * kTileDepth);
+      sum += BlockSum(layout.type, keys, tile, slot % 16, query + block * kTileDepth);
     }
-    scores[j] = sum * call.scale;
+    scores[j] = sum * call.scale * call.key_scale;
   }
   const float l = Probabilities(scores, last, block_count * kKeyBlock);
   for (int64_t d = 0; d < layout.head_dim; ++d) {
     float sum = 0;
     for (int64_t block = 0; block < block_count; ++block) {
       const std::byte* values = call.blocks[block] + layout.key_bytes();
-      sum += BlockSum(values + d / 16 * 1024, d % 16, scores + block * kKeyBlock);
+      sum += BlockSum(layout.type, values, d / 16, d % 16, scores + block * kKeyBlock);
     }
-    call.out[row][d] = Bf16FromF32(sum / l);
+    call.out[row][d] = Bf16FromF32(sum / l * call.value_scale);
   }
 }
 

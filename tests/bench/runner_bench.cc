@@ -45,7 +45,7 @@ v1::ServePlan PlanOf(const std::string& dir, int64_t length) {
   if (!quantization.ok()) Die(quantization.status());
   std::vector<ServedTensor> tensors;
   for (size_t i = 0; i < checkpoint->tensors.size(); ++i) {
-    const TensorQuantization& one = (*quantization)[i];
+    const TensorQuantization& one = quantization->tensors[i];
     if (one.is_scale) continue;
     ServedTensor& tensor = tensors.emplace_back();
     tensor.tensor = checkpoint->tensors[i];

@@ -34,7 +34,7 @@ std::vector<uint16_t> RandomRow(size_t count, float sigma, uint32_t seed) {
 struct Results {
   std::vector<uint8_t> divide, multiply;
   std::vector<int8_t> int8;
-  std::vector<uint16_t> values, grouped;
+  std::vector<uint16_t> values, multiplied, grouped;
   std::vector<float> scales;
   uint32_t amax = 0;
   bool finite = false;
@@ -50,12 +50,14 @@ Results RunAll(Isa isa, const std::vector<uint16_t>& row, float scale) {
   r.multiply.assign(count + 3, 0x55);
   r.int8.assign(count + 3, 0x55);
   r.values.assign(count + 3, 0x5555);
+  r.multiplied.assign(count + 3, 0x5555);
   r.grouped.assign(count + 3, 0x5555);
   r.scales.assign((count + kActivationGroup - 1) / kActivationGroup, -1.0f);
   r.amax = ops.amax(row.data(), count);
   ops.fp8_divide(row.data(), count, scale, r.divide.data());
   ops.fp8_divide_bf16(row.data(), count, scale, r.values.data());
   ops.fp8_multiply(row.data(), count, 1.0f / scale, r.multiply.data());
+  ops.fp8_multiply_bf16(row.data(), count, 1.0f / scale, r.multiplied.data());
   ops.int8_multiply(row.data(), count, 1.0f / scale, r.int8.data());
   r.finite = ops.fp8_groups_bf16(row.data(), count, r.scales.data(), r.grouped.data());
   return r;
@@ -78,6 +80,7 @@ TEST(QuantizeActivation, SameBitsOnEveryRaggedLength) {
     const Results want = RunAll(Isa::kReference, row, 0.013f);
     EXPECT_EQ(want.divide[count], 0x55);
     EXPECT_EQ(want.values[count], 0x5555);
+    EXPECT_EQ(want.multiplied[count], 0x5555);
     for (const Isa isa : {Isa::kAvx2, Isa::kAvx512}) {
       if (!IsSupported(isa)) continue;
       ASSERT_TRUE(RunAll(isa, row, 0.013f) == want) << Name(isa) << " " << count;
@@ -93,6 +96,7 @@ TEST(QuantizeActivation, FollowsTheFormulas) {
     EXPECT_EQ(got.divide[i], Fp8FromF32(x / 0.02f));
     EXPECT_EQ(got.values[i], Bf16FromFp8(got.divide[i]));
     EXPECT_EQ(got.multiply[i], Fp8FromF32(x * (1.0f / 0.02f)));
+    EXPECT_EQ(got.multiplied[i], Bf16FromFp8(got.multiply[i]));
     EXPECT_EQ(got.int8[i], std::min(127.0f, std::max(-127.0f, std::nearbyint(x * (1.0f / 0.02f)))));
     float largest = 0;
     const size_t group = i / kActivationGroup;

@@ -1,4 +1,4 @@
-// Attention and elementwise kernels of every instruction set against the reference, bit for bit,
+// Elementwise kernels of every instruction set against the reference, bit for bit,
 // over ragged shapes; and the reference against F64 arithmetic.
 
 #include <algorithm>
@@ -12,7 +12,6 @@
 #include "core/tensor/bare/elementary.h"
 #include "core/tensor/bare/float_bits.h"
 #include "core/tensor/bare/fp_env.h"
-#include "core/tensor/bare/units.h"
 #include "gtest/gtest.h"
 #include "kernels/isa.h"
 #include "kernels/serving_twins.h"
@@ -20,79 +19,6 @@
 
 namespace octavo {
 namespace {
-
-// Fills a cache with `keys` tokens and attends from several rows.
-std::vector<uint16_t> RunAttention(const AttentionOps& ops, int64_t head_dim, int64_t keys,
-                                   const std::vector<int64_t>& last_keys, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  const KvLayout layout = {head_dim};
-  const int64_t block_count = CeilDiv(keys, kKeyBlock);
-  const auto rows = static_cast<int64_t>(last_keys.size());
-  std::vector<std::byte> cache(static_cast<size_t>(block_count * layout.bytes() + 64));
-  std::byte* base = cache.data() + (64 - reinterpret_cast<uintptr_t>(cache.data()) % 64);
-  std::vector<const std::byte*> blocks;
-  for (int64_t block = 0; block < block_count; ++block) {
-    blocks.push_back(base + block * layout.bytes());
-  }
-  for (int64_t j = 0; j < keys; ++j) {
-    const auto key = RandomBf16(random, head_dim, 1.0f);
-    const auto value = RandomBf16(random, head_dim, 1.0f);
-    StoreKeyValue(layout, base + j / kKeyBlock * layout.bytes(), j % kKeyBlock, key.data(),
-                  value.data());
-  }
-  const int64_t depth = layout.depth_blocks() * 32;
-  std::vector<float> queries(static_cast<size_t>(rows * depth));
-  for (int64_t row = 0; row < rows; ++row) {
-    const auto query = RandomBf16(random, head_dim, 2.0f);
-    internal::kMatmulReference.widen(query.data(), head_dim, queries.data() + row * depth);
-  }
-  std::vector<float> scores(static_cast<size_t>(rows * block_count * kKeyBlock), 7.0f);
-  std::vector<float> sums(static_cast<size_t>(rows * layout.value_groups() * 16), 7.0f);
-  std::vector<uint16_t> out(static_cast<size_t>(rows * head_dim));
-  std::vector<uint16_t*> out_rows;
-  for (int64_t row = 0; row < rows; ++row) out_rows.push_back(out.data() + row * head_dim);
-  AttentionCall call;
-  call.layout = layout;
-  call.scale = Rsqrt(static_cast<float>(head_dim));
-  call.rows = rows;
-  call.queries = queries.data();
-  call.last_keys = last_keys.data();
-  call.blocks = blocks.data();
-  call.block_count = block_count;
-  call.scores = scores.data();
-  call.sums = sums.data();
-  call.out = out_rows.data();
-  ops.attend(call);
-  return out;
-}
-
-TEST(Attention, AllInstructionSetsGiveTheSameBits) {
-  const FpEnv env;
-  for (const auto& [name, unused, serving] : Twins()) {
-    for (const int64_t head_dim : {2, 20, 64, 80, 128}) {
-      for (const int64_t keys : {1, 5, 32, 33, 100}) {
-        for (const int64_t rows : {1, 3, 9, 70}) {
-          std::vector<int64_t> last_keys;
-          for (int64_t i = 0; i < rows; ++i) last_keys.push_back((keys - 1) - i % keys);
-          ExpectSameBits(
-              RunAttention(serving->attention, head_dim, keys, last_keys, 11),
-              RunAttention(internal::kServingReference.attention, head_dim, keys, last_keys, 11),
-              name + " head_dim " + std::to_string(head_dim) + " keys " + std::to_string(keys) +
-                  " rows " + std::to_string(rows));
-        }
-      }
-    }
-  }
-}
-
-TEST(Attention, OfOneKeyIsItsValue) {
-  const FpEnv env;
-  std::mt19937_64 random(11);
-  RandomBf16(random, 64, 1.0f);  // the key
-  const auto value = RandomBf16(random, 64, 1.0f);
-  ExpectSameBits(RunAttention(internal::kServingReference.attention, 64, 1, {0}, 11), value,
-                 "value");
-}
 
 TEST(Elementwise, AllInstructionSetsGiveTheSameBits) {
   const FpEnv env;

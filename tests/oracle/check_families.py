@@ -5,7 +5,7 @@ For each model: the logits of Octavo (BF16 activations) stay within 2 % (relativ
 the same token is on top wherever the first two are apart. What is left of those 2 % is rounding: decoder.py computes
 Octavo's forward pass once without rounding, which is transformers' function, and once with, which is Octavo's. The bytes
 are equal at every tensor-parallel size, chunking and instruction set; `octavo eval ppl` gives transformers' NLL; quantized
-folders give what the forward pass makes of their codes and scales. `tiny_models.ablations` shows that the models can
+folders give what the forward pass makes of their codes and scales, static ones with an FP8 cache too. `tiny_models.ablations` shows that the models can
 tell: without any one part the NLL moves.
 
 usage: check_families.py [NAME...]     only the cases whose names contain one of these
@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 
 import decoder
 import smol
+import static_folder
 import tiny_models
 
 TOOL = smol.BIN.parent / "tests" / "logits_tool"
@@ -34,6 +35,8 @@ ROUNDED_BAR = 6e-3
 NEAR_TIE = 0.05  # of the first two logits, relative to the spread of all
 ABLATION_BAR = 0.05
 NLL_BAR = 0.01
+STATIC_RANGE = 0.8  # of what was seen: the rest saturates
+STATIC_BAR = 5e-2
 KEPT_EXPERTS = "kept-experts.yaml"
 KEPT_EXPERTS_YAML = """name: kept-experts
 dialect: compressed-tensors
@@ -45,10 +48,10 @@ rules:
 RECIPE_BARS = {"fp8-weight-only": ROUNDED_BAR, "fp8-dynamic": 5e-2, "int8-dynamic": 2e-2, KEPT_EXPERTS: 5e-2}
 
 
-def octavo_logits(folder, scratch, sequences, ranks=1, chunk=0, isa="auto"):
+def octavo_logits(folder, scratch, sequences, ranks=1, chunk=0, isa="auto", cache="auto"):
     ids, out = scratch / "ids.txt", scratch / "logits.bin"
     ids.write_text("".join(" ".join(map(str, row)) + "\n" for row in sequences.tolist()))
-    subprocess.run([TOOL, folder, ids, out, str(ranks), str(chunk), isa], check=True)
+    subprocess.run([TOOL, folder, ids, out, str(ranks), str(chunk), isa, cache], check=True)
     return out.read_bytes()
 
 
@@ -159,6 +162,24 @@ class Checker:
         self.expect(error <= RECIPE_BARS[recipe] and same, f"{recipe}: {len(emulated.quantized)} matrices, relative L2 "
                     f"to the forward pass with its rounding {error:.5f}, same bytes at every TP")
 
+    def check_static(self, case, folder, sequences):
+        target = self.scratch / f"{folder.name}-static"
+        observer = decoder.Decoder(folder, True)
+        for ids in sequences:
+            observer.logits(ids)
+        static_folder.write(folder, target, read_all(folder), observer.seen, STATIC_RANGE)
+        plain = torch.stack([observer.logits(ids) for ids in sequences])
+        results = {}
+        for cache in ("fp8", "bf16"):
+            emulated = decoder.Decoder(target, True, fp8_cache=cache == "fp8")
+            theirs = torch.stack([emulated.logits(ids) for ids in sequences])
+            results[cache] = octavo_logits(target, self.scratch, sequences, cache=cache)
+            error = relative(as_tensor(results[cache], sequences), theirs)
+            self.expect(error <= STATIC_BAR, f"static inputs, {cache} cache: relative L2 to the forward pass with its "
+                        f"rounding {error:.5f}, to the BF16 model {relative(theirs, plain):.3f}")
+        self.expect(results["fp8"] != results["bf16"], "the cache's scales matter")
+        self.check_digests(case, target, sequences, results["fp8"])
+
     def check(self, case, seed):
         print(f"{case.name}", flush=True)
         model = tiny_models.make(case, seed)
@@ -177,6 +198,7 @@ class Checker:
         base = tiny_models.nll(theirs, sequences)
         self.check_ablations(case, seed, model, sequences, base)
         self.check_perplexity(case, folder, sequences, base)
+        self.check_static(case, folder, sequences)
         for recipe in case.recipes:
             self.check_recipe(case, folder, sequences, recipe)
 

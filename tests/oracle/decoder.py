@@ -2,7 +2,9 @@
 
 With `rounding` it rounds to BF16 where Octavo does (sums run in another order, so single bits differ); without, nothing
 is rounded and the result is the model's own function in double precision. Quantized folders (compressed-tensors, one
-scale per channel) are read too: weights are what codes and scales stand for, inputs are quantized as config.json says.
+scale per tensor or channel) are read too: weights are what codes and scales stand for, inputs are quantized as config.json
+says, or by their static scale; keys and values too, where they have scales. `seen` holds the largest magnitude of all that
+static scales are made for.
 """
 
 import json
@@ -25,6 +27,11 @@ def quantize_int8(x):
     return torch.round(x * (torch.full_like(amax, 127) / amax)) * (amax / 127)  # 127 / amax would round twice
 
 
+def quantize_static(x, units):
+    """`units`: x in units of its scale."""
+    return units.clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype)
+
+
 def input_quantizer(config):
     groups = config.get("quantization_config", {}).get("config_groups", {})
     args = groups["group_0"]["input_activations"] if groups else None
@@ -32,7 +39,8 @@ def input_quantizer(config):
 
 
 class Decoder:
-    def __init__(self, folder, rounding):
+    def __init__(self, folder, rounding, fp8_cache=True):
+        self.fp8_cache, self.seen = fp8_cache, {}
         self.round = to_bf16 if rounding else lambda x: x
         self.dtype = torch.float32 if rounding else torch.float64
         self.tensors = {}
@@ -70,10 +78,25 @@ class Decoder:
     def get(self, name):
         return self.tensors.get(name)
 
+    def see(self, name, x):
+        self.seen[name] = max(self.seen.get(name, 0.0), x.abs().max().item())
+
+    def input(self, x, name):
+        self.see(name, x)
+        scale = self.get(name + ".input_scale")
+        if scale is not None:
+            return quantize_static(x, x * (1 / scale)) * scale
+        return self.quantize_input(x) if name + ".weight" in self.quantized else x
+
+    def stored(self, x, name):
+        """Keys or values as the cache gives them back."""
+        self.see(name, x)
+        scale = self.get(name)
+        return x if scale is None or not self.fp8_cache else quantize_static(x, x / scale) * scale
+
     def linear(self, x, name):
         """Not rounded yet."""
-        weight = name + ".weight"
-        y = (self.quantize_input(x) if weight in self.quantized else x) @ self.tensors[weight].T
+        y = self.input(x, name) @ self.tensors[name + ".weight"].T
         bias = self.get(name + ".bias")
         return y if bias is None else y + bias
 
@@ -96,12 +119,12 @@ class Decoder:
             at = f"transformer.blocks.{layer}.norm_attn_norm."
             h = self.norm(x, self.tensors[at + "norm_1.weight"])
             parts = self.round(self.linear(h, at + "attn.Wqkv")).split(sizes, -1)
-            out = at + "attn.out_proj"
+            own, out = at + "attn.", at + "attn.out_proj"
         else:
             at = f"model.layers.{layer}."
             h = self.norm(x, self.tensors[at + "input_layernorm.weight"])
             parts = [self.round(self.linear(h, f"{at}self_attn.{part}_proj")) for part in "qkv"]
-            out = at + "self_attn.o_proj"
+            own, out = at + "self_attn.", at + "self_attn.o_proj"
         if self.clip:
             parts = [part.clamp(-self.clip, self.clip) for part in parts]
         q, k, v = (part.view(rows, -1, width).transpose(0, 1) for part in parts)
@@ -111,6 +134,7 @@ class Decoder:
         angles = torch.arange(rows, dtype=self.dtype)[:, None] * self.frequencies
         cos, sin = self.round(angles.cos()), self.round(angles.sin())
         q, k = self.rotate(q, cos, sin), self.rotate(k, cos, sin)
+        k, v = self.stored(k, own + "k_scale"), self.stored(v, own + "v_scale")
         k, v = (part.repeat_interleave(self.heads // self.kv_heads, 0) for part in (k, v))
         scores = q @ k.transpose(1, 2) * width**-0.5
         scores = scores.masked_fill(torch.ones(rows, rows, dtype=torch.bool).triu(1), -torch.inf)

@@ -4,11 +4,18 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/tensor/bare/amax.h"
 #include "core/tensor/bare/elementary.h"
 #include "core/tensor/bare/units.h"
 #include "worker/runner/forward.h"
 
 namespace octavo {
+namespace {
+
+constexpr uint16_t kBf16Nan = 0x7fc0;
+constexpr int64_t kHeadDimMax = 512;  // more is refused when serving is planned
+
+}  // namespace
 
 void Forward::RotateAndStore(int64_t layer, const v1::Step& step, const StepRows& rows,
                              int64_t head) {
@@ -35,9 +42,26 @@ void Forward::RotateAndStore(int64_t layer, const v1::Step& step, const StepRows
     const int64_t position = rows.positions[static_cast<size_t>(row)];
     const v1::StepChunk& chunk = step.chunks(rows.chunks[static_cast<size_t>(row)]);
     const uint32_t block = chunk.blocks(static_cast<int>(position / kKeyBlock));
-    StoreKeyValue(cache_.layout(), cache_.Part(layer, block, head), position % kKeyBlock, key,
-                  value_.as<uint16_t>() + row * key_stride + head * head_dim_);
+    const uint16_t* value = value_.as<uint16_t>() + row * key_stride + head * head_dim_;
+    std::byte* part = cache_.Part(layer, block, head);
+    if (!cache_.is_fp8()) {
+      StoreKeyValue(cache_.layout(), part, position % kKeyBlock, key, value);
+    } else if (!StoreCodes(layer, part, position % kKeyBlock, key, value)) {
+      // Codes have no NaN that attention would see: the queries take it along, to every rank.
+      std::fill_n(queries, group, kBf16Nan);
+    }
   }
+}
+
+bool Forward::StoreCodes(int64_t layer, std::byte* part, int64_t slot, const uint16_t* key,
+                         const uint16_t* value) {
+  const KvScale& scale = cache_.scale(layer);
+  const auto count = static_cast<size_t>(head_dim_);
+  uint8_t codes[2][kHeadDimMax];
+  quantize_.fp8_divide(key, count, scale.key, codes[0]);
+  quantize_.fp8_divide(value, count, scale.value, codes[1]);
+  StoreKeyValue(cache_.layout(), part, slot, codes[0], codes[1]);
+  return IsFiniteAmax(quantize_.amax(key, count)) && IsFiniteAmax(quantize_.amax(value, count));
 }
 
 void Forward::Attend(int64_t layer, const v1::Step& step, const StepRows& rows,
@@ -49,6 +73,8 @@ void Forward::Attend(int64_t layer, const v1::Step& step, const StepRows& rows,
   AttentionCall call;
   call.layout = cache_.layout();
   call.scale = Rsqrt(static_cast<float>(head_dim_));
+  call.key_scale = cache_.scale(layer).key;
+  call.value_scale = cache_.scale(layer).value;
   call.rows = count;
   call.block_count = last / kKeyBlock + 1;
   std::vector<const std::byte*> blocks;

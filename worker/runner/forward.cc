@@ -64,6 +64,7 @@ Forward::Forward(const v1::ServePlan& plan, uint32_t rank, const WeightSet* weig
       rope_(RopeOpsFor(isa)),
       activation_(ActivationOpsFor(isa)),
       softmax_(SoftmaxOpsFor(isa)),
+      quantize_(QuantizeActivationOpsFor(isa)),
       exchange_(communicator, arena),
       inputs_(isa, pool, arena),
       hidden_(plan.model().hidden_size()),

@@ -14,6 +14,7 @@
 #include "kernels/attention.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
+#include "kernels/quantize_activation.h"
 #include "kernels/rope.h"
 #include "kernels/softmax.h"
 #include "octavo/v1/engine.pb.h"
@@ -58,6 +59,9 @@ class Forward {
   void Norm(const std::vector<uint16_t>& weight, std::span<const int64_t> rows);
   // One row's share of a KV group: norms of heads if the layer has them, rotation, cache.
   void RotateAndStore(int64_t layer, const v1::Step& step, const StepRows& rows, int64_t head);
+  // Stores fp8(key / key scale), fp8(value / value scale); false where one is NaN or infinite.
+  bool StoreCodes(int64_t layer, std::byte* part, int64_t slot, const uint16_t* key,
+                  const uint16_t* value);
   void Attend(int64_t layer, const v1::Step& step, const StepRows& rows, const QuerySpan& span,
               int64_t head, int thread);
   absl::StatusOr<ExpertRoute> RouteToExperts(const LayerWeights& weights, int64_t rows);
@@ -92,6 +96,7 @@ class Forward {
   const RopeOps& rope_;
   const ActivationOps& activation_;
   const SoftmaxOps& softmax_;
+  const QuantizeActivationOps& quantize_;
   Exchange exchange_;
   InputPreparer inputs_;
   Workspace workspace_;

@@ -91,7 +91,8 @@ void Emit(const Tile& tile, const LinearOutput& output, int64_t piece, const voi
       std::memcpy(output.pieces + at * 4, from, static_cast<size_t>(count) * 4);
       continue;
     }
-    const float row_scale = tile.input->row_scales == nullptr ? 1.0f : tile.input->row_scales[row];
+    const float row_scale =
+        tile.input->row_scales == nullptr ? linear.static_scale : tile.input->row_scales[row];
     FinishRow(*tile.ops, linear, from, channel, count, row_scale, output, row);
   }
 }
@@ -176,7 +177,8 @@ void MergeAndFinish(const MatmulOps& ops, ThreadPool* pool, const MergeJob& job)
     auto* sums = reinterpret_cast<float*>(piece(0));
     if (exact) ops.from_int32(reinterpret_cast<const int32_t*>(sums), channels, sums);
     FinishRow(ops, linear, sums, 0, channels,
-              job.row_scales == nullptr ? 1.0f : job.row_scales[row], job.output, row);
+              job.row_scales == nullptr ? linear.static_scale : job.row_scales[row], job.output,
+              row);
   };
   pool->ParallelFor(job.rows, 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) merge_row(row);

@@ -25,11 +25,13 @@ enum class InputForm : uint8_t {
   kFp8Token = 1,   // FP8 codes as numbers, one scale per row
   kFp8Group = 2,   // the same, one scale per 128 elements
   kInt8Token = 3,  // INT8 codes, one scale per row
+  kFp8Static = 4,  // FP8 codes as numbers, one scale of the layer
 };
 
 struct Linear {
   std::string name;  // of the weight tensor, for messages
   InputForm form = InputForm::kBf16;
+  float static_scale = 1;  // kFp8Static; every sum is multiplied by it
   bool block_scaled = false;
   int64_t channels = 0;         // outputs of this rank
   int64_t depth = 0;            // inputs of this rank
@@ -56,7 +58,7 @@ struct LinearInput {
   int64_t stride = 0;                   // elements per row: packed_depth of the layers it is for
   const float* values = nullptr;        // all forms but INT8
   const int8_t* codes = nullptr;        // kInt8Token
-  const float* row_scales = nullptr;    // [rows]: token forms
+  const float* row_scales = nullptr;    // [rows]: token forms; null: the layer's static scale
   const float* group_scales = nullptr;  // [rows][groups]: block-scaled weights
   int64_t group_stride = 0;
 
@@ -106,7 +108,7 @@ void RunLinears(const MatmulOps& ops, ThreadPool* pool, std::span<const LinearJo
 // ranks: piece i starts at offsets[i]) by `steps`, in place, and finishes rows into `output`.
 struct MergeJob {
   const Linear* linear = nullptr;
-  const float* row_scales = nullptr;  // [rows] or null
+  const float* row_scales = nullptr;  // [rows]; null: the layer's static scale
   int64_t rows = 0;
   std::byte* base = nullptr;
   std::span<const int64_t> offsets;  // bytes

@@ -42,27 +42,23 @@ absl::Status Forward::VisitExperts(const LayerWeights& weights, const ExpertRout
                   static_cast<size_t>(hidden_) * 2);
     }
   });
-  std::vector<const Linear*> linears;
-  for (const ExpertWeights& expert : weights.experts) {
-    linears.insert(linears.end(), {&expert.gate, &expert.up});
+  std::vector<InputUse> uses;  // gate and up, expert by expert
+  for (size_t e = 0; e < weights.experts.size(); ++e) {
+    if (route.begin[e] == route.begin[e + 1]) continue;
+    uses.push_back({&weights.experts[e].gate, route.begin[e], route.begin[e + 1]});
+    uses.push_back({&weights.experts[e].up, route.begin[e], route.begin[e + 1]});
   }
-  OCTAVO_RETURN_IF_ERROR(inputs_.Prepare(linears, gathered, hidden_, visits, nullptr));
+  OCTAVO_RETURN_IF_ERROR(inputs_.Prepare(uses, gathered, hidden_, nullptr));
   const int64_t inner = weights.experts.front().gate.channels;
   uint16_t* gate = gate_.as<uint16_t>();
   uint16_t* up = up_.as<uint16_t>();
   std::vector<LinearJob> jobs;
-  for (size_t e = 0; e < weights.experts.size(); ++e) {
-    const int64_t begin = route.begin[e];
-    const int64_t count = route.begin[e + 1] - begin;
-    if (count == 0) continue;
-    const ExpertWeights& expert = weights.experts[e];
-    for (const auto& [linear, out] : {std::pair(&expert.gate, gate), std::pair(&expert.up, up)}) {
-      LinearJob& job = jobs.emplace_back();
-      job.linear = linear;
-      job.input = inputs_.For(*linear).Rows(begin, count);
-      job.output.bf16 = out + begin * inner;
-      job.output.stride = inner;
-    }
+  for (const InputUse& use : uses) {
+    LinearJob& job = jobs.emplace_back();
+    job.linear = use.linear;
+    job.input = inputs_.For(use);
+    job.output.bf16 = (jobs.size() % 2 == 1 ? gate : up) + use.begin * inner;
+    job.output.stride = inner;
   }
   RunLinears(matmul_, pool_, jobs, &workspace_);
   pool_->ParallelFor(visits, 8, [&](int64_t begin, int64_t end, int) {

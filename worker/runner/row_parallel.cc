@@ -33,20 +33,20 @@ LinearOutput Forward::Residual() const {
 
 absl::Status Forward::RowParallel(std::span<const RowRun> runs, const uint16_t* input,
                                   const LinearOutput& output) {
-  std::vector<const Linear*> linears;
-  for (const RowRun& run : runs) linears.push_back(run.linear);
+  std::vector<InputUse> uses;
+  for (const RowRun& run : runs) uses.push_back({run.linear, run.begin, run.end});
   const bool spread = exchange_.ranks() > 1;
   ExchangeMax exchange;
   if (spread) exchange = [this](std::span<uint32_t> values) { return exchange_.Max(values); };
-  OCTAVO_RETURN_IF_ERROR(
-      inputs_.Prepare(linears, input, linears.front()->depth, runs.back().end, exchange));
+  OCTAVO_RETURN_IF_ERROR(inputs_.Prepare(uses, input, uses.front().linear->depth, exchange));
   std::vector<LinearJob> jobs;
   std::vector<PieceRegion> regions;
   int64_t bytes = 0;  // of one rank's pieces
-  for (const RowRun& run : runs) {
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const RowRun& run = runs[i];
     const int64_t rows = run.end - run.begin;
-    const LinearInput rows_of_run = inputs_.For(*run.linear).Rows(run.begin, rows);
-    jobs.push_back({run.linear, rows_of_run, spread ? LinearOutput() : output.From(run.begin)});
+    jobs.push_back(
+        {run.linear, inputs_.For(uses[i]), spread ? LinearOutput() : output.From(run.begin)});
     regions.push_back({bytes, rows * run.linear->channels * 4});
     bytes += run.pieces->pieces_per_rank * regions.back().piece_bytes;
   }

@@ -1,6 +1,7 @@
 #include "worker/runner/runner.h"
 
 #include <utility>
+#include <vector>
 
 #include "core/base/error.h"
 #include "core/base/status.h"
@@ -53,10 +54,12 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const std::string
   OCTAVO_ASSIGN_OR_RETURN(state->weights,
                           LoadWeights(state->plan, rank, &files, &state->arena, &state->pool));
   const v1::RankPlan& own = state->plan.ranks(static_cast<int>(rank));
+  OCTAVO_ASSIGN_OR_RETURN(std::vector<KvScale> scales, LoadCacheScales(state->plan, &files));
   OCTAVO_ASSIGN_OR_RETURN(
       state->cache,
-      KvCache::Create(&state->arena, {plan.model().head_dim()}, plan.model().layer_count(),
-                      int64_t{own.kv_head_end()} - own.kv_head_begin(), plan.kv_block_count()));
+      KvCache::Create(&state->arena, plan.model().head_dim(), plan.model().layer_count(),
+                      int64_t{own.kv_head_end()} - own.kv_head_begin(), plan.kv_block_count(),
+                      std::move(scales)));
   state->forward =
       std::make_unique<Forward>(state->plan, rank, &state->weights, &state->cache, communicator,
                                 &state->pool, &state->arena, options.isa);

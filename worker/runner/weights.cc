@@ -237,9 +237,10 @@ class Loader {
       return absl::OkStatus();
     }
     out->packed.type = WeightType::kFp8;
-    if (!plain_input) {
-      out->form = out->block_scaled ? InputForm::kFp8Group : InputForm::kFp8Token;
-    }
+    if (plain_input) return absl::OkStatus();
+    out->form = !scheme.input().dynamic() ? InputForm::kFp8Static
+                : out->block_scaled       ? InputForm::kFp8Group
+                                          : InputForm::kFp8Token;
     return absl::OkStatus();
   }
 
@@ -304,9 +305,13 @@ class Loader {
   absl::Status LoadScales(const v1::RankTensor& tensor, const SliceBounds& bounds, Linear* out) {
     const v1::NumericFormat& format = tensor.scheme().weight();
     const auto padded = static_cast<size_t>(out->padded_channels());
-    if (!tensor.has_scale()) {
+    if (!tensor.has_scale() || (out->form == InputForm::kFp8Static && !tensor.has_input_scale())) {
       return MakeError(Reason::kBadCheckpoint, "a quantized weight without a scale",
                        {.tensor = out->name});
+    }
+    if (out->form == InputForm::kFp8Static) {
+      OCTAVO_ASSIGN_OR_RETURN(const auto scales, ReadScales(files_, tensor.input_scale(), 1));
+      out->static_scale = scales.front();
     }
     if (!out->block_scaled) {
       const bool one = format.granularity() == v1::PER_TENSOR;

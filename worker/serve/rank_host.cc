@@ -174,6 +174,7 @@ void RankHost::TakeApart(uint64_t epoch) {
   }
   metrics_->Set(metric::kGroupEpoch, 0);
   metrics_->Set(metric::kWeightBytes, 0);
+  for (const char* dtype : {"bf16", "fp8"}) metrics_->Set(metric::kKvBytes, 0, {dtype});
   spdlog::info("rank {} of group {} is unloaded", rank, its_epoch);
   Report(its_epoch, rank, v1::RANK_UNLOADED, absl::OkStatus());
 }
@@ -194,6 +195,9 @@ absl::Status RankHost::Assemble(const v1::LoadRank& load, uint64_t lease) {
   OCTAVO_ASSIGN_OR_RETURN(serving->model, options_.load(load, serving->communicator.get()));
   metrics_->Set(metric::kGroupEpoch, static_cast<double>(load.group_epoch()));
   metrics_->Set(metric::kWeightBytes, static_cast<double>(serving->model.weight_bytes));
+  metrics_->Set(metric::kKvBytes,
+                static_cast<double>(load.plan().ranks(static_cast<int>(load.rank())).kv_bytes()),
+                {load.plan().cache_scales().empty() ? "bf16" : "fp8"});
   if (load.rank() == 0) {
     Lead(load, serving);
   } else {

@@ -125,6 +125,7 @@ TEST_F(GroupsTest, FormsOverTheLowestIdsAndTellsTheRouter) {
   EXPECT_EQ(routed->leader_address(), "127.0.0.1:11");
   EXPECT_EQ(routed->group_epoch(), epoch);
   EXPECT_EQ(routed->format(), "bf16");
+  EXPECT_EQ(routed->cache_type(), v1::CACHE_BF16);
   EXPECT_GT(routed->max_model_len(), 0);
   const v1::ListWorkersResponse listed = control_->ListWorkers();
   for (const v1::WorkerInfo& worker : listed.workers()) {
@@ -235,6 +236,14 @@ TEST_F(GroupsTest, HopelessFailuresFailAtOnce) {
   v1::LoadModelRequest relative = Request(1);
   relative.set_model_dir("here");
   EXPECT_EQ(ReasonOf(control_->LoadModel(relative).status()), Reason::kBadRequest);
+  v1::LoadModelRequest fp8 = Request(1);  // this checkpoint has no scales of keys and values
+  fp8.set_model_id("fp8");
+  fp8.set_cache_type(v1::CACHE_FP8);
+  ASSERT_TRUE(control_->LoadModel(fp8).ok());
+  ASSERT_TRUE(RoundsUntil([&] { return control_->GetModel("fp8")->state() == "failed"; }));
+  EXPECT_EQ(control_->GetModel("fp8")->failure().reason(), "BAD_REQUEST");
+  fp8.set_cache_type(static_cast<v1::CacheType>(7));
+  EXPECT_EQ(ReasonOf(control_->LoadModel(fp8).status()), Reason::kBadRequest);
 }
 
 TEST_F(GroupsTest, TooFewWorkersIsNotReadyAfterAWhile) {

@@ -138,7 +138,7 @@ void ExpectFaithful(const std::string& source, const std::string& output, int qu
   for (const auto& tensor : before->tensors) sources[tensor.spec().name()] = tensor.spec();
   int quantized = 0;
   for (size_t t = 0; t < after->tensors.size(); ++t) {
-    const TensorQuantization& q = (*quantization)[t];
+    const TensorQuantization& q = quantization->tensors[t];
     const v1::TensorSpec& spec = after->tensors[t].spec();
     if (q.is_scale) continue;
     const auto want = Values(source, sources.at(spec.name()));

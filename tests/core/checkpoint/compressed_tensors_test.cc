@@ -89,14 +89,14 @@ TEST(ReadQuantization, ReadsWhatIsWritten) {
     int quantized = 0;
     for (size_t i = 0; i < folder.tensors.size(); ++i) {
       const v1::ModelTensor& tensor = folder.tensors[i];
-      EXPECT_EQ((*read)[i].is_scale, tensor.spec().name().ends_with("_scale"));
-      EXPECT_EQ((*read)[i].quantized, IsQuantizable(tensor.role()));
-      if (!(*read)[i].quantized) continue;
+      EXPECT_EQ(read->tensors[i].is_scale, tensor.spec().name().ends_with("_scale"));
+      EXPECT_EQ(read->tensors[i].quantized, IsQuantizable(tensor.role()));
+      if (!read->tensors[i].quantized) continue;
       ++quantized;
       const std::vector<v1::ModelTensor> alone = {tensor};
-      EXPECT_EQ((*read)[i].scheme.SerializeAsString(),
+      EXPECT_EQ(read->tensors[i].scheme.SerializeAsString(),
                 (*ResolveSchemes(recipe, alone))[0].scheme->SerializeAsString());
-      EXPECT_EQ((*read)[i].scale.name(), tensor.spec().name() + "_scale");
+      EXPECT_EQ(read->tensors[i].scale.name(), tensor.spec().name() + "_scale");
     }
     EXPECT_EQ(quantized, 4);
   }
@@ -116,12 +116,101 @@ TEST(ReadQuantization, AcceptsOtherWritersShapesAndKeys) {
   EXPECT_TRUE(ReadQuantization(folder.config, folder.tensors).ok());
 }
 
+// Turns a folder of FP8 weights into one with static inputs.
+void MakeStatic(Folder* folder) {
+  folder->group()["input_activations"] = {
+      {"num_bits", 8}, {"type", "float"}, {"strategy", "tensor"}, {"dynamic", false}};
+  std::vector<v1::ModelTensor> scales;
+  for (const v1::ModelTensor& tensor : folder->tensors) {
+    if (!IsQuantizable(tensor.role())) continue;
+    scales.push_back(Tensor(std::string(ModuleName(tensor.spec().name())) + ".input_scale",
+                            v1::IGNORED, v1::BF16, {1}));
+  }
+  folder->tensors.insert(folder->tensors.end(), scales.begin(), scales.end());
+}
+
+const std::string kAttention = "model.layers.0.self_attn";
+
+void AddCache(const std::string& key, const std::string& value, Folder* folder) {
+  folder->section()["kv_cache_scheme"] = {{"num_bits", 8},
+                                          {"type", "float"},
+                                          {"strategy", "tensor"},
+                                          {"symmetric", true},
+                                          {"dynamic", false}};
+  folder->tensors.push_back(Tensor(key, v1::IGNORED, v1::F32, {1}));
+  if (value != key) folder->tensors.push_back(Tensor(value, v1::IGNORED, v1::F32, {}));
+}
+
+TEST(ReadQuantization, ReadsStaticInputs) {
+  for (const char* strategy : {"tensor", "channel"}) {
+    Folder folder(Custom("  - {weight: {type: fp8, scale: " + std::string(strategy) +
+                         "}, input: {type: fp8, scale: token}}\n"));
+    MakeStatic(&folder);
+    folder.Find(kAttention + ".o_proj.input_scale")->clear_shape();
+    const auto read = ReadQuantization(folder.config, folder.tensors);
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_TRUE(read->cache_scales.empty());
+    int quantized = 0;
+    for (size_t i = 0; i < folder.tensors.size(); ++i) {
+      const TensorQuantization& one = read->tensors[i];
+      EXPECT_EQ(one.input_scale.has_value(), one.quantized);
+      if (!one.quantized) continue;
+      ++quantized;
+      EXPECT_EQ(one.input_scale->name(),
+                std::string(ModuleName(folder.tensors[i].spec().name())) + ".input_scale");
+      EXPECT_EQ(one.scheme.input().granularity(), v1::PER_TENSOR);
+      EXPECT_FALSE(one.scheme.input().dynamic());
+    }
+    EXPECT_EQ(quantized, 4);
+  }
+}
+
+TEST(ReadQuantization, ReadsTheScalesOfTheCache) {
+  const std::pair<std::string, std::string> pairs[] = {
+      {kAttention + ".k_scale", kAttention + ".v_scale"},
+      {kAttention + ".k_proj.output_scale", kAttention + ".v_proj.output_scale"},
+      {kAttention + ".kv_scale", kAttention + ".kv_scale"}};
+  for (const auto& [key, value] : pairs) {
+    Folder folder(*Preset("fp8-dynamic"));
+    AddCache(key, value, &folder);
+    const auto read = ReadQuantization(folder.config, folder.tensors);
+    ASSERT_TRUE(read.ok()) << read.status();
+    ASSERT_EQ(read->cache_scales.size(), 1u);
+    EXPECT_EQ(read->cache_scales[0].key().name(), key);
+    EXPECT_EQ(read->cache_scales[0].value().name(), value);
+  }
+}
+
+TEST(ReadQuantization, ReadsTheScalesOfFusedAttention) {
+  Folder folder(*Preset("fp8-dynamic"));
+  folder.tensors = {
+      Tensor("transformer.blocks.0.attn.Wqkv.weight", v1::FUSED_QKV, v1::F8_E4M3, {512, 256}),
+      Tensor("transformer.blocks.0.attn.Wqkv.weight_scale", v1::IGNORED, v1::BF16, {512, 1})};
+  AddCache("transformer.blocks.0.attn.k_scale", "transformer.blocks.0.attn.v_scale", &folder);
+  const auto read = ReadQuantization(folder.config, folder.tensors);
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_EQ(read->cache_scales.size(), 1u);
+  EXPECT_EQ(read->cache_scales[0].value().name(), "transformer.blocks.0.attn.v_scale");
+}
+
 struct Refusal {
   std::string_view what;
   std::function<void(Folder*)> damage;
   Reason reason;
   std::string_view message;
 };
+
+void ExpectRefused(const std::vector<Refusal>& refusals) {
+  for (const Refusal& refusal : refusals) {
+    Folder folder(*Preset("fp8-dynamic"));
+    refusal.damage(&folder);
+    const auto read = ReadQuantization(folder.config, folder.tensors);
+    ASSERT_FALSE(read.ok()) << refusal.what;
+    EXPECT_EQ(ReasonOf(read.status()), refusal.reason) << refusal.what << read.status();
+    EXPECT_THAT(std::string(read.status().message()), HasSubstr(std::string(refusal.message)))
+        << refusal.what;
+  }
+}
 
 TEST(ReadQuantization, RefusesByName) {
   const std::vector<Refusal> refusals = {
@@ -149,8 +238,6 @@ TEST(ReadQuantization, RefusesByName) {
        Reason::kUnsupported, "quant_method 'gptq'"},
       {"four bits", [](Folder* f) { f->group()["weights"]["num_bits"] = 4; }, Reason::kUnsupported,
        "only num_bits 8"},
-      {"static input", [](Folder* f) { f->group()["input_activations"]["dynamic"] = false; },
-       Reason::kUnsupported, "static input"},
       {"asymmetric", [](Folder* f) { f->group()["weights"]["symmetric"] = false; },
        Reason::kUnsupported, "asymmetric"},
       {"packed", [](Folder* f) { f->section()["format"] = "pack-quantized"; }, Reason::kUnsupported,
@@ -173,22 +260,89 @@ TEST(ReadQuantization, RefusesByName) {
        Reason::kUnsupported, "not compressed"},
       {"block without its size", [](Folder* f) { f->group()["weights"]["strategy"] = "block"; },
        Reason::kBadCheckpoint, "lacks its block_structure"}};
-  for (const Refusal& refusal : refusals) {
-    Folder folder(*Preset("fp8-dynamic"));
-    refusal.damage(&folder);
-    const auto read = ReadQuantization(folder.config, folder.tensors);
-    ASSERT_FALSE(read.ok()) << refusal.what;
-    EXPECT_EQ(ReasonOf(read.status()), refusal.reason) << refusal.what << read.status();
-    EXPECT_THAT(std::string(read.status().message()), HasSubstr(std::string(refusal.message)))
-        << refusal.what;
-  }
+  ExpectRefused(refusals);
+}
+
+TEST(ReadQuantization, RefusesOtherStaticInputsByName) {
+  ExpectRefused(
+      {{"static per token", [](Folder* f) { f->group()["input_activations"]["dynamic"] = false; },
+        Reason::kUnsupported, "static scales are handled for type float, strategy tensor only"},
+       {"locally dynamic", [](Folder* f) { f->group()["input_activations"]["dynamic"] = "local"; },
+        Reason::kUnsupported, "dynamic is neither true nor false"},
+       {"static input of INT8 weights",
+        [](Folder* f) {
+          MakeStatic(f);
+          f->group()["weights"]["type"] = "int";
+        },
+        Reason::kUnsupported, "under FP8 weights only"},
+       {"missing input scale",
+        [](Folder* f) {
+          MakeStatic(f);
+          f->Find(kAttention + ".v_proj.input_scale")->set_name("other.input_scale");
+        },
+        Reason::kBadCheckpoint, "v_proj.input_scale is missing"},
+       {"several input scales",
+        [](Folder* f) {
+          MakeStatic(f);
+          f->Find(kAttention + ".v_proj.input_scale")->set_shape(0, 2);
+        },
+        Reason::kBadCheckpoint, "its shape [2] is not that of one number"},
+       {"integer input scale",
+        [](Folder* f) {
+          MakeStatic(f);
+          f->Find(kAttention + ".v_proj.input_scale")->set_dtype(v1::I8);
+        },
+        Reason::kBadCheckpoint, "a scale of dtype I8"},
+       {"input scale of a dynamic input",
+        [](Folder* f) {
+          f->tensors.push_back(
+              Tensor(kAttention + ".q_proj.input_scale", v1::IGNORED, v1::F32, {}));
+        },
+        Reason::kBadCheckpoint, "a scale that belongs to no quantized weight"}});
+}
+
+TEST(ReadQuantization, RefusesOtherCachesByName) {
+  ExpectRefused(
+      {{"cache scales without a cache",
+        [](Folder* f) {
+          AddCache(kAttention + ".k_scale", kAttention + ".v_scale", f);
+          f->section()["kv_cache_scheme"] = nullptr;
+        },
+        Reason::kBadCheckpoint, "a scale that belongs to no quantized weight"},
+       {"half a cache",
+        [](Folder* f) { AddCache(kAttention + ".k_scale", kAttention + ".k_scale", f); },
+        Reason::kBadCheckpoint, "self_attn.v_scale"},
+       {"scales per head",
+        [](Folder* f) {
+          AddCache(kAttention + ".k_scale", kAttention + ".v_scale", f);
+          f->Find(kAttention + ".k_scale")->set_shape(0, 3);
+        },
+        Reason::kUnsupported, "a cache scale of shape [3]"},
+       {"INT8 cache",
+        [](Folder* f) {
+          AddCache(kAttention + ".k_scale", kAttention + ".v_scale", f);
+          f->section()["kv_cache_scheme"]["type"] = "int";
+        },
+        Reason::kUnsupported, "kv_cache_scheme: static scales are handled for type float"},
+       {"dynamic cache",
+        [](Folder* f) {
+          AddCache(kAttention + ".k_scale", kAttention + ".v_scale", f);
+          f->section()["kv_cache_scheme"]["dynamic"] = true;
+        },
+        Reason::kUnsupported, "kv_cache_scheme: dynamic scales"},
+       {"integer cache scale",
+        [](Folder* f) {
+          AddCache(kAttention + ".k_scale", kAttention + ".v_scale", f);
+          f->Find(kAttention + ".v_scale")->set_dtype(v1::I32);
+        },
+        Reason::kBadCheckpoint, "a scale of dtype I32"}});
 }
 
 TEST(ReadQuantization, PlainFoldersArePlain) {
   const std::vector<v1::ModelTensor> tensors = {Tensor(kQ, v1::Q_PROJ, v1::BF16, {4, 4})};
   const auto read = ReadQuantization(ordered_json::object(), tensors);
   ASSERT_TRUE(read.ok());
-  EXPECT_FALSE(read->at(0).quantized);
+  EXPECT_FALSE(read->tensors.at(0).quantized);
 }
 
 TEST(QuantizedConfigText, KeepsOrder) {

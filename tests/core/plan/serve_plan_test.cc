@@ -144,6 +144,82 @@ TEST(PlanServing, RefusesWhatItCannotServe) {
   EXPECT_EQ(ReasonOf(Plan(1, tensors).status()), Reason::kBadCheckpoint);
 }
 
+void MakeStatic(ServedTensor* tensor) {
+  tensor->tensor.mutable_spec()->set_dtype(v1::F8_E4M3);
+  v1::Scheme& scheme = tensor->scheme.emplace();
+  scheme.mutable_weight()->set_type(v1::NUMERIC_FP8_E4M3);
+  scheme.mutable_weight()->set_granularity(v1::PER_TENSOR);
+  scheme.mutable_input()->set_type(v1::NUMERIC_FP8_E4M3);
+  scheme.mutable_input()->set_granularity(v1::PER_TENSOR);
+  tensor->scale.emplace().set_name("weight scale");
+  tensor->input_scale.emplace().set_name("input scale");
+}
+
+TEST(PlanServing, HandsStaticInputsOn) {
+  for (const v1::Granularity granularity : {v1::PER_TENSOR, v1::PER_CHANNEL}) {
+    std::vector<ServedTensor> tensors = Tensors();
+    MakeStatic(&tensors[4]);
+    tensors[4].scheme->mutable_weight()->set_granularity(granularity);
+    const auto plan = Plan(2, tensors);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    for (const v1::RankPlan& rank : plan->ranks()) {
+      int found = 0;
+      for (const v1::RankTensor& tensor : rank.tensors()) found += tensor.has_input_scale();
+      EXPECT_EQ(found, 1);
+    }
+  }
+}
+
+TEST(PlanServing, RefusesOtherStaticInputs) {
+  const auto expect = [](Reason reason, const auto& damage) {
+    std::vector<ServedTensor> tensors = Tensors();
+    MakeStatic(&tensors[4]);
+    damage(&tensors[4]);
+    const auto plan = Plan(1, tensors);
+    ASSERT_FALSE(plan.ok());
+    EXPECT_EQ(ReasonOf(plan.status()), reason) << plan.status();
+    EXPECT_THAT(std::string(plan.status().message()), HasSubstr(tensors[4].tensor.spec().name()));
+  };
+  expect(Reason::kBadCheckpoint, [](ServedTensor* t) { t->input_scale.reset(); });
+  expect(Reason::kUnsupported,
+         [](ServedTensor* t) { t->scheme->mutable_input()->set_granularity(v1::PER_TOKEN); });
+  expect(Reason::kUnsupported, [](ServedTensor* t) {
+    t->scheme->mutable_weight()->set_granularity(v1::PER_BLOCK);
+    t->scheme->mutable_weight()->set_block_rows(128);
+    t->scheme->mutable_weight()->set_block_columns(128);
+  });
+  expect(Reason::kUnsupported, [](ServedTensor* t) {
+    t->scheme->mutable_weight()->set_type(v1::NUMERIC_INT8);
+    t->scheme->mutable_input()->set_type(v1::NUMERIC_INT8);
+    t->tensor.mutable_spec()->set_dtype(v1::I8);
+  });
+}
+
+TEST(PlanServing, PlansTheCacheThatIsAskedFor) {
+  std::vector<v1::CacheScales> scales(2);
+  scales[1].mutable_key()->set_name("key of layer 1");
+  const auto plan = [&](v1::CacheType type, std::span<const v1::CacheScales> given) {
+    ServeOptions options;
+    options.cache_type = type;
+    return PlanServing(Spec(), Tensors(), options, given);
+  };
+  const auto plain = plan(v1::CACHE_BF16, scales);
+  ASSERT_TRUE(plain.ok());
+  EXPECT_TRUE(plain->cache_scales().empty());
+  EXPECT_EQ(plan(v1::CACHE_AUTO, {})->ranks(0).kv_bytes(), plain->ranks(0).kv_bytes());
+  for (const v1::CacheType type : {v1::CACHE_AUTO, v1::CACHE_FP8}) {
+    const auto fp8 = plan(type, scales);
+    ASSERT_TRUE(fp8.ok()) << fp8.status();
+    ASSERT_EQ(fp8->cache_scales_size(), 2);
+    EXPECT_EQ(fp8->cache_scales(1).key().name(), "key of layer 1");
+    EXPECT_EQ(fp8->ranks(0).kv_bytes() * 2, plain->ranks(0).kv_bytes());
+    EXPECT_EQ(fp8->kv_block_count(), plain->kv_block_count());
+  }
+  EXPECT_EQ(ReasonOf(plan(v1::CACHE_FP8, {}).status()), Reason::kBadRequest);
+  EXPECT_EQ(ReasonOf(plan(v1::CACHE_AUTO, std::span(scales).first(1)).status()),
+            Reason::kBadCheckpoint);
+}
+
 TEST(PlanServing, FitsTheBudgetOrSaysWhatIsMissing) {
   ServeOptions options;
   const auto whole = PlanServing(Spec(), Tensors(), options);

@@ -70,7 +70,13 @@ TEST(Unfuse, QueriesKeysAndValuesAreRunsOfRows) {
 TEST(Unfuse, OneScaleBelongsToAllAndBlocksMustNotBeCut) {
   ServedTensor fused = Tensor(v1::FUSED_QKV, 768);
   Quantize(v1::PER_TENSOR, {1}, &fused);
-  EXPECT_EQ((*Unfuse(Spec(), fused))[2].scale->begin(), 50u);
+  fused.input_scale.emplace().set_begin(40);
+  const auto shared = Unfuse(Spec(), fused);
+  ASSERT_TRUE(shared.ok()) << shared.status();
+  for (const ServedTensor& part : *shared) {
+    EXPECT_EQ(part.scale->begin(), 50u);
+    EXPECT_EQ(part.input_scale->begin(), 40u);
+  }
   Quantize(v1::PER_BLOCK, {6, 1}, &fused);  // values begin in the middle of block 4
   EXPECT_EQ(ReasonOf(Unfuse(Spec(), fused).status()), Reason::kUnsupported);
   v1::ModelSpec even = Spec();

@@ -18,6 +18,7 @@ struct Case {
   std::string name;
   Format format;
   v1::ModelSpec spec;
+  bool fp8_cache = false;
 };
 
 std::vector<Case> Cases() {
@@ -34,13 +35,20 @@ std::vector<Case> Cases() {
       {"MixtureFp8Block", Format::kFp8Block, MixtureSpec()},
       {"DbrxBf16", Format::kBf16, DbrxSpec()},
       {"DbrxFp8Attention", Format::kFp8Dynamic, DbrxSpec()},
+      {"Fp8Static", Format::kFp8Static, RaggedSpec()},
+      {"Fp8StaticTied", Format::kFp8StaticTied, RaggedSpec(), true},
+      {"Fp8Cache", Format::kBf16, RaggedSpec(), true},
+      {"Fp8BlockWithFp8Cache", Format::kFp8Block, BlockSpec(), true},
+      {"MixtureFp8Static", Format::kFp8Static, MixtureSpec(), true},
+      {"MixtureFp8StaticTied", Format::kFp8StaticTied, MixtureSpec()},
+      {"DbrxFp8StaticAttention", Format::kFp8Static, DbrxSpec(), true},
       {"Qwen3", Format::kFp8Dynamic, RaggedSpec()},
       {"MixtureOfOne", Format::kBf16, MixtureSpec()},
       {"Bf16TiedWithBias", Format::kBf16, RaggedSpec()},
   };
   cases.back().spec.set_tied_embeddings(true);
   cases.back().spec.set_attention_bias(true);
-  v1::ModelSpec& blocks = cases[cases.size() - 6].spec;
+  v1::ModelSpec& blocks = cases[9].spec;
   blocks.set_hidden_size(160);
   blocks.set_intermediate_size(320);
   blocks.set_head_dim(64);
@@ -60,7 +68,7 @@ std::vector<Case> Cases() {
 class Invariance : public ::testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
-    model_ = WriteTinyModel(GetParam().spec, GetParam().format, 7);
+    model_ = WriteTinyModel(GetParam().spec, GetParam().format, 7, GetParam().fp8_cache);
     tokens_ = RandomTokens(kTokens, model_.spec.vocab_size(), 3);
     want_ = RunModel(model_, tokens_, {.isa = Isa::kReference});
     ASSERT_EQ(want_.size(), tokens_.size());
@@ -98,6 +106,19 @@ TEST_P(Invariance, OfInstructionSets) {
     Expect({.chunk = 1, .isa = isa});
     Expect({.ranks = 2, .chunk = 7, .threads = 2, .isa = isa});
   }
+}
+
+// The scales of the cache matter, and can be left aside.
+TEST(Cache, IsWhatIsAskedFor) {
+  const TinyModel model = WriteTinyModel(RaggedSpec(), Format::kFp8Static, 7, true);
+  const auto tokens = RandomTokens(40, model.spec.vocab_size(), 3);
+  const auto fp8 = RunModel(model, tokens, {.cache = v1::CACHE_FP8});
+  const auto bf16 = RunModel(model, tokens, {.cache = v1::CACHE_BF16});
+  EXPECT_EQ(RunModel(model, tokens, {}), fp8);
+  EXPECT_NE(bf16, fp8);
+  TinyModel without = model;
+  without.cache_scales.clear();
+  EXPECT_EQ(RunModel(without, tokens, {}), bf16);
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, Invariance, ::testing::ValuesIn(Cases()),

@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 v1::ServePlan PlanOf(const TinyModel& model, uint32_t ranks) {
   ServeOptions options;
   options.rank_count = ranks;
-  const auto plan = PlanServing(model.spec, model.tensors, options);
+  const auto plan = PlanServing(model.spec, model.tensors, options, model.cache_scales);
   EXPECT_TRUE(plan.ok()) << plan.status().message();
   return plan.ok() ? *plan : v1::ServePlan();
 }
@@ -69,6 +69,54 @@ TEST(Load, RefusesScalesThatAreNotNumbersAboveZero) {
     ExpectRefused(LoadAlone(model), Reason::kBadCheckpoint,
                   "model.layers.1.mlp.down_proj.weight.scale");
   }
+}
+
+TEST(Load, RefusesStaticScalesThatAreNotNumbersAboveZero) {
+  const std::string bad[] = {std::string("\0\0", 2), "\xc0\x7f", std::string("\x80\xbf", 2)};
+  for (const std::string& bytes : bad) {  // 0, NaN, -1
+    TinyModel model = WriteTinyModel(RaggedSpec(), Format::kFp8Static, 1, true);
+    Overwrite(model, Find(model, "model.layers.1.mlp.down_proj.weight").input_scale->begin(),
+              bytes);
+    ExpectRefused(LoadAlone(model), Reason::kBadCheckpoint,
+                  "model.layers.1.mlp.down_proj.weight.input_scale");
+    model = WriteTinyModel(RaggedSpec(), Format::kFp8Static, 1, true);
+    Overwrite(model, model.cache_scales[1].value().begin(), bytes);
+    ExpectRefused(LoadAlone(model), Reason::kBadCheckpoint, "layer1.v_scale");
+    model.cache_scales.clear();
+    EXPECT_TRUE(LoadAlone(model).ok());
+  }
+}
+
+TEST(Load, RefusesPlansWithoutTheStaticScales) {
+  const TinyModel model = WriteTinyModel(RaggedSpec(), Format::kFp8Static, 1, true);
+  const v1::ServePlan whole = PlanOf(model, 1);
+  const auto group = MakeLocalGroup(1);
+  v1::ServePlan plan = whole;
+  for (v1::RankTensor& tensor : *plan.mutable_ranks(0)->mutable_tensors()) {
+    if (tensor.tensor().spec().name() == "model.layers.1.self_attn.k_proj.weight") {
+      tensor.clear_input_scale();
+    }
+  }
+  ExpectRefused(LoadRank(model, plan, 0, group[0].get()).status(), Reason::kBadCheckpoint,
+                "model.layers.1.self_attn.k_proj.weight");
+  plan = whole;
+  plan.mutable_cache_scales()->RemoveLast();
+  ExpectRefused(LoadRank(model, plan, 0, group[0].get()).status(), Reason::kInternal,
+                "1 layers of 2");
+}
+
+TEST(Load, AnFp8CacheTakesHalfTheBytes) {
+  const TinyModel model = WriteTinyModel(RaggedSpec(), Format::kBf16, 1, true);
+  TinyModel plain = model;
+  plain.cache_scales.clear();
+  const v1::ServePlan fp8 = PlanOf(model, 1);
+  const v1::ServePlan bf16 = PlanOf(plain, 1);
+  EXPECT_EQ(fp8.ranks(0).kv_bytes() * 2, bf16.ranks(0).kv_bytes());
+  const auto group = MakeLocalGroup(1);
+  const auto small = LoadRank(model, fp8, 0, group[0].get());
+  const auto large = LoadRank(plain, bf16, 0, group[0].get());
+  ASSERT_TRUE(small.ok() && large.ok());
+  EXPECT_EQ((*large)->resident_bytes() - (*small)->resident_bytes(), fp8.ranks(0).kv_bytes());
 }
 
 TEST(Load, RefusesCodesAndWeightsThatAreNotNumbers) {

@@ -1,10 +1,11 @@
 // Logits of a checkpoint folder, without any cluster: what tests/oracle/check_families.py compares.
 //
-//   logits_tool DIR IDS_FILE OUT [RANKS] [CHUNK] [ISA]
+//   logits_tool DIR IDS_FILE OUT [RANKS] [CHUNK] [ISA] [CACHE]
 //
 // IDS_FILE holds one sequence of token ids per line. OUT receives F32 logits, [positions][vocab] of
 // all sequences one after the other. RANKS run as threads of this process; CHUNK tokens per step,
-// 0: a whole sequence at once; ISA "auto" or a name of kernels/isa.h.
+// 0: a whole sequence at once; ISA "auto" or a name of kernels/isa.h;
+// CACHE "auto", "bf16" or "fp8".
 
 #include <algorithm>
 #include <cstdio>
@@ -87,7 +88,7 @@ void RunRank(const Settings& settings, const v1::ServePlan& plan, uint32_t rank,
 
 int Main(int argc, char** argv) {
   if (argc < 4) {
-    std::fprintf(stderr, "usage: logits_tool DIR IDS_FILE OUT [RANKS] [CHUNK] [ISA]\n");
+    std::fprintf(stderr, "usage: logits_tool DIR IDS_FILE OUT [RANKS] [CHUNK] [ISA] [CACHE]\n");
     return 64;
   }
   Settings settings;
@@ -97,7 +98,10 @@ int Main(int argc, char** argv) {
   if (argc > 5) settings.chunk = std::atoi(argv[5]);
   if (argc > 6) settings.isa = ParseIsa(argv[6]).value_or(BestIsa());
   const std::vector<Sequence> sequences = ReadSequences(argv[2]);
-  const auto planned = PlanGroup(settings.dir, settings.ranks, 0, 0);
+  ServeOptions options{.rank_count = settings.ranks};
+  if (argc > 7 && std::string(argv[7]) == "bf16") options.cache_type = v1::CACHE_BF16;
+  if (argc > 7 && std::string(argv[7]) == "fp8") options.cache_type = v1::CACHE_FP8;
+  const auto planned = PlanGroup(settings.dir, options);
   if (!planned.ok()) Die(std::string(planned.status().message()));
   auto group = MakeLocalGroup(static_cast<int>(settings.ranks));
   std::vector<std::thread> threads;

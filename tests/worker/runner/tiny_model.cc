@@ -38,18 +38,22 @@ v1::ModelSpec BaseSpec() {
   return spec;
 }
 
+bool IsPerTensor(Format format) {
+  return format == Format::kFp8Tensor || format == Format::kFp8Static;
+}
+
 v1::Scheme SchemeOf(Format format) {
   v1::Scheme scheme;
   v1::NumericFormat* weight = scheme.mutable_weight();
   weight->set_type(format == Format::kInt8 ? v1::NUMERIC_INT8 : v1::NUMERIC_FP8_E4M3);
-  weight->set_granularity(format == Format::kFp8Block    ? v1::PER_BLOCK
-                          : format == Format::kFp8Tensor ? v1::PER_TENSOR
-                                                         : v1::PER_CHANNEL);
+  weight->set_granularity(format == Format::kFp8Block ? v1::PER_BLOCK
+                          : IsPerTensor(format)       ? v1::PER_TENSOR
+                                                      : v1::PER_CHANNEL);
   if (format == Format::kFp8WeightOnly) return scheme;
   v1::NumericFormat* input = scheme.mutable_input();
   input->set_type(weight->type());
-  input->set_dynamic(true);
-  input->set_granularity(v1::PER_TOKEN);
+  input->set_dynamic(!IsStatic(format));
+  input->set_granularity(IsStatic(format) ? v1::PER_TENSOR : v1::PER_TOKEN);
   if (format == Format::kFp8Block) {
     weight->set_block_rows(128);
     weight->set_block_columns(128);
@@ -60,7 +64,7 @@ v1::Scheme SchemeOf(Format format) {
 }
 
 std::vector<int64_t> ScaleShape(Format format, const std::vector<int64_t>& shape) {
-  if (format == Format::kFp8Tensor) return {1};
+  if (IsPerTensor(format)) return {1};
   if (format != Format::kFp8Block) return {shape[0], 1};
   return {CeilDiv(shape[0], 128), CeilDiv(shape[1], 128)};
 }
@@ -91,6 +95,26 @@ std::string Content(const ExpectedTensor& planned, DType dtype, bool scale,
     }
   }
   return bytes;
+}
+
+// A scalar tensor: where it is in the file, and its value.
+struct Scalar {
+  NewTensor tensor;
+  float value = 0;
+};
+
+// Scales that hold most values and clip some.
+Scalar StaticScale(const std::string& name, Format format, std::mt19937_64* random) {
+  if (format == Format::kFp8StaticTied) return {{name, DType::kF32, {}}, 0.0078f};
+  const float value = std::uniform_real_distribution<float>(0.002f, 0.012f)(*random);
+  return {{name, DType::kBF16, {1}}, value};
+}
+
+std::string BytesOf(const Scalar& scalar) {
+  const uint16_t bits = Bf16FromF32(scalar.value);
+  return scalar.tensor.dtype == DType::kF32
+             ? std::string(reinterpret_cast<const char*>(&scalar.value), 4)
+             : std::string(reinterpret_cast<const char*>(&bits), 2);
 }
 
 void RunRank(const TinyModel& model, const v1::ServePlan& plan, uint32_t rank,
@@ -159,7 +183,11 @@ v1::ModelSpec BlockSpec() {
   return spec;
 }
 
-TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed) {
+bool IsStatic(Format format) {
+  return format == Format::kFp8Static || format == Format::kFp8StaticTied;
+}
+
+TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed, bool fp8_cache) {
   TinyModel model;
   model.spec = spec;
   model.dir = ::testing::TempDir() + "octavo-tiny-" + RandomHex(8);
@@ -169,6 +197,8 @@ TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed
   auto planned = ExpectedTensors(spec);
   EXPECT_TRUE(planned.ok()) << planned.status().message();
   if (!planned.ok()) return model;
+  std::mt19937_64 random(seed);
+  std::vector<Scalar> scalars;
   std::vector<NewTensor> tensors;
   for (const ExpectedTensor& tensor : *planned) {
     const bool quantized =
@@ -179,14 +209,21 @@ TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed
     tensors.push_back({tensor.name, dtype, tensor.shape});
     if (quantized) {
       tensors.push_back({tensor.name + ".scale", DType::kBF16, ScaleShape(format, tensor.shape)});
+      if (!IsStatic(format)) continue;
+      scalars.push_back(StaticScale(tensor.name + ".input_scale", format, &random));
     }
   }
+  for (int64_t layer = 0; fp8_cache && layer < spec.layer_count(); ++layer) {
+    const std::string name = "layer" + std::to_string(layer);
+    scalars.push_back({{name + ".k_scale", DType::kF32, {1}}, 0.0049f + 0.001f * layer});
+    scalars.push_back({{name + ".v_scale", DType::kBF16, {}}, 0.003f});
+  }
+  for (const Scalar& scalar : scalars) tensors.push_back(scalar.tensor);
   const BuiltHeader header = BuildHeader(tensors, "model.safetensors");
   std::map<std::string, v1::TensorSpec> specs;
   for (const v1::TensorSpec& tensor : header.tensors) specs[tensor.name()] = tensor;
   std::string file = header.bytes;
   file.resize(header.file_size);
-  std::mt19937_64 random(seed);
   const auto put = [&](const v1::TensorSpec& tensor, const std::string& bytes) {
     ASSERT_EQ(bytes.size(), tensor.end() - tensor.begin());
     std::memcpy(file.data() + tensor.begin(), bytes.data(), bytes.size());
@@ -202,11 +239,18 @@ TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed
     if (const auto scale = specs.find(tensor.name + ".scale"); scale != specs.end()) {
       served.scheme = SchemeOf(format);
       served.scale = scale->second;
+      if (IsStatic(format)) served.input_scale = specs.at(tensor.name + ".input_scale");
       ExpectedTensor shape = tensor;
       shape.shape = ScaleShape(format, tensor.shape);
       put(scale->second, Content(shape, DType::kBF16, true, &random));
     }
     model.tensors.push_back(served);
+  }
+  for (const Scalar& scalar : scalars) put(specs.at(scalar.tensor.name), BytesOf(scalar));
+  for (int64_t layer = 0; fp8_cache && layer < spec.layer_count(); ++layer) {
+    v1::CacheScales& scales = model.cache_scales.emplace_back();
+    *scales.mutable_key() = specs.at("layer" + std::to_string(layer) + ".k_scale");
+    *scales.mutable_value() = specs.at("layer" + std::to_string(layer) + ".v_scale");
   }
   std::ofstream(model.dir + "/model.safetensors", std::ios::binary) << file;
   return model;
@@ -216,7 +260,8 @@ std::vector<Digest128> RunModel(const TinyModel& model, const std::vector<int32_
                                 const RunSettings& settings) {
   ServeOptions options;
   options.rank_count = settings.ranks;
-  const auto plan = PlanServing(model.spec, model.tensors, options);
+  options.cache_type = settings.cache;
+  const auto plan = PlanServing(model.spec, model.tensors, options, model.cache_scales);
   EXPECT_TRUE(plan.ok()) << plan.status().message();
   std::vector<Digest128> digests;
   if (!plan.ok()) return digests;

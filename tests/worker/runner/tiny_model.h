@@ -16,13 +16,25 @@
 
 namespace octavo::testing {
 
-enum class Format { kBf16, kFp8Dynamic, kFp8Tensor, kFp8WeightOnly, kFp8Block, kInt8 };
+enum class Format {
+  kBf16,
+  kFp8Dynamic,
+  kFp8Tensor,
+  kFp8WeightOnly,
+  kFp8Block,
+  kInt8,
+  kFp8Static,      // every input its own scale, BF16
+  kFp8StaticTied,  // all inputs one scale, F32 without dimensions; weights per channel
+};
+
+bool IsStatic(Format format);
 
 struct TinyModel {
   std::string dir;
   std::shared_ptr<void> folder;  // removes the folder with the last copy
   v1::ModelSpec spec;
   std::vector<ServedTensor> tensors;
+  std::vector<v1::CacheScales> cache_scales;  // of a model with an FP8 cache
 };
 
 // Ragged in every dimension: hidden 80, 6 query and 3 KV heads of 20, inner 100, vocabulary 131.
@@ -35,7 +47,8 @@ v1::ModelSpec DbrxSpec();
 v1::ModelSpec BlockSpec();
 
 // Writes model.safetensors into a fresh folder under the test's temporary directory.
-TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed);
+TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed,
+                         bool fp8_cache = false);
 
 struct RunSettings {
   uint32_t ranks = 1;
@@ -43,6 +56,7 @@ struct RunSettings {
   int threads = 1;
   Isa isa = BestIsa();
   bool shuffle_blocks = false;  // another block table
+  v1::CacheType cache = v1::CACHE_AUTO;
 };
 
 // Digests of the logits of every position of `tokens`.
