@@ -34,6 +34,7 @@
 #include "worker/service/engine_service.h"
 #include "worker/service/follow_streams.h"
 #include "worker/service/task_runner.h"
+#include "worker/stage/calibrate.h"
 #include "worker/stage/quantize.h"
 
 namespace octavo {
@@ -88,8 +89,11 @@ class Worker {
                        "give at least 192MiB");
     }
     OCTAVO_ASSIGN_OR_RETURN(exposer_, Exposer::Start(&metrics_, flags_.metrics_listen));
-    stage_.emplace(QuantizeStage::Options{
-        .buffer_bytes = std::min(flags_.memory - kBaselineBytes, kTaskBufferMax), .isa = isa});
+    const uint64_t budget = flags_.memory - kBaselineBytes;
+    const uint64_t buffers = std::min(budget / 2, kTaskBufferMax);
+    quantize_.emplace(QuantizeStage::Options{.buffer_bytes = buffers, .isa = isa});
+    calibrate_.emplace(CalibrateStage::Options{
+        .memory_bytes = budget - buffers, .threads = Threads(), .isa = isa});
     OCTAVO_RETURN_IF_ERROR(Listen(token, isa));
     Attach(token, isa);
     return absl::OkStatus();
@@ -187,16 +191,24 @@ class Worker {
   TaskRunner::Hooks TaskHooks() {
     return {.run = [this](const v1::Task& task,
                           std::stop_token stop) { return RunTask(task, std::move(stop)); },
-            .prefetch = [this](const v1::Task& task) { stage_->Prefetch(task); },
-            .sync = [this] { return stage_->SyncTouched(); },
+            .prefetch = [this](const v1::Task& task) { quantize_->Prefetch(task); },
+            .sync =
+                [this] {
+                  absl::Status status = quantize_->SyncTouched();
+                  status.Update(calibrate_->SyncTouched());
+                  return status;
+                },
             .send = [this](v1::Report report) { Send(report); }};
   }
 
   absl::StatusOr<v1::Receipt> RunTask(const v1::Task& task, std::stop_token stop) {
     const auto start = std::chrono::steady_clock::now();
-    absl::StatusOr<v1::Receipt> receipt = stage_->Run(task, std::move(stop));
+    absl::StatusOr<v1::Receipt> receipt = task.unit().kind() == v1::UNIT_CALIBRATE
+                                              ? calibrate_->Run(task, std::move(stop))
+                                              : quantize_->Run(task, std::move(stop));
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    metrics_.Set(metric::kWorkerBufferBytes, static_cast<double>(stage_->buffer_bytes_in_use()));
+    metrics_.Set(metric::kWorkerBufferBytes, static_cast<double>(quantize_->buffer_bytes_in_use() +
+                                                                 calibrate_->bytes_in_use()));
     metrics_.Add(metric::kWorkerUnits, 1, {receipt.ok() ? "done" : "failed"});
     if (!receipt.ok()) return receipt;
     metrics_.Observe(metric::kWorkerUnitSeconds, took.count());
@@ -256,7 +268,8 @@ class Worker {
   std::atomic<bool> stopping_ = false;
   std::atomic<bool> attached_ = false;
   std::unique_ptr<Exposer> exposer_;
-  std::optional<QuantizeStage> stage_;
+  std::optional<QuantizeStage> quantize_;
+  std::optional<CalibrateStage> calibrate_;
   std::optional<AttachClient> attach_;
   std::optional<RankHost> ranks_;
   std::unique_ptr<grpc::Service> engine_service_;

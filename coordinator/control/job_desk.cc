@@ -51,7 +51,9 @@ absl::StatusOr<v1::Job> JobDesk::Submit(const v1::SubmitJobRequest& request) {
     const v1::QuantizeRequest& known = found->second.job.request();
     if (known.source_dir() != quantize.source_dir() ||
         known.output_dir() != quantize.output_dir() ||
-        known.recipe().SerializeAsString() != quantize.recipe().SerializeAsString()) {
+        known.recipe().SerializeAsString() != quantize.recipe().SerializeAsString() ||
+        known.calibration().digest().SerializeAsString() !=
+            quantize.calibration().digest().SerializeAsString()) {
       return MakeError(Reason::kBadRequest, "the idempotency key belongs to another request", {},
                        "Draw a new key");
     }
@@ -71,6 +73,12 @@ absl::StatusOr<v1::Job> JobDesk::Submit(const v1::SubmitJobRequest& request) {
   entry.submitted = parts_.clock->Now();
   entry.running_since = entry.publishing_since = entry.ended = Clock::Nanos(0);
   entry.job.set_id(id);
+  entry.ids.reset();
+  if (quantize.has_calibration()) {  // the journal gets the digest, a file the ids
+    entry.ids =
+        std::make_shared<std::string>(std::move(*quantize.mutable_calibration()->mutable_ids()));
+    quantize.mutable_calibration()->clear_ids();
+  }
   *entry.job.mutable_request() = std::move(quantize);
   entry.job.set_state(v1::JOB_PLANNING);
   entry.job.clear_failure();
@@ -87,8 +95,9 @@ void JobDesk::StartPlanning(Entry& entry) {
   const std::string id = entry.job.id();
   const uint64_t generation = entry.generation;
   entry.slow_step = true;
-  const bool posted = parts_.slow->Post([this, id, generation, job = entry.job] {
-    auto result = std::make_shared<absl::StatusOr<PreparedJob>>(PrepareJob(job, *parts_.store));
+  const bool posted = parts_.slow->Post([this, id, generation, job = entry.job, ids = entry.ids] {
+    auto result = std::make_shared<absl::StatusOr<PreparedJob>>(
+        PrepareJob(job, ids == nullptr ? std::string_view() : *ids, *parts_.store));
     const bool useless = result->ok() ? (*result)->job.already_done()
                                       : ReasonOf(result->status()) == Reason::kSourceChanged;
     if (useless) DropStaging(job);
@@ -107,6 +116,7 @@ void JobDesk::OnPlanned(const std::string& id, uint64_t generation,
   if (found == jobs_.end() || found->second.generation != generation) return;
   Entry& entry = found->second;
   entry.slow_step = false;
+  entry.ids.reset();
   if (!result->ok()) {
     if (ReasonOf(result->status()) == Reason::kSourceChanged) ForgetUnits(entry);
     Fail(entry, result->status());
@@ -150,7 +160,7 @@ void JobDesk::OnPlanned(const std::string& id, uint64_t generation,
 std::optional<v1::Task> JobDesk::NextTask(const std::string& worker, uint64_t epoch) {
   Entry* oldest = nullptr;
   for (auto& [id, entry] : jobs_) {
-    if (entry.job.state() != v1::JOB_RUNNING || !entry.run->table().Next()) continue;
+    if (entry.job.state() != v1::JOB_RUNNING || !entry.run->table().Next(worker)) continue;
     if (oldest == nullptr || entry.order < oldest->order) oldest = &entry;
   }
   if (oldest == nullptr) return std::nullopt;
@@ -197,7 +207,9 @@ std::optional<std::string> JobDesk::OnReceipt(const std::string& worker,
   parts_.metrics->Add(metric::kReceipts, 1, {"disagrees"});
   parts_.metrics->Add(metric::kDigestDisagreements);
   parts_.metrics->Add(metric::kRetries, 1, {"disagreement"});
-  parts_.outbox->writes.push_back(EraseReceipt(id, receipt.unit_id()));
+  for (const uint32_t unit : entry->run->reopened()) {
+    parts_.outbox->writes.push_back(EraseReceipt(id, unit));
+  }
   const std::string why = fmt::format(
       "two executions of unit {} of job {} gave different digests, the second on worker {}",
       receipt.unit_id(), id, worker);

@@ -73,6 +73,7 @@ class JobDesk {
     uint64_t generation = 0;  // of this run; results of slow steps of an earlier one are void
     bool slow_step = false;   // one is going on
     bool cancel_wanted = false;
+    std::shared_ptr<const std::string> ids;  // of the calibration set, while PLANNING
     std::shared_ptr<JobRun> run;  // while RUNNING or PUBLISHING; shared with the publishing step
     Clock::Nanos submitted{0};
     Clock::Nanos running_since{0};

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "coordinator/planner/calibration_plan.h"
 #include "coordinator/planner/quantize_plan.h"
 
 namespace octavo {
@@ -9,11 +10,16 @@ namespace {
 
 constexpr std::chrono::seconds kRateWindow{5};
 
-std::vector<uint32_t> PhasesOf(const v1::Plan& plan) {
-  std::vector<uint32_t> phases;
-  phases.reserve(plan.units_size());
-  for (const v1::Unit& unit : plan.units()) phases.push_back(unit.phase());
-  return phases;
+std::vector<LeaseTable::Entry> EntriesOf(const v1::Plan& plan) {
+  std::vector<LeaseTable::Entry> entries;
+  entries.reserve(plan.units_size());
+  for (const v1::Unit& unit : plan.units()) {
+    LeaseTable::Entry& entry = entries.emplace_back();
+    entry.phase = unit.phase();
+    entry.after = UnitBefore(plan, unit);
+    if (unit.kind() == v1::UNIT_CALIBRATE) entry.run = static_cast<int32_t>(unit.layer());
+  }
+  return entries;
 }
 
 }  // namespace
@@ -27,11 +33,12 @@ bool SameResult(const v1::Receipt& a, const v1::Receipt& b) {
     }
     return true;
   };
-  return same(a.ranges(), b.ranges()) && same(a.stats(), b.stats());
+  return same(a.ranges(), b.ranges()) && same(a.stats(), b.stats()) &&
+         same(a.scratch(), b.scratch());
 }
 
 JobRun::JobRun(const v1::Job& job, v1::Plan plan, std::vector<v1::Receipt> kept)
-    : job_(job), plan_(std::move(plan)), table_(PhasesOf(plan_)), receipts_(plan_.units_size()) {
+    : job_(job), plan_(std::move(plan)), table_(EntriesOf(plan_)), receipts_(plan_.units_size()) {
   uint64_t total = 0;
   for (const v1::Unit& unit : plan_.units()) total += unit.source_bytes();
   sums_.set_units_total(plan_.units_size());
@@ -65,7 +72,7 @@ void JobRun::MergeFinishedPhases() {
 }
 
 std::optional<v1::Task> JobRun::Lease(const std::string& worker, uint64_t epoch) {
-  const std::optional<uint32_t> next = table_.Next();
+  const std::optional<uint32_t> next = table_.Next(worker);
   if (!next) return std::nullopt;
   MergeFinishedPhases();
   table_.Lease(worker, epoch);
@@ -84,12 +91,7 @@ JobRun::Answer JobRun::OnReceipt(const std::string& worker, const v1::Receipt& r
       if (SameResult(receipts_[unit], receipt)) return Answer::kDuplicate;
       // Whose bytes lie in the folder now is not known: both results are void.
       ++disagreements_;
-      table_.Reopen(unit);
-      stats_phase_ = 0;
-      stats_.clear();
-      sums_.set_source_bytes_done(sums_.source_bytes_done() -
-                                  plan_.units(static_cast<int>(unit)).source_bytes());
-      receipts_[unit].Clear();
+      Void(unit);
       return Answer::kDisagrees;
     case LeaseTable::Outcome::kDone:
       break;
@@ -108,6 +110,17 @@ JobRun::Answer JobRun::OnReceipt(const std::string& worker, const v1::Receipt& r
   samples_.emplace_back(now, sums_.source_bytes_done());
   while (now - samples_.front().first > kRateWindow) samples_.pop_front();
   return Answer::kDone;
+}
+
+void JobRun::Void(uint32_t unit) {
+  stats_phase_ = 0;
+  stats_.clear();
+  reopened_ = table_.Reopen(unit);
+  for (const uint32_t open : reopened_) {
+    sums_.set_source_bytes_done(sums_.source_bytes_done() -
+                                plan_.units(static_cast<int>(open)).source_bytes());
+    receipts_[open].Clear();
+  }
 }
 
 bool JobRun::OnFailed(uint32_t unit, uint64_t epoch) {

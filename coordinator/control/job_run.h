@@ -35,11 +35,15 @@ class JobRun {
   enum class Answer {
     kDone,
     kDuplicate,  // done before, with the same result
-    kDisagrees,  // done before, with another result: the unit is open again, its receipt forgotten
+    kDisagrees,  // done before, with another result: see reopened()
     kStale,      // under a lease that is not current
     kUnknown,    // no such unit
   };
   Answer OnReceipt(const std::string& worker, const v1::Receipt& receipt, Nanos now);
+
+  // The units that the last kDisagrees opened again: the unit and what was done on top of it. Their
+  // receipts are forgotten.
+  const std::vector<uint32_t>& reopened() const { return reopened_; }
 
   // A unit failed on its worker. True if the lease was current; the unit waits again.
   bool OnFailed(uint32_t unit, uint64_t epoch);
@@ -69,6 +73,7 @@ class JobRun {
   };
 
   void MergeFinishedPhases();
+  void Void(uint32_t unit);
 
   const v1::Job job_;
   const v1::Plan plan_;
@@ -81,6 +86,7 @@ class JobRun {
   std::deque<std::pair<Nanos, uint64_t>> samples_;  // source bytes done so far
   v1::JobProgress sums_;
   uint32_t disagreements_ = 0;
+  std::vector<uint32_t> reopened_;
 };
 
 }  // namespace octavo

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "coordinator/control/job_journal.h"
+#include "coordinator/control/scratch_folder.h"
 #include "coordinator/planner/publish.h"
 #include "coordinator/planner/quantize_plan.h"
 #include "core/base/checksum.h"
@@ -37,6 +38,11 @@ std::string NormalPath(const std::string& path) {
   std::string normal = std::filesystem::path(path).lexically_normal().string();
   while (normal.size() > 1 && normal.back() == '/') normal.pop_back();
   return normal;
+}
+
+absl::Status RemoveFolders(const v1::Job& job) {
+  OCTAVO_RETURN_IF_ERROR(RemoveFolder(ScratchDirOf(job.staging_dir())));
+  return RemoveFolder(job.staging_dir());
 }
 
 // The journal's receipts whose files are still there at their planned sizes; the others' units are
@@ -70,12 +76,13 @@ absl::Status CheckFreeSpace(const v1::Job& job, const v1::Plan& plan) {
     const auto facts = store.Stat(JoinPath(job.staging_dir(), file.name()));
     if (facts.ok()) have += std::min<uint64_t>(facts->size, file.size());
   }
-  const uint64_t need = plan.output_bytes() - std::min(have, plan.output_bytes());
+  const uint64_t need =
+      plan.output_bytes() - std::min(have, plan.output_bytes()) + SpillBytes(plan);
   const auto free_bytes = store.FreeBytes(job.request().output_dir());
   if (!free_bytes.ok()) return free_bytes.status();
   if (*free_bytes >= need) return absl::OkStatus();
   return MakeError(Reason::kDiskFull,
-                   fmt::format("the output needs {} bytes more and {} are free", need, *free_bytes),
+                   fmt::format("the job needs {} bytes more and {} are free", need, *free_bytes),
                    {.file = job.request().output_dir()},
                    "Free space and run the same command again");
 }
@@ -100,6 +107,7 @@ std::string JobIdOf(const v1::SubmitJobRequest& request) {
     const v1::QuantizeRequest normal = Normalized(request.quantize());
     text = fmt::format("{}\n{}\n{}", normal.source_dir(), normal.output_dir(),
                        DeterministicBytes(normal.recipe()));
+    if (normal.has_calibration()) text += DeterministicBytes(normal.calibration().digest());
   }
   return DigestOf(text).Hex().substr(0, 16);
 }
@@ -115,7 +123,7 @@ absl::Status CheckRequest(const v1::QuantizeRequest& request) {
   if (request.recipe().rules().empty()) {
     return MakeError(Reason::kBadRequest, "the request has no recipe");
   }
-  return absl::OkStatus();
+  return CheckCalibrationSet(request);
 }
 
 v1::QuantizeRequest Normalized(v1::QuantizeRequest request) {
@@ -129,7 +137,7 @@ std::string StagingDirOf(const std::string& output_dir, const std::string& job_i
 }
 std::string ReportPathOf(const std::string& output_dir) { return output_dir + ".report.json"; }
 
-absl::StatusOr<PreparedJob> PrepareJob(v1::Job job, StateStore& store) {
+absl::StatusOr<PreparedJob> PrepareJob(v1::Job job, std::string_view ids, StateStore& store) {
   PreparedJob prepared;
   const std::string& source = job.request().source_dir();
   OCTAVO_RETURN_IF_ERROR(CheckPlaces(source, job.request().output_dir()));
@@ -142,7 +150,8 @@ absl::StatusOr<PreparedJob> PrepareJob(v1::Job job, StateStore& store) {
   {
     OCTAVO_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                             OpenCheckpoint(LocalStore(), source, Accept::kPlainOnly));
-    OCTAVO_ASSIGN_OR_RETURN(prepared.plan, BuildPlan(checkpoint, job.request().recipe()));
+    OCTAVO_ASSIGN_OR_RETURN(
+        prepared.plan, BuildPlan(checkpoint, job.request().recipe(), job.request().calibration()));
     *job.mutable_sources() = {checkpoint.files.begin(), checkpoint.files.end()};
   }
   prepared.plan_digest = PlanDigest(prepared.plan);
@@ -166,15 +175,17 @@ absl::StatusOr<PreparedJob> PrepareJob(v1::Job job, StateStore& store) {
     OCTAVO_ASSIGN_OR_RETURN(std::vector<v1::Receipt> receipts,
                             LoadReceipts(store, prepared.job.id()));
     KeepReceipts(std::move(receipts), prepared);
-  } else {  // without a journal nothing in the folder can be trusted
-    OCTAVO_RETURN_IF_ERROR(RemoveFolder(prepared.job.staging_dir()));
+    DropBrokenBatches(prepared.job, prepared.plan, &prepared.kept, &prepared.dropped);
+  } else {  // without a journal nothing in the folders can be trusted
+    OCTAVO_RETURN_IF_ERROR(RemoveFolders(prepared.job));
   }
   OCTAVO_RETURN_IF_ERROR(StageFolder(prepared.job, prepared.plan));
+  OCTAVO_RETURN_IF_ERROR(StageScratch(prepared.job, prepared.plan, ids));
   return prepared;
 }
 
 void DropStaging(const v1::Job& job) {
-  const absl::Status removed = RemoveFolder(job.staging_dir());
+  const absl::Status removed = RemoveFolders(job);
   if (!removed.ok()) spdlog::warn("{}", std::string(removed.message()));
 }
 
@@ -185,6 +196,7 @@ absl::Status PublishJob(const v1::Job& job, const v1::Plan& plan,
   OCTAVO_RETURN_IF_ERROR(FinishFolder(job, plan, receipts));
   OCTAVO_RETURN_IF_ERROR(
       PublishFolder(job.staging_dir(), job.request().output_dir(), job.request().overwrite()));
+  OCTAVO_RETURN_IF_ERROR(RemoveFolder(ScratchDirOf(job.staging_dir())));
   // A local cluster's journal lies there too; then the folder is not empty and stays.
   rmdir(std::filesystem::path(job.staging_dir()).parent_path().c_str());
   return absl::OkStatus();

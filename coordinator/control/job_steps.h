@@ -4,6 +4,7 @@
 // finishing and publishing. They may be repeated after a crash at any point.
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -39,10 +40,11 @@ struct PreparedJob {
 
 // Opens the source, plans, compares with an earlier run (kSourceChanged where the source is not the
 // one it worked on), checks places, output and free space, and stages the folder. With already_done
-// nothing is staged.
-absl::StatusOr<PreparedJob> PrepareJob(v1::Job job, StateStore& store);
+// nothing is staged. `ids`: of the calibration set, which the job itself holds without them.
+absl::StatusOr<PreparedJob> PrepareJob(v1::Job job, std::string_view ids, StateStore& store);
 
-// Removes the staging folder of a job that will not be resumed. What cannot be removed is logged.
+// Removes the staging and scratch folders of a job that will not be resumed. What cannot be removed
+// is logged.
 void DropStaging(const v1::Job& job);
 
 // Finishes and publishes; the report is written by the caller. Removes the staging folder's parent

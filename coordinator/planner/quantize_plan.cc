@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "coordinator/planner/calibration_plan.h"
 #include "coordinator/planner/plan_parts.h"
 #include "core/base/checksum.h"
 #include "core/base/error.h"
@@ -12,7 +13,6 @@
 #include "core/scheme/legality.h"
 #include "core/store/local_store.h"
 #include "core/tensor/bare/tree.h"
-#include "fmt/format.h"
 
 namespace octavo {
 namespace {
@@ -25,24 +25,58 @@ std::vector<double> TreeSum(std::vector<std::vector<double>> sums) {
   return sums.empty() ? std::vector<double>() : std::move(sums.front());
 }
 
+// What the units of a calibrated job need beside the unit.
+void AddCalibration(const v1::Job& job, const v1::Plan& plan, v1::Task* task) {
+  const v1::CalibrationPlan& calibration = plan.calibration();
+  const v1::Unit& unit = task->unit();
+  task->set_scratch_dir(ScratchDirOf(job.staging_dir()));
+  if (unit.kind() == v1::UNIT_SCALES) {
+    *task->mutable_calibration() = plan.recipe().calibration();
+    task->set_batch_count(static_cast<uint32_t>(calibration.batches_size()));
+  }
+  if (unit.kind() != v1::UNIT_CALIBRATE) return;
+  v1::CalibrateTask& own = *task->mutable_calibrate();
+  *own.mutable_layer() = calibration.layers(static_cast<int>(unit.layer()));
+  *own.mutable_batch() = calibration.batches(static_cast<int>(unit.batch()));
+  for (uint32_t i = own.batch().sample_begin(); i < own.batch().sample_end(); ++i) {
+    own.add_sample_lengths(calibration.sample_lengths(static_cast<int>(i)));
+  }
+  own.set_observer(plan.recipe().calibration().observer());
+  own.set_last(unit.layer() + 1 == static_cast<uint32_t>(calibration.layers_size()));
+  std::set<std::string_view> files;
+  for (const v1::RankTensor& tensor : own.layer().ranks(0).tensors()) {
+    files.insert(tensor.tensor().spec().file());
+  }
+  if (unit.layer() == 0) {
+    *own.mutable_embedding() = calibration.embedding();
+    files.insert(own.embedding().file());
+  }
+  for (const v1::SourceFile& file : job.sources()) {
+    if (files.contains(file.name())) *task->add_sources() = file;
+  }
+}
+
 }  // namespace
 
-absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recipe& recipe) {
+std::string ScratchDirOf(const std::string& staging_dir) { return staging_dir + ".calibration"; }
+
+absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recipe& recipe,
+                                   const v1::CalibrationSet& calibration) {
   if (checkpoint.quantized) {
     return MakeError(Reason::kUnsupported, "the source is already quantized",
                      {.file = "config.json"}, "Give the BF16, F16 or F32 original");
-  }
-  if (recipe.has_calibration()) {
-    return MakeError(Reason::kUnsupported, fmt::format("recipe '{}': static scales are not planned "
-                                                       "yet",
-                                                       recipe.name()));
   }
   v1::Plan plan;
   *plan.mutable_model() = checkpoint.model;
   *plan.mutable_recipe() = recipe;
   OCTAVO_ASSIGN_OR_RETURN(const auto schemes, ResolveSchemes(recipe, checkpoint.tensors));
   OCTAVO_ASSIGN_OR_RETURN(const Layout layout, LayOutFiles(checkpoint, recipe, schemes, &plan));
+  if (recipe.has_calibration()) {
+    OCTAVO_ASSIGN_OR_RETURN(*plan.mutable_calibration(), PlanCalibration(checkpoint, calibration));
+    AddCalibrateUnits(&plan);
+  }
   CutUnits(layout.tensors, &plan);
+  AddScaleUnits(layout.scales, &plan);
 
   std::set<std::string> taken = {"octavo_manifest.json", "README.md"};
   for (const v1::OutputFile& output : plan.outputs()) taken.insert(output.name());
@@ -148,6 +182,7 @@ v1::Task MakeTask(const v1::Job& job, const v1::Plan& plan, uint32_t unit, uint6
     if (files.contains(file.name())) *task.add_sources() = file;
   }
   for (const v1::OutputFile& output : plan.outputs()) task.add_output_names(output.name());
+  if (plan.has_calibration()) AddCalibration(job, plan, &task);
   return task;
 }
 

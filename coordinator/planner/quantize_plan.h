@@ -9,7 +9,8 @@
 //
 // Phases: everything that needs no joint scale, or whose tie group fits one unit, is in phase 0.
 // Larger groups give UNIT_STAT_AMAX units in phase 0, then UNIT_CAST in phase 1 (absmax), or
-// UNIT_STAT_MSE in phase 1 and UNIT_CAST in phase 2 (mse).
+// UNIT_STAT_MSE in phase 1 and UNIT_CAST in phase 2 (mse). Calibrating recipes have UNIT_CALIBRATE
+// units in phase 0, before all others, and UNIT_SCALES units in a last phase of their own.
 
 #include <cstdint>
 #include <span>
@@ -26,8 +27,10 @@ namespace octavo {
 struct Checkpoint;
 
 // Headers only. kBadRecipe where the recipe is illegal for this model, kUnsupported where the
-// source is already quantized.
-absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recipe& recipe);
+// source is already quantized. `calibration`: only its lengths and digest are looked at, and only
+// where the recipe has static scales (calibration_plan.h).
+absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recipe& recipe,
+                                   const v1::CalibrationSet& calibration = {});
 
 // XXH3-128 of the plan's deterministic bytes, as hex: equal for equal plans.
 std::string PlanDigest(const v1::Plan& plan);
@@ -45,6 +48,9 @@ bool UnitReady(const v1::Plan& plan, std::span<const uint32_t> units_per_phase,
 // (unit, piece). Empty where the plan has no such phases.
 std::vector<v1::TieStat> MergeStats(const v1::Plan& plan, uint32_t phase,
                                     std::span<const v1::Receipt> receipts);
+
+// Where a calibrated job keeps token ids, activations and statistics: beside its staging folder.
+std::string ScratchDirOf(const std::string& staging_dir);
 
 // The task for unit `unit`. `stats` as MergeStats returned them for the phase before the unit's
 // (empty for phase 0). Takes folders and source identities from the job.

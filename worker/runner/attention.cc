@@ -109,6 +109,7 @@ void Forward::Attend(int64_t layer, const v1::Step& step, const StepRows& rows,
 absl::Status Forward::Attention(int64_t layer, const v1::Step& step, const StepRows& rows) {
   const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
   Norm(weights.attention_norm, all_rows_);
+  OCTAVO_RETURN_IF_ERROR(See(v1::OBSERVED_ATTENTION_INPUT, normed_, rows.rows(), hidden_));
   const Linear* linears[] = {&weights.query, &weights.key, &weights.value};
   OCTAVO_RETURN_IF_ERROR(
       inputs_.Prepare(linears, normed_.as<uint16_t>(), hidden_, rows.rows(), nullptr));
@@ -133,6 +134,9 @@ absl::Status Forward::Attention(int64_t layer, const v1::Step& step, const StepR
   pool_->ParallelFor(kv_heads_, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t head = begin; head < end; ++head) RotateAndStore(layer, step, rows, head);
   });
+  const int64_t keys = kv_heads_ * head_dim_;
+  OCTAVO_RETURN_IF_ERROR(See(v1::OBSERVED_KEY, key_, rows.rows(), keys));
+  OCTAVO_RETURN_IF_ERROR(See(v1::OBSERVED_VALUE, value_, rows.rows(), keys));
   const auto span_count = static_cast<int64_t>(spans_.size());
   pool_->ParallelFor(span_count * kv_heads_, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t task = begin; task < end; ++task) {
@@ -140,6 +144,8 @@ absl::Status Forward::Attention(int64_t layer, const v1::Step& step, const StepR
              thread);
     }
   });
+  OCTAVO_RETURN_IF_ERROR(
+      See(v1::OBSERVED_ATTENTION_OUTPUT, attended_, rows.rows(), keys * queries_per_head_));
   const RowRun run = {&weights.output, &AttentionPieces(weights.output), 0, rows.rows()};
   return RowParallel(std::span(&run, 1), attended_.as<uint16_t>(), Residual());
 }

@@ -218,21 +218,49 @@ absl::Status Forward::Head(const StepRows& rows, Logits* out) {
   return absl::OkStatus();
 }
 
-absl::Status Forward::Run(const v1::Step& step, const StepRows& rows, Logits* out) {
-  const FpEnv env;
-  OCTAVO_RETURN_IF_ERROR(Reserve(step, rows));
+void Forward::PrepareRotation(const StepRows& rows) {
   for (int64_t row = 0; row < rows.rows(); ++row) {
     const int64_t at = row * (head_dim_ / 2);
     RopeRow(frequencies_.data(), head_dim_, rows.positions[static_cast<size_t>(row)],
             cos_.as<uint16_t>() + at, sin_.as<uint16_t>() + at);
   }
+}
+
+absl::Status Forward::See(v1::ObservedPoint point, const GrowingBuffer& x, int64_t rows,
+                          int64_t columns) {
+  if (observe_ == nullptr) return absl::OkStatus();
+  return (*observe_)(point, -1, x.as<uint16_t>(), rows, columns);
+}
+
+absl::Status Forward::Layer(int64_t layer, const v1::Step& step, const StepRows& rows) {
+  OCTAVO_RETURN_IF_ERROR(Attention(layer, step, rows));
+  const bool mixture = weights_.layers[static_cast<size_t>(layer)].has_router();
+  return mixture ? Moe(layer, rows) : Mlp(layer, rows);
+}
+
+absl::Status Forward::Run(const v1::Step& step, const StepRows& rows, Logits* out) {
+  const FpEnv env;
+  OCTAVO_RETURN_IF_ERROR(Reserve(step, rows));
+  PrepareRotation(rows);
   OCTAVO_RETURN_IF_ERROR(Embed(rows));
   for (int64_t layer = 0; layer < plan_.model().layer_count(); ++layer) {
-    OCTAVO_RETURN_IF_ERROR(Attention(layer, step, rows));
-    const bool mixture = weights_.layers[static_cast<size_t>(layer)].has_router();
-    OCTAVO_RETURN_IF_ERROR(mixture ? Moe(layer, rows) : Mlp(layer, rows));
+    OCTAVO_RETURN_IF_ERROR(Layer(layer, step, rows));
   }
   return Head(rows, out);
+}
+
+absl::Status Forward::RunLayer(const v1::Step& step, const StepRows& rows, uint16_t* x,
+                               const Observe& observe) {
+  const FpEnv env;
+  OCTAVO_RETURN_IF_ERROR(Reserve(step, rows));
+  PrepareRotation(rows);
+  const auto bytes = static_cast<size_t>(rows.rows() * hidden_) * 2;
+  std::memcpy(x_.as<uint16_t>(), x, bytes);
+  observe_ = &observe;
+  const absl::Status status = Layer(0, step, rows);
+  observe_ = nullptr;
+  std::memcpy(x, x_.as<uint16_t>(), bytes);
+  return status;
 }
 
 }  // namespace octavo

@@ -24,6 +24,7 @@
 #include "worker/runner/expert_route.h"
 #include "worker/runner/kv_cache.h"
 #include "worker/runner/linear_input.h"
+#include "worker/runner/observe.h"
 #include "worker/runner/runner.h"
 #include "worker/runner/step_plan.h"
 #include "worker/runner/weights.h"
@@ -39,6 +40,9 @@ class Forward {
 
   absl::Status Init();
   absl::Status Run(const v1::Step& step, const StepRows& rows, Logits* out);
+  // The only layer of the plan over x ([rows][hidden] BF16), in place.
+  absl::Status RunLayer(const v1::Step& step, const StepRows& rows, uint16_t* x,
+                        const Observe& observe);
 
  private:
   // Tokens of one chunk whose queries are attended to together.
@@ -49,6 +53,9 @@ class Forward {
   };
 
   absl::Status Reserve(const v1::Step& step, const StepRows& rows);
+  void PrepareRotation(const StepRows& rows);
+  absl::Status Layer(int64_t layer, const v1::Step& step, const StepRows& rows);
+  absl::Status See(v1::ObservedPoint point, const GrowingBuffer& x, int64_t rows, int64_t columns);
   absl::Status Embed(const StepRows& rows);
   absl::Status Attention(int64_t layer, const v1::Step& step, const StepRows& rows);
   absl::Status Mlp(int64_t layer, const StepRows& rows);
@@ -66,6 +73,8 @@ class Forward {
               int64_t head, int thread);
   absl::StatusOr<ExpertRoute> RouteToExperts(const LayerWeights& weights, int64_t rows);
   absl::Status VisitExperts(const LayerWeights& weights, const ExpertRoute& route);
+  absl::Status SeeVisits(v1::ObservedPoint point, const GrowingBuffer& x, const ExpertRoute& route,
+                         int64_t columns);
   void AddVisits(const ExpertRoute& route, int64_t rows);
 
   // Products whose K is spread over the ranks (row_parallel.cc): rows [begin, end) of the input go
@@ -108,6 +117,7 @@ class Forward {
   std::vector<float> frequencies_;
   PieceMap attention_pieces_, mlp_pieces_, exact_pieces_;
 
+  const Observe* observe_ = nullptr;              // while a RunLayer looks
   GrowingBuffer x_;                               // [rows][hidden] BF16, the residual stream
   GrowingBuffer normed_;                          // [rows][hidden]
   GrowingBuffer query_, key_, value_, attended_;  // [rows][heads of this rank * head_dim]

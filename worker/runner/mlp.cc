@@ -9,6 +9,7 @@ absl::Status Forward::Mlp(int64_t layer, const StepRows& rows) {
   const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
   const ExpertWeights& mlp = weights.experts.front();
   Norm(weights.mlp_norm, all_rows_);
+  OCTAVO_RETURN_IF_ERROR(See(v1::OBSERVED_MLP_INPUT, normed_, rows.rows(), hidden_));
   const Linear* linears[] = {&mlp.gate, &mlp.up};
   OCTAVO_RETURN_IF_ERROR(
       inputs_.Prepare(linears, normed_.as<uint16_t>(), hidden_, rows.rows(), nullptr));
@@ -29,6 +30,7 @@ absl::Status Forward::Mlp(int64_t layer, const StepRows& rows) {
       activation_.silu_multiply(gate + row * inner, up + row * inner, inner, gate + row * inner);
     }
   });
+  OCTAVO_RETURN_IF_ERROR(See(v1::OBSERVED_MLP_INNER, gate_, rows.rows(), inner));
   const RowRun run = {&mlp.down, &MlpPieces(mlp.down), 0, rows.rows()};
   return RowParallel(std::span(&run, 1), gate, Residual());
 }

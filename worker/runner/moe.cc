@@ -31,6 +31,18 @@ absl::StatusOr<ExpertRoute> Forward::RouteToExperts(const LayerWeights& weights,
                    plan_.model().experts_per_token(), plan_.model().normalized_experts());
 }
 
+absl::Status Forward::SeeVisits(v1::ObservedPoint point, const GrowingBuffer& x,
+                                const ExpertRoute& route, int64_t columns) {
+  if (observe_ == nullptr) return absl::OkStatus();
+  for (size_t e = 0; e + 1 < route.begin.size(); ++e) {
+    const int64_t begin = route.begin[e];
+    OCTAVO_RETURN_IF_ERROR((*observe_)(point, static_cast<int32_t>(e),
+                                       x.as<uint16_t>() + begin * columns,
+                                       route.begin[e + 1] - begin, columns));
+  }
+  return absl::OkStatus();
+}
+
 // gate_ = silu(gate) * up of every visit, rows of visits in the route's order.
 absl::Status Forward::VisitExperts(const LayerWeights& weights, const ExpertRoute& route) {
   const int64_t visits = route.visit_count();
@@ -42,6 +54,7 @@ absl::Status Forward::VisitExperts(const LayerWeights& weights, const ExpertRout
                   static_cast<size_t>(hidden_) * 2);
     }
   });
+  OCTAVO_RETURN_IF_ERROR(SeeVisits(v1::OBSERVED_MLP_INPUT, gathered_, route, hidden_));
   std::vector<InputUse> uses;  // gate and up, expert by expert
   for (size_t e = 0; e < weights.experts.size(); ++e) {
     if (route.begin[e] == route.begin[e + 1]) continue;
@@ -93,6 +106,8 @@ absl::Status Forward::Moe(int64_t layer, const StepRows& rows) {
   Norm(weights.mlp_norm, all_rows_);
   OCTAVO_ASSIGN_OR_RETURN(const ExpertRoute route, RouteToExperts(weights, rows.rows()));
   OCTAVO_RETURN_IF_ERROR(VisitExperts(weights, route));
+  const int64_t inner = weights.experts.front().gate.channels;
+  OCTAVO_RETURN_IF_ERROR(SeeVisits(v1::OBSERVED_MLP_INNER, gate_, route, inner));
   std::vector<RowRun> runs;
   for (size_t e = 0; e < weights.experts.size(); ++e) {
     if (route.begin[e] == route.begin[e + 1]) continue;

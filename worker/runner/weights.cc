@@ -74,6 +74,12 @@ class Loader {
     return set;
   }
 
+  absl::StatusOr<LayerWeights> LoadOnlyLayer() {
+    LayerWeights layer;
+    OCTAVO_RETURN_IF_ERROR(LoadLayer(0, {{plan_.model().hidden_size(), 1}, {0, 1}}, &layer));
+    return layer;
+  }
+
  private:
   struct Place {
     int32_t layer = -1;
@@ -379,6 +385,11 @@ void WeightSet::EmbeddingRow(int64_t row, int64_t hidden, uint16_t* out) const {
 absl::StatusOr<WeightSet> LoadWeights(const v1::ServePlan& plan, uint32_t rank, ShardFiles* files,
                                       Arena* arena, ThreadPool* pool) {
   return Loader(plan, rank, files, arena, pool).Load();
+}
+
+absl::StatusOr<LayerWeights> LoadLayer(const v1::ServePlan& plan, ShardFiles* files, Arena* arena,
+                                       ThreadPool* pool) {
+  return Loader(plan, 0, files, arena, pool).LoadOnlyLayer();
 }
 
 }  // namespace octavo

@@ -53,4 +53,8 @@ struct WeightSet {
 absl::StatusOr<WeightSet> LoadWeights(const v1::ServePlan& plan, uint32_t rank, ShardFiles* files,
                                       Arena* arena, ThreadPool* pool);
 
+// The weights of a plan of one layer and one rank (core/plan/layer_plan.h).
+absl::StatusOr<LayerWeights> LoadLayer(const v1::ServePlan& plan, ShardFiles* files, Arena* arena,
+                                       ThreadPool* pool);
+
 }  // namespace octavo

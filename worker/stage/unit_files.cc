@@ -33,6 +33,20 @@ absl::Status Compare(const OpenFile& file, const v1::SourceFile& facts) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<SharedFile> OpenOutput(const v1::Task& task, uint32_t index) {
+  if (index >= static_cast<uint32_t>(task.output_names_size()) ||
+      !IsPlainFileName(task.output_names(static_cast<int>(index)))) {
+    return MakeError(Reason::kInternal, "a task names an output outside its folder");
+  }
+  const std::string path = JoinPath(task.staging_dir(), task.output_names(static_cast<int>(index)));
+  const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (fd < 0 && errno == ENOENT) {
+    return MakeError(Reason::kFenced, "the staging file is gone: its job ended", {.file = path});
+  }
+  if (fd < 0) return ErrnoError("cannot open the staging file", errno, {.file = path});
+  return std::make_shared<const OpenFile>(fd, path);
+}
+
 }  // namespace
 
 OpenFile::~OpenFile() { close(fd_); }
@@ -114,32 +128,26 @@ absl::Status SourceFiles::CheckUnchanged() const {
 }
 
 absl::StatusOr<std::map<uint32_t, SharedFile>> OpenOutputs(const v1::Task& task) {
-  std::map<uint32_t, SharedFile> files;
+  std::vector<const v1::FileRange*> ranges;
   for (const v1::Piece& piece : task.unit().pieces()) {
-    for (const v1::FileRange* range : {&piece.weight_out(), &piece.scale_out()}) {
-      if (range->end() == range->begin()) continue;
-      if (range->file() >= static_cast<uint32_t>(task.output_names_size()) ||
-          !IsPlainFileName(task.output_names(static_cast<int>(range->file())))) {
-        return MakeError(Reason::kInternal, "a task names an output outside its folder");
-      }
-      const std::string path =
-          JoinPath(task.staging_dir(), task.output_names(static_cast<int>(range->file())));
-      SharedFile& file = files[range->file()];
-      if (file == nullptr) {
-        const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-        if (fd < 0 && errno == ENOENT) {
-          return MakeError(Reason::kFenced, "the staging file is gone: its job ended",
-                           {.file = path});
-        }
-        if (fd < 0) return ErrnoError("cannot open the staging file", errno, {.file = path});
-        file = std::make_shared<const OpenFile>(fd, path);
-      }
-      struct stat facts;
-      if (fstat(file->fd(), &facts) != 0) return ErrnoError("cannot stat", errno, {.file = path});
-      if (range->end() > static_cast<uint64_t>(facts.st_size)) {
-        return MakeError(Reason::kInternal, "a task's range leaves its staging file",
-                         {.file = path, .offset = range->end()});
-      }
+    ranges.push_back(&piece.weight_out());
+    ranges.push_back(&piece.scale_out());
+  }
+  for (const v1::StaticScale& scale : task.unit().scales()) ranges.push_back(&scale.out());
+  std::map<uint32_t, SharedFile> files;
+  for (const v1::FileRange* range : ranges) {
+    if (range->end() == range->begin()) continue;
+    SharedFile& file = files[range->file()];
+    if (file == nullptr) {
+      OCTAVO_ASSIGN_OR_RETURN(file, OpenOutput(task, range->file()));
+    }
+    struct stat facts;
+    if (fstat(file->fd(), &facts) != 0) {
+      return ErrnoError("cannot stat", errno, {.file = file->path()});
+    }
+    if (range->end() > static_cast<uint64_t>(facts.st_size)) {
+      return MakeError(Reason::kInternal, "a task's range leaves its staging file",
+                       {.file = file->path(), .offset = range->end()});
     }
   }
   return files;

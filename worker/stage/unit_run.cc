@@ -94,6 +94,7 @@ UnitRun::UnitRun(const v1::Task& task, SourceFiles sources, std::map<uint32_t, S
 
 absl::Status UnitRun::Do() {
   const v1::Unit& unit = task_.unit();
+  if (unit.kind() == v1::UNIT_SCALES) return WriteScales();
   if (unit.kind() == v1::UNIT_CAST) OCTAVO_RETURN_IF_ERROR(FindJointStats());
   for (int i = 0; i < unit.pieces_size(); ++i) {
     const v1::Piece& piece = unit.pieces(i);

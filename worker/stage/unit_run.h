@@ -96,6 +96,10 @@ class UnitRun {
   absl::StatusOr<std::vector<double>> PieceGrid(const v1::Piece& piece, const Quantizer& quantizer,
                                                 uint32_t joint_amax_bits);
   absl::Status ReportStat(int index);
+  // UNIT_SCALES (unit_scales.cc).
+  absl::Status ReadStats();
+  absl::Status WriteScale(const v1::StaticScale& scale);
+  absl::Status WriteScales();
   // Joint statistics of the tie groups that lie wholly in this unit.
   absl::Status FindJointStats();
 
@@ -118,6 +122,7 @@ class UnitRun {
   std::stop_token stop_;
   std::vector<std::unique_ptr<Quantizer>> quantizers_;  // by piece; null for copies
   std::map<int32_t, v1::TieStat> stats_;                // by tie group
+  std::vector<v1::PointStat> points_;                   // UNIT_SCALES: merged
   v1::Receipt receipt_;
   uint64_t bytes_read_ = 0;
   uint64_t bytes_written_ = 0;

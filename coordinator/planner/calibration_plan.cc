@@ -1,0 +1,124 @@
+#include "coordinator/planner/calibration_plan.h"
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "core/base/error.h"
+#include "core/base/status.h"
+#include "core/checkpoint/checkpoint.h"
+#include "core/plan/layer_plan.h"
+#include "core/plan/serve_plan.h"
+#include "fmt/format.h"
+
+namespace octavo {
+namespace {
+
+absl::Status CheckSamples(const v1::ModelSpec& model, const v1::CalibrationSet& set) {
+  if (set.sample_lengths().empty()) {
+    return MakeError(Reason::kBadRequest, "the recipe has static scales and no calibration samples",
+                     {}, "Pass --calibration FILE, or random");
+  }
+  uint64_t tokens = 0;
+  for (int i = 0; i < set.sample_lengths_size(); ++i) {
+    const uint32_t length = set.sample_lengths(i);
+    if (length == 0 || length > model.max_position()) {
+      return MakeError(Reason::kBadRequest,
+                       fmt::format("calibration sample {} has {} tokens; the model takes 1 to {}",
+                                   i, length, model.max_position()),
+                       {}, "Pass a smaller --sample-length");
+    }
+    tokens += length;
+  }
+  if (tokens > kCalibrationTokensMax) {
+    return MakeError(Reason::kBadRequest, fmt::format("{} calibration tokens; at most {}", tokens,
+                                                      kCalibrationTokensMax));
+  }
+  return absl::OkStatus();
+}
+
+void CutBatches(v1::CalibrationPlan* plan) {
+  uint64_t tokens = 0;
+  for (const uint32_t length : plan->sample_lengths()) tokens += length;
+  const uint64_t most = std::clamp<uint64_t>(tokens / kBatchesMin, 1, kBatchTokensMax);
+  v1::MicroBatch* batch = nullptr;
+  uint64_t token = 0;
+  for (int i = 0; i < plan->sample_lengths_size(); ++i) {
+    const uint64_t end = token + plan->sample_lengths(i);
+    if (batch == nullptr || end - batch->token_begin() > most) {
+      batch = plan->add_batches();
+      batch->set_sample_begin(static_cast<uint32_t>(i));
+      batch->set_token_begin(token);
+    }
+    batch->set_sample_end(static_cast<uint32_t>(i + 1));
+    batch->set_token_end(end);
+    token = end;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<v1::CalibrationPlan> PlanCalibration(const Checkpoint& checkpoint,
+                                                    const v1::CalibrationSet& set) {
+  OCTAVO_RETURN_IF_ERROR(CheckSamples(checkpoint.model, set));
+  v1::CalibrationPlan plan;
+  *plan.mutable_ids() = set.digest();
+  *plan.mutable_sample_lengths() = set.sample_lengths();
+  CutBatches(&plan);
+
+  std::vector<ServedTensor> tensors;
+  for (const v1::ModelTensor& tensor : checkpoint.tensors) {
+    tensors.push_back({tensor, std::nullopt, std::nullopt});
+    if (tensor.role() == v1::EMBEDDING) *plan.mutable_embedding() = tensor.spec();
+  }
+  const uint32_t longest =
+      *std::max_element(set.sample_lengths().begin(), set.sample_lengths().end());
+  OCTAVO_ASSIGN_OR_RETURN(const v1::ServePlan whole,
+                          PlanServing(checkpoint.model, tensors, {.max_model_len = longest}));
+  for (int32_t layer = 0; layer < checkpoint.model.layer_count(); ++layer) {
+    *plan.add_layers() = LayerPlan(whole, layer);
+  }
+  return plan;
+}
+
+void AddCalibrateUnits(v1::Plan* plan) {
+  OCTAVO_CHECK(plan->units().empty());
+  const v1::CalibrationPlan& calibration = plan->calibration();
+  const auto row_bytes = static_cast<uint64_t>(plan->model().hidden_size()) * 2;
+  for (int layer = 0; layer < calibration.layers_size(); ++layer) {
+    for (int batch = 0; batch < calibration.batches_size(); ++batch) {
+      v1::Unit* unit = plan->add_units();
+      unit->set_id(static_cast<uint32_t>(plan->units_size() - 1));
+      unit->set_kind(v1::UNIT_CALIBRATE);
+      unit->set_layer(static_cast<uint32_t>(layer));
+      unit->set_batch(static_cast<uint32_t>(batch));
+      const v1::MicroBatch& cut = calibration.batches(batch);
+      unit->set_source_bytes((cut.token_end() - cut.token_begin()) * row_bytes);
+    }
+  }
+}
+
+void AddScaleUnits(std::span<const v1::StaticScale> scales, v1::Plan* plan) {
+  uint32_t phase = 0;
+  for (const v1::Unit& unit : plan->units()) phase = std::max(phase, unit.phase() + 1);
+  std::map<int32_t, v1::Unit> by_layer;
+  for (const v1::StaticScale& scale : scales) {
+    v1::Unit& unit = by_layer[scale.layer()];
+    *unit.add_scales() = scale;
+    unit.set_output_bytes(unit.output_bytes() + scale.out().end() - scale.out().begin());
+  }
+  for (auto& [layer, unit] : by_layer) {
+    unit.set_id(static_cast<uint32_t>(plan->units_size()));
+    unit.set_kind(v1::UNIT_SCALES);
+    unit.set_phase(phase);
+    unit.set_layer(static_cast<uint32_t>(layer));
+    *plan->add_units() = std::move(unit);
+  }
+}
+
+std::optional<uint32_t> UnitBefore(const v1::Plan& plan, const v1::Unit& unit) {
+  if (unit.kind() != v1::UNIT_CALIBRATE || unit.layer() == 0) return std::nullopt;
+  return unit.id() - static_cast<uint32_t>(plan.calibration().batches_size());
+}
+
+}  // namespace octavo

@@ -1,0 +1,295 @@
+// A calibrated job in one process: plan, stage, micro-batches through layers, casts, scales.
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <random>
+
+#include "coordinator/planner/calibration_plan.h"
+#include "coordinator/planner/publish.h"
+#include "coordinator/planner/quantize_plan.h"
+#include "core/base/checksum.h"
+#include "core/base/error.h"
+#include "core/checkpoint/checkpoint.h"
+#include "core/checkpoint/synth.h"
+#include "core/plan/scratch_files.h"
+#include "core/scheme/recipe.h"
+#include "core/store/local_store.h"
+#include "core/tensor/bare/float_bits.h"
+#include "core/tensor/bare/fp8.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/tiny_llama.h"
+#include "worker/stage/calibrate.h"
+#include "worker/stage/quantize.h"
+
+namespace octavo {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int kVocabulary = 320;
+
+SynthSpec Spec(const std::string& family) {
+  SynthSpec spec;
+  spec.model.set_family(family);
+  spec.model.set_hidden_size(96);
+  spec.model.set_intermediate_size(176);
+  spec.model.set_layer_count(3);
+  spec.model.set_head_count(6);
+  spec.model.set_kv_head_count(2);
+  spec.model.set_vocab_size(kVocabulary);
+  if (family == "mixtral") {
+    spec.model.set_expert_count(4);
+    spec.model.set_experts_per_token(2);
+  }
+  return spec;
+}
+
+v1::CalibrationSet RandomSamples(int count, uint32_t seed) {
+  std::mt19937 random(seed);
+  v1::CalibrationSet set;
+  for (int i = 0; i < count; ++i) {
+    const uint32_t length = 5 + random() % 60;
+    set.add_sample_lengths(length);
+    for (uint32_t j = 0; j < length; ++j) {
+      const auto id = static_cast<int32_t>(random() % kVocabulary);
+      set.mutable_ids()->append(reinterpret_cast<const char*>(&id), 4);
+    }
+  }
+  const Digest128 digest = DigestOf(set.ids());
+  set.mutable_digest()->set_low(digest.low);
+  set.mutable_digest()->set_high(digest.high);
+  return set;
+}
+
+struct Made {
+  v1::Job job;
+  v1::Plan plan;
+  std::vector<v1::Receipt> receipts;  // by unit
+};
+
+// A job staged and ready to run.
+Made Prepare(const std::string& source, const std::string& output, const v1::Recipe& recipe,
+            const v1::CalibrationSet& set) {
+  Made run;
+  const auto checkpoint = OpenCheckpoint(source);
+  EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto plan = BuildPlan(*checkpoint, recipe, set);
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  run.plan = *plan;
+  run.job.set_id("job");
+  run.job.mutable_request()->set_source_dir(source);
+  run.job.mutable_request()->set_output_dir(output);
+  run.job.set_staging_dir(output + ".octavo/job");
+  for (const auto& file : checkpoint->files) *run.job.add_sources() = file;
+  run.receipts.resize(run.plan.units_size());
+  LocalStore store;
+  EXPECT_TRUE(StageFolder(run.job, run.plan).ok());
+  const std::string scratch = ScratchDirOf(run.job.staging_dir());
+  EXPECT_TRUE(store.CreateDirectories(scratch).ok());
+  EXPECT_TRUE(WriteWhole(store, JoinPath(scratch, kIdsFileName), set.ids()).ok());
+  return run;
+}
+
+struct Stages {
+  explicit Stages(Isa isa, uint64_t memory = 64u << 20)
+      : calibrate({.memory_bytes = memory, .threads = 2, .isa = isa}), quantize({.isa = isa}) {}
+  CalibrateStage calibrate;
+  QuantizeStage quantize;
+};
+
+absl::Status DoUnit(Made* run, Stages* stages, uint32_t unit) {
+  const v1::Task task = MakeTask(run->job, run->plan, unit, 1, {});
+  auto receipt = run->plan.units(static_cast<int>(unit)).kind() == v1::UNIT_CALIBRATE
+                     ? stages->calibrate.Run(task, {})
+                     : stages->quantize.Run(task, {});
+  if (!receipt.ok()) return receipt.status();
+  run->receipts[unit] = *std::move(receipt);
+  return absl::OkStatus();
+}
+
+// Every unit once, in a random order that phases and the order of layers allow.
+absl::Status DoAll(Made* run, Stages* stages, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<uint32_t> left(run->plan.units_size());
+  for (uint32_t i = 0; i < left.size(); ++i) left[i] = i;
+  std::vector<bool> done(left.size());
+  const std::vector<uint32_t> per_phase = UnitsPerPhase(run->plan);
+  std::vector<uint32_t> done_per_phase(per_phase.size());
+  while (!left.empty()) {
+    const size_t at = random() % left.size();
+    const uint32_t unit = left[at];
+    const auto before = UnitBefore(run->plan, run->plan.units(static_cast<int>(unit)));
+    if (!UnitReady(run->plan, per_phase, done_per_phase, unit) || (before && !done[*before])) {
+      continue;
+    }
+    if (absl::Status status = DoUnit(run, stages, unit); !status.ok()) return status;
+    done[unit] = true;
+    ++done_per_phase[run->plan.units(static_cast<int>(unit)).phase()];
+    left.erase(left.begin() + static_cast<int64_t>(at));
+  }
+  return stages->calibrate.SyncTouched();
+}
+
+std::map<std::string, std::string> Contents(const std::string& dir) {
+  std::map<std::string, std::string> out;
+  for (const auto& entry : std::filesystem::directory_iterator(dir)) {
+    out[entry.path().filename().native()] = ReadText(entry.path());
+  }
+  return out;
+}
+
+// Everything of a finished job, by file name.
+std::map<std::string, std::string> Finished(Made* run, Stages* stages, uint32_t seed) {
+  const absl::Status status = DoAll(run, stages, seed);
+  EXPECT_TRUE(status.ok()) << status;
+  const absl::Status finished = FinishFolder(run->job, run->plan, run->receipts);
+  EXPECT_TRUE(finished.ok()) << finished;
+  return Contents(run->job.staging_dir());
+}
+
+class Calibrated : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    source_ = folder_ / "src";
+    ASSERT_TRUE(WriteSynthetic(Spec(GetParam()), 7, source_).ok());
+  }
+  Made Job(const std::string& name, const v1::Recipe& recipe) {
+    return Prepare(source_, folder_ / name, recipe, RandomSamples(12, 3));
+  }
+  const TestFolder folder_;
+  std::string source_;
+};
+
+TEST_P(Calibrated, BytesDependNeitherOnOrderNorOnKernelsNorOnMemory) {
+  for (const std::string observer : {"absmax", "mse"}) {
+    v1::Recipe recipe = *Preset("fp8-static-kv");
+    if (observer == "mse") recipe.mutable_calibration()->set_observer(v1::OBSERVER_MSE);
+    Stages wide(BestIsa());
+    Stages plain(Isa::kReference);
+    Stages tight(BestIsa(), 9u << 20);  // one layer at a time
+    Made first = Job("a" + observer, recipe);
+    Made second = Job("b" + observer, recipe);
+    Made third = Job("c" + observer, recipe);
+    const auto bytes = Finished(&first, &wide, 1);
+    EXPECT_EQ(bytes, Finished(&second, &plain, 2));
+    EXPECT_EQ(bytes, Finished(&third, &tight, 3));
+    EXPECT_LE(tight.calibrate.bytes_in_use(), 9u << 20);
+    const auto left = Contents(ScratchDirOf(first.job.staging_dir()));
+    const auto batches = static_cast<size_t>(first.plan.calibration().batches_size());
+    // Ids, statistics of three layers, and the rows that go into the last two.
+    EXPECT_EQ(left.size(), 1 + 3 * batches + batches);
+  }
+}
+
+// The input of the first attention is the norm of embedding rows: easily found without the decoder.
+TEST_P(Calibrated, FirstInputScaleIsTheMaximumOfNormedEmbeddings) {
+  Made run = Job("out", *Preset("fp8-static"));
+  Stages stages(BestIsa());
+  const auto files = Finished(&run, &stages, 4);
+  const auto source = OpenCheckpoint(source_);
+  ASSERT_TRUE(source.ok());
+  const auto values = [&](v1::TensorRole role, int32_t layer) {
+    for (const auto& tensor : source->tensors) {
+      if (tensor.role() != role || tensor.layer() != layer) continue;
+      const v1::TensorSpec& spec = tensor.spec();
+      const std::string bytes = ReadText(std::filesystem::path(source_) / spec.file())
+                                    .substr(spec.begin(), spec.end() - spec.begin());
+      std::vector<float> out(bytes.size() / 2);
+      for (size_t i = 0; i < out.size(); ++i) {
+        uint16_t bits;
+        std::memcpy(&bits, bytes.data() + 2 * i, 2);
+        out[i] = F32FromBf16(bits);
+      }
+      return out;
+    }
+    return std::vector<float>();
+  };
+  const std::vector<float> embedding = values(v1::EMBEDDING, -1);
+  const std::vector<float> norm = values(v1::ATTENTION_NORM, 0);
+  const v1::CalibrationSet set = RandomSamples(12, 3);
+  float amax = 0;
+  for (size_t at = 0; at < set.ids().size(); at += 4) {
+    int32_t id;
+    std::memcpy(&id, set.ids().data() + at, 4);
+    double sum = 0;
+    for (int k = 0; k < 96; ++k) sum += std::pow(embedding[id * 96 + k], 2.0);
+    for (int k = 0; k < 96; ++k) {
+      const auto normed = static_cast<float>(embedding[id * 96 + k] / std::sqrt(sum / 96 + 1e-5));
+      amax = std::max(amax, std::fabs(F32FromBf16(Bf16FromF32(normed)) * norm[k]));
+    }
+  }
+  int checked = 0;
+  for (const v1::Receipt& receipt : run.receipts) {
+    for (const v1::ScaleReport& report : receipt.scales()) {
+      if (report.tensor() != "model.layers.0.self_attn.k_proj.input_scale") continue;
+      EXPECT_NEAR(report.amax(), amax, amax * 0x1p-7);
+      EXPECT_EQ(report.scale(), report.amax() / 448);
+      EXPECT_EQ(report.rows(), set.ids().size() / 4);
+      ++checked;
+    }
+  }
+  EXPECT_EQ(checked, 1);
+}
+
+TEST_P(Calibrated, AUnitMayRunAgainAndAnEndedJobFencesIt) {
+  Made run = Job("out", *Preset("fp8-static"));
+  Stages stages(BestIsa());
+  ASSERT_TRUE(DoUnit(&run, &stages, 0).ok());
+  const v1::Receipt first = run.receipts[0];
+  ASSERT_TRUE(DoUnit(&run, &stages, 0).ok());
+  ASSERT_EQ(first.scratch_size(), 2);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(first.scratch(i).SerializeAsString(), run.receipts[0].scratch(i).SerializeAsString());
+  }
+  ASSERT_TRUE(RemoveFolder(ScratchDirOf(run.job.staging_dir())).ok());
+  EXPECT_EQ(ReasonOf(DoUnit(&run, &stages, 0)), Reason::kFenced);
+}
+
+TEST_P(Calibrated, SaysWhatDoesNotFit) {
+  Made run = Job("out", *Preset("fp8-static"));
+  Stages small(BestIsa(), 1u << 20);
+  const absl::Status refused = DoUnit(&run, &small, 0);
+  EXPECT_EQ(ReasonOf(refused), Reason::kOutOfMemory);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("1048576"));
+  // An id outside the vocabulary.
+  const int32_t wrong = kVocabulary;
+  LocalStore store;
+  const std::string ids = JoinPath(ScratchDirOf(run.job.staging_dir()), kIdsFileName);
+  ASSERT_TRUE(store.WriteAt(ids, 4, std::as_bytes(std::span(&wrong, 1))).ok());
+  Stages stages(BestIsa());
+  const absl::Status outside = DoUnit(&run, &stages, 0);
+  EXPECT_EQ(ReasonOf(outside), Reason::kBadRequest);
+  EXPECT_THAT(std::string(outside.message()), HasSubstr("token id 320"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Calibrated, ::testing::Values("llama", "mixtral"));
+
+TEST(CalibrationPlan, CutsMicroBatchesBySamplesAlone) {
+  const TestFolder folder;
+  ASSERT_TRUE(WriteSynthetic(Spec("llama"), 7, folder / "src").ok());
+  const auto checkpoint = OpenCheckpoint(folder / "src");
+  ASSERT_TRUE(checkpoint.ok());
+  v1::CalibrationSet set;
+  for (int i = 0; i < 128; ++i) set.add_sample_lengths(512);
+  auto plan = PlanCalibration(*checkpoint, set);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  ASSERT_EQ(plan->batches_size(), 32);
+  uint64_t token = 0;
+  for (const v1::MicroBatch& batch : plan->batches()) {
+    EXPECT_EQ(batch.token_begin(), token);
+    EXPECT_EQ(batch.token_end() - batch.token_begin(), 2048u);
+    EXPECT_EQ(batch.sample_end() - batch.sample_begin(), 4u);
+    token = batch.token_end();
+  }
+  set.add_sample_lengths(0);
+  EXPECT_EQ(ReasonOf(PlanCalibration(*checkpoint, set).status()), Reason::kBadRequest);
+  set.set_sample_lengths(128, 2049);  // the model has 2048 positions
+  EXPECT_EQ(ReasonOf(PlanCalibration(*checkpoint, set).status()), Reason::kBadRequest);
+  EXPECT_EQ(ReasonOf(PlanCalibration(*checkpoint, {}).status()), Reason::kBadRequest);
+}
+
+}  // namespace
+}  // namespace octavo

@@ -1,0 +1,260 @@
+#include "worker/stage/calibrate.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <numeric>
+#include <set>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "core/base/checksum.h"
+#include "core/base/error.h"
+#include "core/base/fault.h"
+#include "core/base/ids.h"
+#include "core/base/mutex.h"
+#include "core/base/status.h"
+#include "core/checkpoint/checkpoint.h"
+#include "core/plan/scratch_files.h"
+#include "core/scheme/point_stats.h"
+#include "core/store/local_store.h"
+#include "fmt/format.h"
+#include "worker/quant/observer.h"
+#include "worker/runner/layer_runner.h"
+#include "worker/stage/layer_cache.h"
+#include "worker/stage/unit_run.h"
+
+namespace octavo {
+namespace {
+
+using Rows = std::vector<uint16_t>;  // [tokens][hidden] BF16
+
+std::span<std::byte> BytesOf(auto& values) { return std::as_writable_bytes(std::span(values)); }
+
+// One task on its way.
+class CalibrateRun {
+ public:
+  CalibrateRun(const v1::Task& task, Isa isa)
+      : task_(task),
+        own_(task.calibrate()),
+        isa_(isa),
+        hidden_(own_.layer().model().hidden_size()) {
+    receipt_.set_job_id(task.job_id());
+    receipt_.set_unit_id(task.unit().id());
+    receipt_.set_epoch(task.epoch());
+  }
+
+  absl::StatusOr<v1::Receipt> Do(LayerCache* cache, int threads, const std::stop_token& stop);
+  // Full paths of the files left behind.
+  const std::vector<std::string>& touched() const { return touched_; }
+
+ private:
+  uint64_t tokens() const { return own_.batch().token_end() - own_.batch().token_begin(); }
+  std::string Path(const std::string& name) const { return JoinPath(task_.scratch_dir(), name); }
+
+  absl::Status CheckTask() const;
+  absl::StatusOr<Rows> ReadRows();
+  absl::Status Look(v1::ObservedPoint point, int32_t expert, const uint16_t* x, int64_t rows,
+                    int64_t columns);
+  // Where row `row` of the micro-batch lies, for people.
+  std::string PlaceOf(int64_t row) const;
+  absl::Status Leave(const std::string& name, std::span<const std::byte> bytes);
+  std::string StatsBytes() const;
+
+  const v1::Task& task_;
+  const v1::CalibrateTask& own_;
+  const Isa isa_;
+  const int64_t hidden_;
+  LocalStore store_;
+  std::map<std::pair<int32_t, int>, PointObserver> observers_;  // by (expert, point)
+  std::vector<std::string> touched_;
+  v1::Receipt receipt_;
+};
+
+absl::Status CalibrateRun::CheckTask() const {
+  const auto tokens_of_samples =
+      std::accumulate(own_.sample_lengths().begin(), own_.sample_lengths().end(), uint64_t{0});
+  if (own_.layer().ranks_size() == 1 && own_.layer().model().layer_count() == 1 &&
+      tokens_of_samples == tokens() && tokens() > 0 && !task_.scratch_dir().empty()) {
+    return absl::OkStatus();
+  }
+  return MakeError(Reason::kInternal, "a calibrating task does not fit its samples");
+}
+
+absl::StatusOr<Rows> CalibrateRun::ReadRows() {
+  const uint32_t layer = task_.unit().layer();
+  Rows rows(tokens() * static_cast<uint64_t>(hidden_));
+  if (layer > 0) {
+    OCTAVO_RETURN_IF_ERROR(
+        store_.ReadAt(Path(RowsFileName(layer, task_.unit().batch())), 0, BytesOf(rows)));
+    return rows;
+  }
+  std::vector<int32_t> ids(tokens());
+  OCTAVO_RETURN_IF_ERROR(
+      store_.ReadAt(Path(kIdsFileName), own_.batch().token_begin() * 4, BytesOf(ids)));
+  OCTAVO_RETURN_IF_ERROR(ReadEmbeddingRows(task_.source_dir(), own_.embedding(), ids, rows.data()));
+  return rows;
+}
+
+std::string CalibrateRun::PlaceOf(int64_t row) const {
+  uint32_t sample = own_.batch().sample_begin();
+  for (const uint32_t length : own_.sample_lengths()) {
+    if (row < length) break;
+    row -= length;
+    ++sample;
+  }
+  return fmt::format("token {} of calibration sample {}", row, sample);
+}
+
+absl::Status CalibrateRun::Look(v1::ObservedPoint point, int32_t expert, const uint16_t* x,
+                                int64_t rows, int64_t columns) {
+  const auto observer =
+      observers_.try_emplace({expert, static_cast<int>(point)}, own_.observer(), isa_).first;
+  const auto bad = observer->second.Add(x, rows, columns, columns);
+  if (!bad) return absl::OkStatus();
+  v1::PointStat place;
+  place.set_layer(static_cast<int32_t>(task_.unit().layer()));
+  place.set_expert(expert);
+  place.set_point(point);
+  return MakeError(
+      Reason::kNonFinite,
+      fmt::format("an activation is {} at {}{}", bad->is_nan ? "NaN" : "infinite", PointName(place),
+                  expert < 0 ? ", " + PlaceOf(bad->row) : std::string()),
+      {}, "The model overflows BF16 on this input");
+}
+
+// The file appears by a rename, so that it is whole whenever it is there.
+absl::Status CalibrateRun::Leave(const std::string& name, std::span<const std::byte> bytes) {
+  const std::string path = Path(name);
+  const std::string staged = fmt::format("{}.{}", path, RandomHex(4));
+  absl::Status status = store_.CreateFile(staged, bytes.size(), false);
+  if (status.ok()) status = store_.WriteAt(staged, 0, bytes);
+  std::error_code error;
+  if (status.ok()) std::filesystem::rename(staged, path, error);  // synced by SyncTouched
+  if (error) status = ErrnoError("cannot rename", error.value(), {.file = path});
+  if (!status.ok()) {
+    store_.RemoveTree(staged).IgnoreError();
+    return status;
+  }
+  touched_.push_back(path);
+  v1::ScratchFile* file = receipt_.add_scratch();
+  file->set_name(name);
+  file->set_size(bytes.size());
+  const Digest128 digest = DigestOf(bytes);
+  file->mutable_digest()->set_low(digest.low);
+  file->mutable_digest()->set_high(digest.high);
+  receipt_.set_bytes_written(receipt_.bytes_written() + bytes.size());
+  return absl::OkStatus();
+}
+
+std::string CalibrateRun::StatsBytes() const {
+  v1::LayerStats stats;
+  for (const auto& [where, observer] : observers_) {
+    v1::PointStat* stat = stats.add_points();
+    *stat = observer.ToStat();
+    stat->set_layer(static_cast<int32_t>(task_.unit().layer()));
+    stat->set_expert(where.first);
+    stat->set_point(static_cast<v1::ObservedPoint>(where.second));
+  }
+  return stats.SerializeAsString();
+}
+
+absl::StatusOr<v1::Receipt> CalibrateRun::Do(LayerCache* cache, int threads,
+                                             const std::stop_token& stop) {
+  OCTAVO_RETURN_IF_ERROR(CheckTask());
+  if (!store_.Exists(Path(kIdsFileName))) {
+    return MakeError(Reason::kFenced, "the scratch folder is gone: its job ended",
+                     {.file = task_.scratch_dir()});
+  }
+  const std::vector<v1::SourceFile> sources(task_.sources().begin(), task_.sources().end());
+  OCTAVO_RETURN_IF_ERROR(CheckUnchangedQuickly(store_, task_.source_dir(), sources));
+  const uint32_t layer = task_.unit().layer();
+  const uint32_t batch = task_.unit().batch();
+  const std::vector<uint32_t> lengths(own_.sample_lengths().begin(), own_.sample_lengths().end());
+  const uint32_t longest = *std::max_element(lengths.begin(), lengths.end());
+  LayerCache::Request request;
+  request.key = fmt::format("{}/{}", task_.job_id(), layer);
+  request.weight_bytes = LayerRunner::WeightBytes(own_.layer());
+  request.run_bytes = LayerRunner::RunBytes(own_.layer(), static_cast<int64_t>(tokens()), longest);
+  request.load = [&] {
+    return LayerRunner::Load(task_.source_dir(), own_.layer(), {.threads = threads, .isa = isa_});
+  };
+  OCTAVO_ASSIGN_OR_RETURN(const LayerCache::Loan loan, cache->Borrow(request, stop));
+  double read = 0, compute = 0, write = 0;
+  Rows rows;
+  {
+    const Stopwatch watch(&read);
+    OCTAVO_ASSIGN_OR_RETURN(rows, ReadRows());
+  }
+  {
+    const Stopwatch watch(&compute);
+    OCTAVO_RETURN_IF_ERROR(loan.layer().Run(
+        lengths, rows.data(),
+        [&](v1::ObservedPoint point, int32_t expert, const uint16_t* x, int64_t count,
+            int64_t columns) { return Look(point, expert, x, count, columns); }));
+  }
+  if (stop.stop_requested()) return MakeError(Reason::kCancelled, "the task was stopped");
+  OCTAVO_RETURN_IF_ERROR(CheckUnchangedQuickly(store_, task_.source_dir(), sources));
+  {
+    const Stopwatch watch(&write);
+    const std::string stats = StatsBytes();
+    OCTAVO_RETURN_IF_ERROR(Leave(StatsFileName(layer, batch), std::as_bytes(std::span(stats))));
+    FaultPoint("mid-write");
+    if (!own_.last()) {
+      OCTAVO_RETURN_IF_ERROR(Leave(RowsFileName(layer + 1, batch), BytesOf(rows)));
+    }
+    // This task was leased because the one before it is durably done: nobody needs what that read.
+    if (layer > 1) OCTAVO_RETURN_IF_ERROR(store_.RemoveTree(Path(RowsFileName(layer - 1, batch))));
+  }
+  receipt_.set_bytes_read(rows.size() * 2);
+  receipt_.set_read_seconds(read);
+  receipt_.set_cast_seconds(compute);
+  receipt_.set_write_seconds(write);
+  return std::move(receipt_);
+}
+
+}  // namespace
+
+struct CalibrateStage::State {
+  explicit State(const Options& chosen) : options(chosen), cache(chosen.memory_bytes) {}
+  const Options options;
+  LayerCache cache;
+  Mutex mutex;
+  std::vector<std::string> touched OCTAVO_GUARDED_BY(mutex);
+};
+
+CalibrateStage::CalibrateStage(const Options& options) : state_(std::make_unique<State>(options)) {}
+CalibrateStage::~CalibrateStage() = default;
+
+absl::StatusOr<v1::Receipt> CalibrateStage::Run(const v1::Task& task, std::stop_token stop) {
+  CalibrateRun run(task, state_->options.isa);
+  OCTAVO_ASSIGN_OR_RETURN(v1::Receipt receipt,
+                          run.Do(&state_->cache, state_->options.threads, stop));
+  MutexLock lock(state_->mutex);
+  state_->touched.insert(state_->touched.end(), run.touched().begin(), run.touched().end());
+  return receipt;
+}
+
+absl::Status CalibrateStage::SyncTouched() {
+  std::vector<std::string> files;
+  {
+    MutexLock lock(state_->mutex);
+    files.swap(state_->touched);
+  }
+  LocalStore store;
+  absl::Status first;
+  std::set<std::string> folders;
+  for (const std::string& file : files) {
+    if (!store.Exists(file)) continue;  // its job has ended, or nobody needs it any more
+    first.Update(store.Sync(file));
+    folders.insert(std::filesystem::path(file).parent_path().native());
+  }
+  for (const std::string& folder : folders) first.Update(store.Sync(folder));
+  return first;
+}
+
+uint64_t CalibrateStage::bytes_in_use() const { return state_->cache.in_use(); }
+
+}  // namespace octavo

@@ -1,0 +1,110 @@
+// UNIT_SCALES: what calibration saw of a layer becomes scalars in the output.
+
+#include <string>
+#include <vector>
+
+#include "core/base/error.h"
+#include "core/base/status.h"
+#include "core/plan/scratch_files.h"
+#include "core/scheme/point_stats.h"
+#include "core/store/local_store.h"
+#include "core/tensor/bare/float_bits.h"
+#include "core/tensor/bare/scale.h"
+#include "core/tensor/dtype_proto.h"
+#include "worker/quant/piece.h"
+#include "worker/quant/static_scale.h"
+#include "worker/stage/unit_run.h"
+
+namespace octavo {
+namespace {
+
+constexpr uint64_t kStatsFileBytesMax = 64u << 20;
+constexpr uint32_t kScaleCopiesMax = 4096;
+
+// Everything seen at one place of the layer, over all micro-batches; with expert -1 in a mixture,
+// over all experts.
+absl::StatusOr<v1::PointStat> StatOfScale(const v1::StaticScale& scale,
+                                          const std::vector<v1::PointStat>& stats) {
+  v1::PointStat merged;
+  merged.set_layer(scale.layer());
+  merged.set_expert(scale.expert());
+  merged.set_point(scale.point());
+  for (const v1::PointStat& stat : stats) {
+    if (stat.layer() != scale.layer() || stat.point() != scale.point()) continue;
+    if (scale.expert() >= 0 && stat.expert() != scale.expert()) continue;
+    OCTAVO_RETURN_IF_ERROR(AddPointStat(stat, &merged));
+  }
+  if (merged.rows() == 0) {
+    return MakeError(Reason::kBadRequest,
+                     "calibration saw no token at " + PointName(merged) + ": no scale can be made",
+                     {.tensor = scale.tensor()}, "Calibrate with more, and more varied, samples");
+  }
+  return merged;
+}
+
+std::string StoredBytes(float scale, DType dtype, uint32_t count) {
+  const uint32_t bits = StoredScaleBits(scale, SourceTypeOf(dtype));
+  std::string bytes;
+  for (uint32_t i = 0; i < count; ++i) {  // little endian: the low half is a 16-bit scale
+    bytes.append(reinterpret_cast<const char*>(&bits), static_cast<size_t>(ByteSize(dtype)));
+  }
+  return bytes;
+}
+
+}  // namespace
+
+absl::Status UnitRun::ReadStats() {
+  const LocalStore store;
+  const Stopwatch watch(&read_seconds_);
+  std::vector<v1::PointStat> all;
+  for (uint32_t batch = 0; batch < task_.batch_count(); ++batch) {
+    OCTAVO_RETURN_IF_ERROR(CheckStop());
+    const std::string path =
+        JoinPath(task_.scratch_dir(), StatsFileName(task_.unit().layer(), batch));
+    OCTAVO_ASSIGN_OR_RETURN(const std::string bytes, ReadWhole(store, path, kStatsFileBytesMax));
+    bytes_read_ += bytes.size();
+    v1::LayerStats stats;
+    if (!stats.ParseFromString(bytes)) {
+      return MakeError(Reason::kCorrupted, "cannot parse the statistics", {.file = path});
+    }
+    all.insert(all.end(), stats.points().begin(), stats.points().end());
+    OCTAVO_ASSIGN_OR_RETURN(all, MergePointStats(all));
+  }
+  points_ = std::move(all);
+  return absl::OkStatus();
+}
+
+absl::Status UnitRun::WriteScale(const v1::StaticScale& scale) {
+  const DType dtype = FromProto(scale.dtype());
+  OCTAVO_ASSIGN_OR_RETURN(const v1::PointStat stat, StatOfScale(scale, points_));
+  OCTAVO_ASSIGN_OR_RETURN(const float value,
+                          StaticScale(stat, task_.calibration(), CodeType::kFp8, dtype));
+  if (scale.count() == 0 || scale.count() > kScaleCopiesMax) {
+    return MakeError(Reason::kInternal, "a static scale with an impossible count",
+                     {.tensor = scale.tensor()});
+  }
+  const std::string bytes = StoredBytes(value, dtype, scale.count());
+  std::string back(bytes.size(), '\0');
+  OCTAVO_RETURN_IF_ERROR(WriteVerified(scale.out(), 0, std::as_bytes(std::span(bytes)),
+                                       std::as_writable_bytes(std::span(back))));
+  DigestStream digest;
+  digest.Add(std::as_bytes(std::span(bytes)));
+  AddDigest(scale.out(), digest);
+  v1::ScaleReport* report = receipt_.add_scales();
+  report->set_tensor(scale.tensor());
+  report->set_scale(value);
+  report->set_amax(FloatFromBits(stat.amax_bits()));
+  report->set_rows(stat.rows());
+  return absl::OkStatus();
+}
+
+absl::Status UnitRun::WriteScales() {
+  OCTAVO_RETURN_IF_ERROR(ReadStats());
+  for (const v1::StaticScale& scale : task_.unit().scales()) {
+    OCTAVO_RETURN_IF_ERROR(WriteScale(scale));
+  }
+  points_.clear();
+  return absl::OkStatus();
+}
+
+}  // namespace octavo
