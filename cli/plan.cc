@@ -78,8 +78,11 @@ absl::Status PrintPlan(const Context& context, const PlanFlags& flags) {
   OCTAVO_ASSIGN_OR_RETURN(const v1::Recipe recipe, LoadRecipe(flags.recipe));
   OCTAVO_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                           OpenCheckpoint(LocalStore(), flags.source, Accept::kPlainOnly));
-  OCTAVO_RETURN_IF_ERROR(LoadCalibration(recipe, flags.source, flags.calibration).status());
-  OCTAVO_ASSIGN_OR_RETURN(const v1::Plan plan, BuildPlan(checkpoint, recipe));
+  OCTAVO_ASSIGN_OR_RETURN(const std::optional<v1::CalibrationSet> calibration,
+                          LoadCalibration(recipe, flags.source, flags.calibration));
+  OCTAVO_ASSIGN_OR_RETURN(
+      const v1::Plan plan,
+      BuildPlan(checkpoint, recipe, calibration.value_or(v1::CalibrationSet())));
   const Estimate estimate = EstimateJob(plan, LoadRates(context.places), flags.workers);
   if (flags.json) {
     fmt::print("{}\n", PlanJson(plan, estimate).dump());

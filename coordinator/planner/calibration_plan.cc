@@ -68,7 +68,7 @@ absl::StatusOr<v1::CalibrationPlan> PlanCalibration(const Checkpoint& checkpoint
 
   std::vector<ServedTensor> tensors;
   for (const v1::ModelTensor& tensor : checkpoint.tensors) {
-    tensors.push_back({tensor, std::nullopt, std::nullopt});
+    tensors.emplace_back().tensor = tensor;
     if (tensor.role() == v1::EMBEDDING) *plan.mutable_embedding() = tensor.spec();
   }
   const uint32_t longest =

@@ -83,7 +83,7 @@ absl::Status LayerRunner::Run(std::span<const uint32_t> lengths, uint16_t* x,
   const v1::ModelSpec& model = state_->plan.model();
   OCTAVO_ASSIGN_OR_RETURN(
       const KvCache cache,
-      KvCache::Create(&arena, {model.head_dim()}, 1, model.kv_head_count(), samples.blocks));
+      KvCache::Create(&arena, model.head_dim(), 1, model.kv_head_count(), samples.blocks, {}));
   Forward forward(state_->plan, 0, &state_->weights, &cache, group.front().get(), &pool, &arena,
                   state_->options.isa);
   OCTAVO_RETURN_IF_ERROR(forward.Init());

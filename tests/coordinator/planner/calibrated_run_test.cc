@@ -72,7 +72,7 @@ struct Made {
 
 // A job staged and ready to run.
 Made Prepare(const std::string& source, const std::string& output, const v1::Recipe& recipe,
-            const v1::CalibrationSet& set) {
+             const v1::CalibrationSet& set) {
   Made run;
   const auto checkpoint = OpenCheckpoint(source);
   EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
