@@ -21,7 +21,9 @@ inline constexpr uint64_t kUnitSourceBytesMax = 16u << 20;
 inline constexpr int64_t kUnitRowMultiple = 128;
 
 // RPC
-inline constexpr int kGrpcMessageBytesMax = 64 << 20;  // a Plan of 20,000 units is about 10 MiB
+// The ids of 16,777,216 calibration tokens are 64 MiB, with the request around them; a Plan of
+// 20,000 units is about 10 MiB.
+inline constexpr int kGrpcMessageBytesMax = 80 << 20;
 inline constexpr uint32_t kBeatMs = 250;
 inline constexpr uint32_t kLeaseMs = 750;
 inline constexpr int kCollectiveTimeoutSeconds = 60;

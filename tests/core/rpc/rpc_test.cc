@@ -5,6 +5,7 @@
 
 #include "compat/reflection_v1.grpc.pb.h"
 #include "core/base/error.h"
+#include "core/base/limits.h"
 #include "core/rpc/auth.h"
 #include "core/rpc/channel.h"
 #include "core/rpc/server.h"
@@ -68,6 +69,16 @@ struct Fixture {
   FailingJobs service;
   std::unique_ptr<RpcServer> server;
 };
+
+TEST(RpcServer, MessagesMayHoldTheLargestCalibrationSet) {
+  Fixture fixture;
+  // 64 MiB of ids, and the rest of a request.
+  EXPECT_TRUE(fixture.Get(std::string(65 << 20, 'a'), "").ok());
+  EXPECT_EQ(fixture.service.calls, 1);
+  const absl::Status status = fixture.Get(std::string(kGrpcMessageBytesMax, 'a'), "");
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_EQ(fixture.service.calls, 1);
+}
 
 TEST(RpcStatus, EveryReasonSurvivesTheWire) {
   Fixture fixture;
