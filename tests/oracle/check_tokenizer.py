@@ -17,8 +17,8 @@ import text_lines
 
 TOOL = pathlib.Path(os.environ["OCTAVO_BIN_DIR"]).parent / "tests" / "text_tool"
 LINES = 100_000
-# CPU time, best of three, for ten times the text. Linear time is 10; more memory than the caches hold costs a little over
-# that; quadratic time would be 100.
+# CPU time of the fastest round, for ten times the text. Linear time is 10; more memory than the caches hold costs a little
+# more; quadratic time would be 100.
 TIME_RATIO_MAX = 16.0
 OF_FAMILIES = {"SmolLM2", "smollm2", "llama3", "qwen2", "dbrx", "llama2", "mixtral"}  # others get a tenth of the lines
 # The styles that differ in classes of characters or in normalization; Hugging Face is slow at this.
