@@ -2,14 +2,14 @@
 
 import os
 import pathlib
-import random
 import resource
 import shutil
 import signal
 import time
 import unittest
 
-from harness import ClusterTest, Run, digest_of, digests, wait_until
+import job_case
+from harness import Run, digests, wait_until
 
 # About 220 MB of BF16 in several shards, some 15 units, so that a job takes long enough to be hit.
 # OCTAVO_CLUSTER_LARGE=1 takes 2.3 GB instead.
@@ -20,7 +20,9 @@ SYNTH_LARGE = ["--family", "llama", "--layers", 23, "--hidden", 2048, "--interme
                "--kv-heads", 4, "--vocab", 32000, "--shard-size", "1GB", "--seed", 1]
 
 
-class QuantizeTest(ClusterTest):
+class QuantizeTest(job_case.JobCase):
+
+    seconds = 4.0 if LARGE else 0.6
 
     @classmethod
     def setUpClass(cls):
@@ -28,56 +30,11 @@ class QuantizeTest(ClusterTest):
         cls.source = cls.scratch / "source"
         run = Run("synth", *(SYNTH_LARGE if LARGE else SYNTH), "--out", cls.source)
         assert run.wait() == 0, run.stderr()
-        cls.reference = cls.scratch / "reference"
-        run = Run("quantize", cls.source, "--recipe", "fp8-dynamic", "--out", cls.reference, "--workers", 1)
-        assert run.wait() == 0, run.stderr()
-        cls.expected = digests(cls.reference)
-        assert any(name.endswith(".safetensors") for name in cls.expected)
+        cls.make_reference()
 
-    def setUp(self):
-        self.out = self.scratch / f"out-{self.id().rsplit('.', 1)[1]}"
-
-    def tearDown(self):
-        shutil.rmtree(self.out, ignore_errors=True)
-        shutil.rmtree(f"{self.out}.octavo", ignore_errors=True)
-
-    def quantize_args(self, *more, source=None, out=None):
-        return ["quantize", source or self.source, "--recipe", "fp8-dynamic", "--out", out or self.out, *more]
-
-    def assert_published(self, how=""):
-        found = digests(self.out)
-        print(f"output {digest_of(found)} {how}")
-        self.assertEqual(found, self.expected)
-        self.assertFalse(pathlib.Path(f"{self.out}.octavo").exists(), "staging was left behind")
-
-    def resume(self):
-        """The same command again: it must resume and give the same bytes."""
-        run = self.run_ok(*self.quantize_args("--workers", 2, "--json"))
-        self.assert_published()
-        return run.result()
-
-    # ---- the same bytes -----------------------------------------------------------------------------
-
-    def test_bytes_do_not_depend_on_workers_or_memory(self):
-        for workers, memory in [(2, "1GiB"), (3, "256MiB"), (8, "512MiB")]:
-            with self.subTest(workers=workers, memory=memory):
-                run = Run(*self.quantize_args("--workers", workers, "--memory", memory))
-                begun = time.monotonic()
-                peak = {"octavo-worker": 0, "octavo-coordinator": 0}
-                while run.process.poll() is None:
-                    for program in peak:
-                        peak[program] = max(peak[program], run.peak_kib(program))
-                    time.sleep(0.02)
-                self.assertEqual(run.wait(), 0, run.stderr())
-                seconds = time.monotonic() - begun
-                self.assert_published(
-                    f"by {workers} workers of {memory}: {seconds:.1f} s, peak of a worker "
-                    f"{peak['octavo-worker'] >> 10} MiB, of the coordinator {peak['octavo-coordinator'] >> 10} MiB")
-                budget_kib = {"1GiB": 1 << 20, "512MiB": 512 << 10, "256MiB": 256 << 10}[memory]
-                self.assertGreater(peak["octavo-worker"], 0)
-                self.assertLessEqual(peak["octavo-worker"], budget_kib)
-                self.assertLessEqual(peak["octavo-coordinator"], 256 << 10)
-                shutil.rmtree(self.out)
+    @classmethod
+    def job_args(cls, source=None):
+        return ["quantize", source or cls.source, "--recipe", "fp8-dynamic"]
 
     # ---- outcomes of a second command ---------------------------------------------------------------
 
@@ -107,70 +64,6 @@ class QuantizeTest(ClusterTest):
         self.assertEqual(first_code, 0, first.stderr())
         self.assertEqual(code, 75, second.stderr())
         self.assert_published()
-
-    # ---- crashes ------------------------------------------------------------------------------------
-
-    def crash_at(self, point):
-        """Runs with a fault point that kills one process once. Returns the command's exit code."""
-        flag = self.scratch / f"flag-{point.replace(':', '-')}-{random.randrange(1 << 30)}"
-        run = Run(*self.quantize_args("--workers", 2), env={"OCTAVO_FAULT_POINT": f"{point}@{flag}"})
-        code = run.wait()
-        self.assertTrue(flag.exists(), f"fault point {point} was never passed\n{run.stderr()}")
-        self.assert_no_orphans(run)
-        return code
-
-    def test_worker_dies_at_named_points(self):
-        for point in ["leased:2", "mid-write:3", "before-receipt:2"]:
-            with self.subTest(point=point):
-                self.assertEqual(self.crash_at(point), 0, "the local cluster survives a dead worker")
-                self.assert_published(f"after a worker died at {point}")
-                shutil.rmtree(self.out)
-
-    def test_coordinator_dies_at_named_points(self):
-        for point in ["leased-out", "mid-publish", "after-publish"]:
-            with self.subTest(point=point):
-                code = self.crash_at(point)
-                if code != 0:
-                    self.resume()
-                self.assert_published(f"after the coordinator died at {point}")
-                shutil.rmtree(self.out)
-
-    def test_killed_cli_leaves_no_process_and_resumes(self):
-        run = Run(*self.quantize_args("--workers", 2))
-        wait_until(lambda: run.family("octavo-worker"), 10, "workers started")
-        time.sleep(0.3)
-        run.kill("octavo")
-        self.assert_no_orphans(run)
-        self.resume()
-
-    def test_twenty_random_kills(self):
-        seed = random.randrange(1 << 30)
-        choose = random.Random(seed)
-        hits = 0
-        for round_index in range(20):
-            run = Run(*self.quantize_args("--workers", 2))
-            victim = choose.choice(["octavo-worker", "octavo-coordinator", "octavo", None])
-            wait_until(lambda: run.family("octavo-worker") or run.process.poll() is not None, 10, "started")
-            time.sleep(choose.uniform(0.05, 4.0 if LARGE else 0.6))
-            running = run.process.poll() is None
-            if victim == "octavo-worker" and running:
-                workers = list(run.family(victim))
-                if workers:
-                    os.kill(choose.choice(workers), signal.SIGKILL)
-            else:
-                run.kill(victim)
-            hits += running
-            code = run.wait(60)
-            self.assert_no_orphans(run)
-            message = f"seed {seed} round {round_index} victim {victim}: {code}\n{run.stderr()}"
-            if code != 0:
-                self.resume()
-            found = digests(self.out)
-            print(f"output {digest_of(found)} after kill -9 of {victim or 'all'}"
-                  f"{'' if running else ' (too late: it had ended)'}")
-            self.assertEqual(found, self.expected, message)
-            shutil.rmtree(self.out)
-        self.assertGreater(hits, 5, f"seed {seed}: too few kills hit a running job")
 
     # ---- a person interrupts ------------------------------------------------------------------------
 

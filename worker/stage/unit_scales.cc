@@ -21,8 +21,14 @@ namespace {
 constexpr uint64_t kStatsFileBytesMax = 64u << 20;
 constexpr uint32_t kScaleCopiesMax = 4096;
 
+absl::Status Unseen(const v1::PointStat& stat, const v1::StaticScale& scale) {
+  return MakeError(Reason::kBadRequest,
+                   "calibration saw no token at " + PointName(stat) + ": no scale can be made",
+                   {.tensor = scale.tensor()}, "Calibrate with more, and more varied, samples");
+}
+
 // Everything seen at one place of the layer, over all micro-batches; with expert -1 in a mixture,
-// over all experts.
+// over all experts, of which each must have been seen.
 absl::StatusOr<v1::PointStat> StatOfScale(const v1::StaticScale& scale,
                                           const std::vector<v1::PointStat>& stats) {
   v1::PointStat merged;
@@ -32,13 +38,10 @@ absl::StatusOr<v1::PointStat> StatOfScale(const v1::StaticScale& scale,
   for (const v1::PointStat& stat : stats) {
     if (stat.layer() != scale.layer() || stat.point() != scale.point()) continue;
     if (scale.expert() >= 0 && stat.expert() != scale.expert()) continue;
+    if (stat.rows() == 0) return Unseen(stat, scale);
     OCTAVO_RETURN_IF_ERROR(AddPointStat(stat, &merged));
   }
-  if (merged.rows() == 0) {
-    return MakeError(Reason::kBadRequest,
-                     "calibration saw no token at " + PointName(merged) + ": no scale can be made",
-                     {.tensor = scale.tensor()}, "Calibrate with more, and more varied, samples");
-  }
+  if (merged.rows() == 0) return Unseen(merged, scale);
   return merged;
 }
 

@@ -1,0 +1,73 @@
+"""Calibrating on real processes: static scales from activations, the same bytes whatever the cluster, whatever dies."""
+
+import json
+import pathlib
+import re
+import unittest
+
+import job_case
+from harness import Run
+
+# Small models, so that the many runs take seconds: a mixture, where calibration has most to do.
+SYNTH = ["--family", "mixtral", "--layers", 4, "--hidden", 128, "--intermediate", 192, "--heads", 8, "--kv-heads", 2,
+         "--experts", 4, "--experts-per-token", 2, "--vocab", 512, "--seed", 7]
+CALIBRATION = ["--calibration", "random", "--samples", 24, "--sample-length", 64, "--seed", 3]
+
+
+class CalibrateTest(job_case.JobCase):
+
+    seconds = 2.0
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.source = cls.scratch / "source"
+        run = Run("synth", *SYNTH, "--out", cls.source)
+        assert run.wait() == 0, run.stderr()
+        cls.make_reference()
+
+    @classmethod
+    def job_args(cls, source=None):
+        return ["quantize", source or cls.source, "--recipe", "fp8-static-kv", *CALIBRATION]
+
+    def test_scales_of_every_linear_and_of_the_cache_are_there(self):
+        with open(self.reference / "model.safetensors", "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+        linears = [name for name in header if re.search(r"(_proj|w[123])\.weight$", name)]
+        self.assertEqual(len(linears), 4 * (4 + 3 * 4))
+        for name in linears:
+            self.assertEqual(header[name]["dtype"], "F8_E4M3")
+            for scale in ("weight_scale", "input_scale"):
+                self.assertEqual(header[name.replace("weight", scale)]["dtype"], "F32")
+        self.assertEqual(sum(name.endswith(("k_scale", "v_scale")) for name in header), 2 * 4)
+
+    def test_a_resumed_job_keeps_its_micro_batches(self):
+        run = Run(*self.quantize_args("--workers", 2), env={"OCTAVO_FAULT_POINT": "mid-publish"})
+        self.assertNotEqual(run.wait(), 0)
+        self.assert_no_orphans(run)
+        result = self.resume()
+        self.assertEqual(result["units_reused"], result["units_total"])
+
+    def test_an_expert_that_saw_no_token_is_an_error(self):
+        lonely = self.scratch / "lonely"
+        self.run_ok("synth", *SYNTH[:12], "--experts", 64, "--experts-per-token", 1, "--vocab", 512, "--seed", 7,
+                          "--out", lonely)
+        run = self.run_fails(64, "quantize", lonely, "--recipe", "fp8-static", "--calibration", "random", "--samples", 1,
+                             "--sample-length", 4, "--out", self.out)
+        self.assertRegex(run.stderr(), r"layer 0, expert \d+, MLP_INPUT")
+        self.assertFalse(self.out.exists())
+
+    def test_calibration_input_is_required_and_checked(self):
+        self.assertIn("--calibration", self.run_fails(
+            64, "quantize", self.source, "--recipe", "fp8-static", "--out", self.out).stderr())
+        empty = self.scratch / "empty.txt"
+        empty.write_text("")
+        run = self.run_fails(64, "quantize", self.source, "--recipe", "fp8-static", "--calibration", empty,
+                             "--out", self.out)
+        self.assertIn("empty.txt", run.stderr())
+        self.assertFalse(pathlib.Path(f"{self.out}.octavo").exists())
+
+
+if __name__ == "__main__":
+    unittest.main()
