@@ -9,6 +9,7 @@
 
 #include "coordinator/control/job_journal.h"
 #include "coordinator/control/scratch_folder.h"
+#include "coordinator/planner/calibration_plan.h"
 #include "coordinator/planner/publish.h"
 #include "coordinator/planner/quantize_plan.h"
 #include "core/base/checksum.h"

@@ -16,9 +16,6 @@
 namespace octavo {
 namespace {
 
-// What the statistics of one layer and micro-batch take, with room to spare.
-constexpr uint64_t kStatsBytes = 64u << 10;
-
 bool SameDigest(const v1::Digest& a, const v1::Digest& b) {
   return a.low() == b.low() && a.high() == b.high();
 }
@@ -109,16 +106,6 @@ void DropBrokenBatches(const v1::Job& job, const v1::Plan& plan, std::vector<v1:
     if (drop) dropped->push_back(receipt.unit_id());
     return drop;
   });
-}
-
-uint64_t SpillBytes(const v1::Plan& plan) {
-  const v1::CalibrationPlan& calibration = plan.calibration();
-  if (calibration.batches().empty()) return 0;
-  const uint64_t tokens = calibration.batches(calibration.batches_size() - 1).token_end();
-  const auto row_bytes = static_cast<uint64_t>(plan.model().hidden_size()) * 2;
-  const auto files = static_cast<uint64_t>(calibration.layers_size()) *
-                     static_cast<uint64_t>(calibration.batches_size());
-  return tokens * (2 * row_bytes + 4) + files * kStatsBytes;
 }
 
 }  // namespace octavo

@@ -27,7 +27,4 @@ absl::Status StageScratch(const v1::Job& job, const v1::Plan& plan, std::string_
 void DropBrokenBatches(const v1::Job& job, const v1::Plan& plan, std::vector<v1::Receipt>* receipts,
                        std::vector<uint32_t>* dropped);
 
-// Disk that activations between layers take at most, ids and statistics included.
-uint64_t SpillBytes(const v1::Plan& plan);
-
 }  // namespace octavo

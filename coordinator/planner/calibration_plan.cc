@@ -14,6 +14,9 @@
 namespace octavo {
 namespace {
 
+// What the statistics of one layer and micro-batch take, with room to spare.
+constexpr uint64_t kStatsBytes = 64u << 10;
+
 absl::Status CheckSamples(const v1::ModelSpec& model, const v1::CalibrationSet& set) {
   if (set.sample_lengths().empty()) {
     return MakeError(Reason::kBadRequest, "the recipe has static scales and no calibration samples",
@@ -114,6 +117,35 @@ void AddScaleUnits(std::span<const v1::StaticScale> scales, v1::Plan* plan) {
     unit.set_layer(static_cast<uint32_t>(layer));
     *plan->add_units() = std::move(unit);
   }
+}
+
+uint64_t SpillBytes(const v1::Plan& plan) {
+  const v1::CalibrationPlan& calibration = plan.calibration();
+  if (calibration.batches().empty()) return 0;
+  const uint64_t tokens = calibration.batches(calibration.batches_size() - 1).token_end();
+  const auto row_bytes = static_cast<uint64_t>(plan.model().hidden_size()) * 2;
+  const auto files = static_cast<uint64_t>(calibration.layers_size()) *
+                     static_cast<uint64_t>(calibration.batches_size());
+  return tokens * (2 * row_bytes + 4) + files * kStatsBytes;
+}
+
+uint64_t CalibrateBytes(const v1::Plan& plan) {
+  const v1::CalibrationPlan& calibration = plan.calibration();
+  uint64_t most = 0;
+  for (const v1::MicroBatch& batch : calibration.batches()) {
+    uint32_t longest = 0;
+    for (uint32_t i = batch.sample_begin(); i < batch.sample_end(); ++i) {
+      longest = std::max(longest, calibration.sample_lengths(static_cast<int>(i)));
+    }
+    // Layers of one model differ in weights at most.
+    const auto rows = static_cast<int64_t>(batch.token_end() - batch.token_begin());
+    most = std::max(most, LayerRunBytes(calibration.layers(0), rows, longest));
+  }
+  uint64_t weights = 0;
+  for (const v1::ServePlan& layer : calibration.layers()) {
+    weights = std::max(weights, LayerWeightBytes(layer));
+  }
+  return most + weights;
 }
 
 std::optional<uint32_t> UnitBefore(const v1::Plan& plan, const v1::Unit& unit) {

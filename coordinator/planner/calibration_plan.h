@@ -36,6 +36,13 @@ void AddCalibrateUnits(v1::Plan* plan);
 // Appends one UNIT_SCALES for every layer that has static scales, in a phase after all others.
 void AddScaleUnits(std::span<const v1::StaticScale> scales, v1::Plan* plan);
 
+// Disk that a calibrated job's scratch folder takes at most: activations between layers, ids and
+// statistics.
+uint64_t SpillBytes(const v1::Plan& plan);
+
+// Memory that one task needs at least: the largest layer and the longest micro-batch.
+uint64_t CalibrateBytes(const v1::Plan& plan);
+
 // The unit that `unit`, a UNIT_CALIBRATE, comes after; nothing for the first layer's.
 std::optional<uint32_t> UnitBefore(const v1::Plan& plan, const v1::Unit& unit);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "coordinator/planner/calibration_plan.h"
 #include "core/base/limits.h"
 
 namespace octavo {
@@ -35,7 +36,7 @@ Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, int worker
   estimate.units = static_cast<uint32_t>(plan.units_size());
   estimate.source_bytes = plan.source_bytes();
   estimate.output_bytes = plan.output_bytes();
-  estimate.disk_bytes = plan.output_bytes();
+  estimate.disk_bytes = plan.output_bytes() + SpillBytes(plan);
   std::set<std::string_view> quantized;
   std::set<std::string_view> kept;
   uint64_t cast_bytes = 0;
@@ -55,6 +56,10 @@ Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, int worker
   estimate.quantized_tensors = quantized.size();
   estimate.kept_tensors = kept.size();
   estimate.memory_bytes_min = kProcessBytes + estimate.unit_bytes_max;
+  if (plan.has_calibration()) {  // a worker keeps as much again for casting
+    estimate.memory_bytes_min = kProcessBytes + 2 * CalibrateBytes(plan);
+    return estimate;  // no rate of products is measured yet: no time
+  }
   for (const double rate : {rates.read, rates.write, rates.disk, rates.cast, rates.verify}) {
     if (rate <= 0) return estimate;
   }

@@ -13,4 +13,9 @@ namespace octavo {
 // embedding, head and final norm. REQUIRES one rank and 0 <= layer < layer_count.
 v1::ServePlan LayerPlan(const v1::ServePlan& whole, int32_t layer);
 
+// Memory of a layer's weights, packed in BF16, and of the buffers of one pass of `rows` tokens in
+// samples of at most `longest` through it: upper estimates.
+uint64_t LayerWeightBytes(const v1::ServePlan& layer);
+uint64_t LayerRunBytes(const v1::ServePlan& layer, int64_t rows, int64_t longest);
+
 }  // namespace octavo

@@ -1,7 +1,6 @@
 #include "worker/runner/layer_runner.h"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "core/base/error.h"
@@ -88,34 +87,6 @@ absl::Status LayerRunner::Run(std::span<const uint32_t> lengths, uint16_t* x,
                   state_->options.isa);
   OCTAVO_RETURN_IF_ERROR(forward.Init());
   return forward.RunLayer(samples.step, samples.rows, x, observe);
-}
-
-uint64_t LayerRunner::weight_bytes() const { return state_->arena.used_bytes(); }
-
-uint64_t LayerRunner::WeightBytes(const v1::ServePlan& plan) {
-  uint64_t bytes = 0;
-  for (const v1::RankTensor& tensor : plan.ranks(0).tensors()) {
-    const auto& shape = tensor.tensor().spec().shape();
-    const int64_t elements =
-        std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-    bytes += static_cast<uint64_t>(elements) * 2;
-  }
-  return bytes + bytes / 16;  // padding of tiles
-}
-
-// The buffers of worker/runner/forward.h, with the quarter by which they grow beyond need.
-uint64_t LayerRunner::RunBytes(const v1::ServePlan& plan, int64_t rows, int64_t longest) {
-  const v1::ModelSpec& model = plan.model();
-  const int64_t heads = (model.head_count() + 2 * model.kv_head_count()) * model.head_dim();
-  const int64_t visits = std::max<int64_t>(1, model.experts_per_token());
-  const int64_t inner = model.intermediate_size();
-  const int64_t widest = std::max({inner, model.hidden_size(), heads});
-  int64_t per_row = 2 * (2 * model.hidden_size() + 2 * heads) + visits * inner * 4 +
-                    visits * RoundUp(widest, 32) * 4;
-  if (model.expert_count() > 0)
-    per_row += visits * model.hidden_size() * 6 + model.hidden_size() * 4;
-  const int64_t keys = 4 * RoundUp(longest, kKeyBlock) * 64;
-  return static_cast<uint64_t>(rows * per_row * 5 / 4 + keys) + (4u << 20);
 }
 
 absl::Status ReadEmbeddingRows(const std::string& dir, const v1::TensorSpec& embedding,

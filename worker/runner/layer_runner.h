@@ -39,11 +39,6 @@ class LayerRunner {
   // kNonFinite: an activation overflowed.
   absl::Status Run(std::span<const uint32_t> lengths, uint16_t* x, const Observe& observe) const;
 
-  // Of the packed weights, and of one Run over `rows` tokens, samples of at most `longest`.
-  uint64_t weight_bytes() const;
-  static uint64_t WeightBytes(const v1::ServePlan& plan);
-  static uint64_t RunBytes(const v1::ServePlan& plan, int64_t rows, int64_t longest);
-
  private:
   struct State;
   explicit LayerRunner(std::unique_ptr<State> state);

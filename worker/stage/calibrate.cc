@@ -17,6 +17,7 @@
 #include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "core/checkpoint/checkpoint.h"
+#include "core/plan/layer_plan.h"
 #include "core/plan/scratch_files.h"
 #include "core/scheme/point_stats.h"
 #include "core/store/local_store.h"
@@ -176,8 +177,8 @@ absl::StatusOr<v1::Receipt> CalibrateRun::Do(LayerCache* cache, int threads,
   const uint32_t longest = *std::max_element(lengths.begin(), lengths.end());
   LayerCache::Request request;
   request.key = fmt::format("{}/{}", task_.job_id(), layer);
-  request.weight_bytes = LayerRunner::WeightBytes(own_.layer());
-  request.run_bytes = LayerRunner::RunBytes(own_.layer(), static_cast<int64_t>(tokens()), longest);
+  request.weight_bytes = LayerWeightBytes(own_.layer());
+  request.run_bytes = LayerRunBytes(own_.layer(), static_cast<int64_t>(tokens()), longest);
   request.load = [&] {
     return LayerRunner::Load(task_.source_dir(), own_.layer(), {.threads = threads, .isa = isa_});
   };
