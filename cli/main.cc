@@ -63,6 +63,7 @@ int main(int argc, char** argv) {
   octavo::AddEval(app, context);
   octavo::AddInspect(app, context);
   octavo::AddDoctor(app, context);
+  octavo::AddConvertDialect(app, context);
   octavo::AddImport(app, context);
   octavo::AddSynth(app, context);
   octavo::AddRecipe(app, context);

@@ -154,9 +154,13 @@ absl::StatusOr<Layout> LayOutFiles(const Checkpoint& checkpoint, const v1::Recip
   for (size_t i = 0; i < layout.tensors.size(); ++i) {
     const v1::ModelTensor& tensor = checkpoint.tensors[i];
     if (schemes[i].scheme != nullptr) OCTAVO_RETURN_IF_ERROR(CheckQuantizable(tensor.spec()));
+    const int64_t experts = IsStack(tensor.role()) ? checkpoint.model.expert_count() : 1;
     const auto file = file_index.find(tensor.spec().file());
     OCTAVO_CHECK(file != file_index.end());
-    layout.tensors[i] = {.source = &tensor, .scheme = schemes[i], .source_file = file->second};
+    layout.tensors[i] = {.source = &tensor,
+                         .scheme = schemes[i],
+                         .source_file = file->second,
+                         .expert_count = experts};
     inside[file->second].push_back(&layout.tensors[i]);
   }
 

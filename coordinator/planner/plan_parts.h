@@ -27,6 +27,7 @@ struct PlacedTensor {
   uint64_t scale_begin = 0;   // where quantized
   uint64_t scale_bytes = 0;   // of one scale: its dtype's size
   v1::DType scale_dtype = v1::DTYPE_UNSPECIFIED;
+  int64_t expert_count = 1;  // experts that lie in it one after the other
 
   // Anything not two-dimensional counts as one row.
   int64_t rows() const { return source->spec().shape_size() == 2 ? source->spec().shape(0) : 1; }

@@ -23,16 +23,29 @@ constexpr std::array<StreamKind, kStreamCount> kStreams = {{{0, v1::UNIT_STAT_AM
                                                             {1, v1::UNIT_CAST},
                                                             {2, v1::UNIT_CAST}}};
 
+// Rows that have scales of their own: a whole tensor, or one expert of a quantized stack.
+struct PlacedRows {
+  const PlacedTensor* tensor = nullptr;
+  int64_t begin = 0;
+  int64_t end = 0;
+  int32_t index = 0;  // of their per-tensor scale among the tensor's
+
+  uint64_t source_bytes() const {
+    return tensor->source_bytes() / static_cast<uint64_t>(tensor->rows()) *
+           static_cast<uint64_t>(end - begin);
+  }
+};
+
 // Tensors that share one scale (a per-tensor scale of one tensor is a set of one).
 struct TieSet {
-  std::vector<const PlacedTensor*> members;  // in source order
+  std::vector<const PlacedRows*> members;  // in source order
   uint64_t bytes = 0;
 };
 
 // q/k/v, and gate/up (of one expert), are fused by servers and share a per-tensor scale. The key is
-// (layer, expert, which), or a key of its own for every other tensor.
-std::tuple<int32_t, int32_t, int64_t> TieKey(const PlacedTensor& tensor, int64_t own) {
-  const v1::ModelTensor& source = *tensor.source;
+// (layer, expert, which), or a key of its own for every other run of rows.
+std::tuple<int32_t, int32_t, int64_t> TieKey(const PlacedRows& rows, int64_t own) {
+  const v1::ModelTensor& source = *rows.tensor->source;
   switch (source.role()) {
     case v1::Q_PROJ:
     case v1::K_PROJ:
@@ -44,6 +57,9 @@ std::tuple<int32_t, int32_t, int64_t> TieKey(const PlacedTensor& tensor, int64_t
     case v1::EXPERT_GATE:
     case v1::EXPERT_UP:
       return {source.layer(), source.expert(), -2};
+    case v1::STACKED_GATE:
+    case v1::STACKED_UP:
+      return {source.layer(), rows.index, -2};
     default:
       return {source.layer(), source.expert(), own};
   }
@@ -54,6 +70,14 @@ bool HasTensorScale(const PlacedTensor& tensor) {
          tensor.scheme.scheme->weight().granularity() == v1::PER_TENSOR;
 }
 
+// The runs of rows of a tensor that have a scale of their own, or all of its rows.
+void AppendRows(const PlacedTensor& tensor, std::vector<PlacedRows>* runs) {
+  const bool stack = HasTensorScale(tensor) && IsStack(tensor.source->role());
+  const int32_t count = stack ? static_cast<int32_t>(tensor.expert_count) : 1;
+  const int64_t rows = tensor.rows() / count;
+  for (int32_t i = 0; i < count; ++i) runs->push_back({&tensor, i * rows, (i + 1) * rows, i});
+}
+
 v1::FileRange Range(uint32_t file, uint64_t begin, uint64_t bytes) {
   v1::FileRange range;
   range.set_file(file);
@@ -62,8 +86,9 @@ v1::FileRange Range(uint32_t file, uint64_t begin, uint64_t bytes) {
   return range;
 }
 
-// Sets format, algorithm and output ranges of a piece whose rows are set.
-void SetOutput(const PlacedTensor& tensor, v1::Piece* piece) {
+// Sets format, algorithm and output ranges of a piece whose rows, some of `own`, are set.
+void SetOutput(const PlacedRows& own, v1::Piece* piece) {
+  const PlacedTensor& tensor = *own.tensor;
   const v1::TensorSpec& spec = tensor.source->spec();
   const auto rows = static_cast<uint64_t>(tensor.rows());
   const uint64_t begin = piece->row_begin();
@@ -84,7 +109,8 @@ void SetOutput(const PlacedTensor& tensor, v1::Piece* piece) {
   uint64_t first = begin;  // scales before this piece
   uint64_t scales = count;
   if (format.granularity() == v1::PER_TENSOR) {
-    if (begin != 0) return;
+    if (piece->row_begin() != own.begin) return;
+    first = static_cast<uint64_t>(own.index);
     scales = 1;
   } else if (format.granularity() == v1::PER_BLOCK) {
     const uint64_t block_rows = format.block_rows();
@@ -101,15 +127,14 @@ class Cutter {
  public:
   explicit Cutter(v1::Plan* plan) : plan_(plan) {}
 
-  // Rows [0, rows) of a tensor, cut at multiples of 128 rows wherever a unit is full.
-  void AddTensor(Stream stream, const PlacedTensor& tensor, int32_t tie_group) {
-    const int64_t rows = tensor.rows();
-    const uint64_t row_bytes = tensor.source_bytes() / rows;
-    int64_t begin = 0;
-    while (begin < rows) {
+  // The rows, cut at multiples of 128 from their begin wherever a unit is full.
+  void AddRows(Stream stream, const PlacedRows& rows, int32_t tie_group) {
+    const uint64_t row_bytes = rows.source_bytes() / static_cast<uint64_t>(rows.end - rows.begin);
+    int64_t begin = rows.begin;
+    while (begin < rows.end) {
       const uint64_t room = kUnitSourceBytesMax - std::min(Filled(stream), kUnitSourceBytesMax);
       int64_t count = static_cast<int64_t>(room / row_bytes);
-      if (count < rows - begin) count = count / kUnitRowMultiple * kUnitRowMultiple;
+      if (count < rows.end - begin) count = count / kUnitRowMultiple * kUnitRowMultiple;
       if (count == 0) {
         if (Filled(stream) > 0) {
           Close(stream);
@@ -117,17 +142,17 @@ class Cutter {
         }
         count = kUnitRowMultiple;  // rows so wide that 128 of them are more than a unit should be
       }
-      count = std::min(count, rows - begin);
-      AddPiece(stream, tensor, begin, begin + count, tie_group);
+      count = std::min(count, rows.end - begin);
+      AddPiece(stream, rows, begin, begin + count, tie_group);
       begin += count;
     }
   }
 
-  // All tensors of a tie set into one unit.
+  // All rows of a tie set into one unit.
   void AddWhole(const TieSet& set, int32_t tie_group) {
     if (Filled(kDirect) + set.bytes > kUnitSourceBytesMax) Close(kDirect);
-    for (const PlacedTensor* tensor : set.members) {
-      AddPiece(kDirect, *tensor, 0, tensor->rows(), tie_group);
+    for (const PlacedRows* rows : set.members) {
+      AddPiece(kDirect, *rows, rows->begin, rows->end, tie_group);
     }
   }
 
@@ -147,15 +172,16 @@ class Cutter {
  private:
   uint64_t Filled(Stream stream) const { return open_[stream].source_bytes(); }
 
-  void AddPiece(Stream stream, const PlacedTensor& tensor, int64_t begin, int64_t end,
+  void AddPiece(Stream stream, const PlacedRows& rows, int64_t begin, int64_t end,
                 int32_t tie_group) {
+    const PlacedTensor& tensor = *rows.tensor;
     v1::Unit& unit = open_[stream];
     v1::Piece* piece = unit.add_pieces();
     *piece->mutable_source() = tensor.source->spec();
     piece->set_row_begin(begin);
     piece->set_row_end(end);
     piece->set_tie_group(tie_group);
-    SetOutput(tensor, piece);
+    SetOutput(rows, piece);
     if (kStreams[stream].kind != v1::UNIT_CAST) {  // statistics only
       piece->clear_weight_out();
       piece->clear_scale_out();
@@ -194,34 +220,36 @@ void CutUnits(std::span<const PlacedTensor> tensors, v1::Plan* plan) {
     return std::pair(a->source_file, a->source->spec().begin()) <
            std::pair(b->source_file, b->source->spec().begin());
   });
+  std::vector<PlacedRows> runs;
+  for (const PlacedTensor* tensor : ordered) AppendRows(*tensor, &runs);
   std::map<std::tuple<int32_t, int32_t, int64_t>, TieSet> ties;
-  for (size_t i = 0; i < ordered.size(); ++i) {
-    if (!HasTensorScale(*ordered[i])) continue;
-    TieSet& set = ties[TieKey(*ordered[i], static_cast<int64_t>(i))];
-    set.members.push_back(ordered[i]);
-    set.bytes += ordered[i]->source_bytes();
+  for (size_t i = 0; i < runs.size(); ++i) {
+    if (!HasTensorScale(*runs[i].tensor)) continue;
+    TieSet& set = ties[TieKey(runs[i], static_cast<int64_t>(i))];
+    set.members.push_back(&runs[i]);
+    set.bytes += runs[i].source_bytes();
   }
 
   Cutter cutter(plan);
   int32_t tie_groups = 0;
-  for (size_t i = 0; i < ordered.size(); ++i) {
-    const PlacedTensor& tensor = *ordered[i];
-    if (!HasTensorScale(tensor)) {
-      cutter.AddTensor(kDirect, tensor, -1);
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const PlacedRows& rows = runs[i];
+    if (!HasTensorScale(*rows.tensor)) {
+      cutter.AddRows(kDirect, rows, -1);
       continue;
     }
-    const TieSet& set = ties.at(TieKey(tensor, static_cast<int64_t>(i)));
-    if (set.members.front() != &tensor) continue;  // done with its first member
+    const TieSet& set = ties.at(TieKey(rows, static_cast<int64_t>(i)));
+    if (set.members.front() != &rows) continue;  // done with its first member
     const int32_t tie_group = tie_groups++;
     if (set.bytes <= kUnitSourceBytesMax) {
       cutter.AddWhole(set, tie_group);
       continue;
     }
-    const bool mse = tensor.scheme.algorithm == v1::MSE;
-    for (const PlacedTensor* member : set.members) {
-      cutter.AddTensor(kStatAmax, *member, tie_group);
-      if (mse) cutter.AddTensor(kStatMse, *member, tie_group);
-      cutter.AddTensor(mse ? kCastMse : kCastAbsmax, *member, tie_group);
+    const bool mse = rows.tensor->scheme.algorithm == v1::MSE;
+    for (const PlacedRows* member : set.members) {
+      cutter.AddRows(kStatAmax, *member, tie_group);
+      if (mse) cutter.AddRows(kStatMse, *member, tie_group);
+      cutter.AddRows(mse ? kCastMse : kCastAbsmax, *member, tie_group);
     }
   }
   cutter.Finish();

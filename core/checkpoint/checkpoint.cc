@@ -149,9 +149,19 @@ absl::Status CheckShape(const v1::TensorSpec& tensor, std::span<const int64_t> w
                    "config.json and weights do not belong together");
 }
 
+// "P.w1" of "P.w1_weight_scale" and "P.w1_input_scale"; nothing for any other name.
+std::string_view StackOfScale(std::string_view name) {
+  for (const std::string_view part : {"_weight_scale", "_input_scale"}) {
+    if (name.ends_with(part)) return name.substr(0, name.size() - part.size());
+  }
+  return {};
+}
+
 // Layer and expert of the module that a scale belongs to; outside layers when it has none.
 TensorPlace PlaceOfScale(std::string_view name, const Family& family, const v1::ModelSpec& model) {
-  const std::string weight = std::string(name.substr(0, name.rfind('.'))) + ".weight";
+  // "X.input_scale" belongs to "X.weight", and "P.w1_input_scale" of a stack to "P.w1_weight".
+  std::string weight = std::string(name.substr(0, name.rfind('.'))) + ".weight";
+  if (!StackOfScale(name).empty()) weight = std::string(StackOfScale(name)) + "_weight";
   TensorPlace place = RoleOf(weight, family, model).value_or(TensorPlace{});
   place.role = v1::IGNORED;
   return place;
@@ -267,6 +277,7 @@ bool IsScaleName(std::string_view name) {
       "weight_scale",     "weight_scale_inv", "weight_zero_point", "input_scale",
       "input_zero_point", "output_scale",     "k_scale",           "v_scale",
       "q_scale",          "kv_scale",         "k_zero_point",      "v_zero_point"};
+  if (!StackOfScale(name).empty()) return true;
   const size_t dot = name.rfind('.');
   return dot != std::string_view::npos &&
          std::find(kParts.begin(), kParts.end(), name.substr(dot + 1)) != kParts.end();

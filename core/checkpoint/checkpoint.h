@@ -36,6 +36,7 @@ struct Checkpoint {
 };
 
 // True for the name of a tensor that scales another one or the KV cache: "….weight_scale",
+// "…_weight_scale" and "…_input_scale" of a stack,
 // "….weight_scale_inv", "….input_scale", "….output_scale", "….k_scale", "….v_scale", "….kv_scale",
 // "….q_scale", and zero points.
 bool IsScaleName(std::string_view name);

@@ -1,6 +1,7 @@
 #include "core/checkpoint/compressed_tensors.h"
 
 #include <map>
+#include <optional>
 #include <set>
 
 #include "core/checkpoint/dialect.h"
@@ -18,7 +19,8 @@ std::string WeightObserver(v1::Algorithm algorithm) {
   return algorithm == v1::MSE ? "mse" : "minmax";
 }
 std::string StaticObserver(v1::Observer observer) {
-  return observer == v1::OBSERVER_ABSMAX ? "minmax" : ObserverName(observer);
+  const bool absmax = observer == v1::OBSERVER_ABSMAX || observer == v1::OBSERVER_UNSPECIFIED;
+  return absmax ? "minmax" : ObserverName(observer);
 }
 
 // `observer` is said of static scales only: readers demand that a dynamic one has none.
@@ -62,27 +64,42 @@ std::string_view StorageFormat(const v1::Scheme& scheme) {
   return scheme.has_input() ? "float-quantized" : "naive-quantized";
 }
 
+bool IsExpert(v1::TensorRole role) {
+  return role == v1::EXPERT_GATE || role == v1::EXPERT_UP || role == v1::EXPERT_DOWN;
+}
+
 struct Group {
   const v1::Scheme* scheme = nullptr;
   v1::Algorithm algorithm = v1::ABSMAX;
   std::vector<std::string> modules;
+  bool experts = false;  // modules of experts are among them
 };
 
 }  // namespace
 
-ordered_json CompressedTensorsJson(const v1::Recipe& recipe, const v1::ModelSpec& model,
+ordered_json CompressedTensorsJson(const v1::Recipe& recipe, const v1::ModelSpec&,
                                    std::span<const v1::ModelTensor> tensors,
                                    std::span<const TensorScheme> schemes) {
   std::vector<Group> groups;
   std::map<std::string, size_t> group_of;  // by scheme and algorithm
+  std::optional<size_t> of_experts;        // all of them, however their scales were found
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (schemes[i].scheme == nullptr) continue;
-    const std::string module(ModuleName(tensors[i].spec().name()));
+    const bool expert = IsExpert(tensors[i].role());
     const std::string key =
         schemes[i].scheme->SerializeAsString() + static_cast<char>('0' + schemes[i].algorithm);
-    const auto [entry, inserted] = group_of.try_emplace(key, groups.size());
-    if (inserted) groups.push_back({schemes[i].scheme, schemes[i].algorithm, {}});
-    groups[entry->second].modules.push_back(module);
+    size_t index = groups.size();
+    if (expert && of_experts) {
+      index = *of_experts;
+    } else if (const auto [entry, inserted] = group_of.try_emplace(key, index); inserted) {
+      groups.push_back({schemes[i].scheme, schemes[i].algorithm, {}, false});
+    } else {
+      index = entry->second;
+    }
+    groups[index].modules.emplace_back(ModuleName(tensors[i].spec().name()));
+    if (!expert) continue;
+    groups[index].experts = true;
+    of_experts = index;
   }
 
   const std::string observer = StaticObserver(recipe.calibration().observer());
@@ -94,7 +111,7 @@ ordered_json CompressedTensorsJson(const v1::Recipe& recipe, const v1::ModelSpec
     ordered_json& json = config_groups["group_" + std::to_string(g)];
     // A class name beside exact names is read in different orders by different readers: with
     // several groups every module is named. Experts are looked up under "Linear" only.
-    if (groups.size() == 1 || model.expert_count() > 0) {
+    if (groups.size() == 1 || group.experts) {
       json["targets"] = {"Linear"};
     } else {
       json["targets"] = group.modules;

@@ -3,9 +3,9 @@
 #include <string>
 #include <utility>
 
-#include "core/base/error.h"
 #include "core/base/status.h"
 #include "core/checkpoint/module_schemes.h"
+#include "core/checkpoint/quantization_json.h"
 #include "core/scheme/legality.h"
 #include "fmt/format.h"
 
@@ -13,29 +13,6 @@ namespace octavo {
 namespace {
 
 using nlohmann::ordered_json;
-
-constexpr char kFile[] = "config.json";
-
-absl::Status Bad(std::string_view what) {
-  return MakeError(Reason::kBadCheckpoint, fmt::format("quantization_config: {}", what),
-                   {.file = kFile});
-}
-
-absl::Status Unsupported(std::string_view what) {
-  return MakeError(Reason::kUnsupported, fmt::format("quantization_config: {}", what),
-                   {.file = kFile}, "Octavo serves what `octavo quantize` writes");
-}
-
-// A member, or nullptr where it is absent or null.
-const ordered_json* Find(const ordered_json& object, const char* key) {
-  const auto found = object.find(key);
-  return found == object.end() || found->is_null() ? nullptr : &*found;
-}
-
-std::string TextOf(const ordered_json& object, const char* key) {
-  const ordered_json* value = Find(object, key);
-  return value != nullptr && value->is_string() ? value->get<std::string>() : "";
-}
 
 std::optional<int> IntOf(const ordered_json& value) {
   if (!value.is_number_integer()) return std::nullopt;
@@ -67,8 +44,8 @@ std::optional<std::pair<int, int>> BlockOf(const ordered_json& value) {
 
 absl::Status ReadStrategy(const ordered_json& args, std::string_view what,
                           v1::NumericFormat* format) {
-  std::string strategy = TextOf(args, "strategy");
-  const ordered_json* group_size = Find(args, "group_size");
+  std::string strategy = TextMember(args, "strategy");
+  const ordered_json* group_size = FindMember(args, "group_size");
   const int size = group_size != nullptr ? IntOf(*group_size).value_or(0) : 0;
   if (strategy.empty()) strategy = size == 0 ? "tensor" : size == -1 ? "channel" : "group";
   if (strategy == "tensor") {
@@ -81,39 +58,40 @@ absl::Status ReadStrategy(const ordered_json& args, std::string_view what,
     format->set_granularity(v1::PER_GROUP);
     format->set_block_columns(size);
   } else if (strategy == "block") {
-    const ordered_json* block = Find(args, "block_structure");
+    const ordered_json* block = FindMember(args, "block_structure");
     const auto sizes = block != nullptr ? BlockOf(*block) : std::nullopt;
-    if (!sizes) return Bad(fmt::format("{}: strategy block lacks its block_structure", what));
+    if (!sizes)
+      return BadQuantization(fmt::format("{}: strategy block lacks its block_structure", what));
     format->set_granularity(v1::PER_BLOCK);
     format->set_block_rows(sizes->first);
     format->set_block_columns(sizes->second);
   } else {
-    return Unsupported(fmt::format("{}: strategy '{}' is not handled", what, strategy));
+    return UnsupportedQuantization(fmt::format("{}: strategy '{}' is not handled", what, strategy));
   }
   return absl::OkStatus();
 }
 
 absl::Status ReadArgs(const ordered_json& args, std::string_view what, v1::NumericFormat* format) {
-  if (!args.is_object()) return Bad(fmt::format("{} is not an object", what));
-  const ordered_json* bits = Find(args, "num_bits");
+  if (!args.is_object()) return BadQuantization(fmt::format("{} is not an object", what));
+  const ordered_json* bits = FindMember(args, "num_bits");
   if (bits == nullptr || IntOf(*bits).value_or(0) != 8) {
-    return Unsupported(fmt::format("{}: only num_bits 8 is handled", what));
+    return UnsupportedQuantization(fmt::format("{}: only num_bits 8 is handled", what));
   }
-  const std::string type = TextOf(args, "type");
+  const std::string type = TextMember(args, "type");
   if (type == "float") {
     format->set_type(v1::NUMERIC_FP8_E4M3);
   } else if (type == "int") {
     format->set_type(v1::NUMERIC_INT8);
   } else {
-    return Unsupported(fmt::format("{}: type '{}' is not handled", what, type));
+    return UnsupportedQuantization(fmt::format("{}: type '{}' is not handled", what, type));
   }
-  const ordered_json* symmetric = Find(args, "symmetric");
+  const ordered_json* symmetric = FindMember(args, "symmetric");
   if (symmetric != nullptr && *symmetric != true) {
-    return Unsupported(fmt::format("{}: asymmetric numbers are not handled", what));
+    return UnsupportedQuantization(fmt::format("{}: asymmetric numbers are not handled", what));
   }
-  const ordered_json* dynamic = Find(args, "dynamic");
+  const ordered_json* dynamic = FindMember(args, "dynamic");
   if (dynamic != nullptr && !dynamic->is_boolean()) {
-    return Unsupported(fmt::format("{}: dynamic is neither true nor false", what));
+    return UnsupportedQuantization(fmt::format("{}: dynamic is neither true nor false", what));
   }
   format->set_dynamic(dynamic != nullptr && *dynamic == true);
   return ReadStrategy(args, what, format);
@@ -124,7 +102,7 @@ absl::Status CheckStatic(const v1::NumericFormat& format, std::string_view what)
   if (format.type() == v1::NUMERIC_FP8_E4M3 && format.granularity() == v1::PER_TENSOR) {
     return absl::OkStatus();
   }
-  return Unsupported(
+  return UnsupportedQuantization(
       fmt::format("{}: static scales are handled for type float, strategy tensor only", what));
 }
 
@@ -132,21 +110,21 @@ absl::Status CheckStatic(const v1::NumericFormat& format, std::string_view what)
 // of an FP8 weight.
 absl::Status CheckScheme(const v1::Scheme& scheme, const std::string& group) {
   const v1::NumericFormat& weight = scheme.weight();
-  if (weight.dynamic()) return Unsupported("dynamic weight scales are not handled");
+  if (weight.dynamic()) return UnsupportedQuantization("dynamic weight scales are not handled");
   if (scheme.has_input() && !scheme.input().dynamic()) {
     OCTAVO_RETURN_IF_ERROR(CheckStatic(scheme.input(), group));
     if (weight.type() == v1::NUMERIC_FP8_E4M3 &&
         (weight.granularity() == v1::PER_TENSOR || weight.granularity() == v1::PER_CHANNEL)) {
       return absl::OkStatus();
     }
-    return Unsupported(
+    return UnsupportedQuantization(
         fmt::format("{}: static inputs are handled under FP8 weights only, with a "
                     "scale per tensor or channel",
                     group));
   }
   const absl::Status legal =
       CheckLegal(scheme, v1::ABSMAX, "compressed-tensors", Home::kDense, group);
-  return legal.ok() ? legal : Unsupported(std::string(legal.message()));
+  return legal.ok() ? legal : UnsupportedQuantization(std::string(legal.message()));
 }
 
 absl::Status CheckStorage(const std::string& format) {
@@ -154,35 +132,37 @@ absl::Status CheckStorage(const std::string& format) {
        {"float-quantized", "int-quantized", "naive-quantized", "mixed-precision"}) {
     if (format == known) return absl::OkStatus();
   }
-  return Unsupported(fmt::format("format '{}' is not handled", format));
+  return UnsupportedQuantization(fmt::format("format '{}' is not handled", format));
 }
 
 absl::Status ReadGroup(const std::string& name, const ordered_json& json, ModuleSchemes* groups) {
-  if (!json.is_object()) return Bad(fmt::format("{} is not an object", name));
+  if (!json.is_object()) return BadQuantization(fmt::format("{} is not an object", name));
   v1::Scheme scheme;
-  const ordered_json* weights = Find(json, "weights");
-  if (weights == nullptr) return Unsupported(fmt::format("{} has no weights", name));
+  const ordered_json* weights = FindMember(json, "weights");
+  if (weights == nullptr) return UnsupportedQuantization(fmt::format("{} has no weights", name));
   OCTAVO_RETURN_IF_ERROR(ReadArgs(*weights, "weights", scheme.mutable_weight()));
-  if (const ordered_json* input = Find(json, "input_activations")) {
+  if (const ordered_json* input = FindMember(json, "input_activations")) {
     OCTAVO_RETURN_IF_ERROR(ReadArgs(*input, "input_activations", scheme.mutable_input()));
   }
-  if (Find(json, "output_activations") != nullptr) {
-    return Unsupported(fmt::format("{} quantizes outputs", name));
+  if (FindMember(json, "output_activations") != nullptr) {
+    return UnsupportedQuantization(fmt::format("{} quantizes outputs", name));
   }
-  const std::string format = TextOf(json, "format");
+  const std::string format = TextMember(json, "format");
   if (!format.empty()) OCTAVO_RETURN_IF_ERROR(CheckStorage(format));
   OCTAVO_RETURN_IF_ERROR(CheckScheme(scheme, name));
   const size_t index = groups->schemes.size();
   groups->schemes.push_back(scheme);
-  const ordered_json* targets = Find(json, "targets");
-  if (targets == nullptr || !targets->is_array()) return Bad(fmt::format("{} lacks targets", name));
+  const ordered_json* targets = FindMember(json, "targets");
+  if (targets == nullptr || !targets->is_array())
+    return BadQuantization(fmt::format("{} lacks targets", name));
   for (const ordered_json& target : *targets) {
-    if (!target.is_string()) return Bad(fmt::format("{}: a target is not text", name));
+    if (!target.is_string()) return BadQuantization(fmt::format("{}: a target is not text", name));
     const std::string text = target.get<std::string>();
-    if (text.starts_with("re:")) return Unsupported(fmt::format("target '{}' is a pattern", text));
+    if (text.starts_with("re:"))
+      return UnsupportedQuantization(fmt::format("target '{}' is a pattern", text));
     const bool added = text == "Linear" ? !std::exchange(groups->all_linear, index).has_value()
                                         : groups->by_module.try_emplace(text, index).second;
-    if (!added) return Bad(fmt::format("target '{}' appears twice", text));
+    if (!added) return BadQuantization(fmt::format("target '{}' appears twice", text));
   }
   return absl::OkStatus();
 }
@@ -190,41 +170,30 @@ absl::Status ReadGroup(const std::string& name, const ordered_json& json, Module
 }  // namespace
 
 absl::StatusOr<ModuleSchemes> ReadCompressedTensors(const ordered_json& config) {
-  if (!config.is_object()) return Bad("it is not an object");
-  const std::string method = TextOf(config, "quant_method");
-  if (method != "compressed-tensors") {
-    return Unsupported(fmt::format("quant_method '{}' is not handled", method));
-  }
-  const std::string status = TextOf(config, "quantization_status");
+  if (!config.is_object()) return BadQuantization("it is not an object");
+  const std::string status = TextMember(config, "quantization_status");
   if (!status.empty() && status != "compressed") {
-    return Unsupported(fmt::format("quantization_status '{}': weights are not compressed", status));
+    return UnsupportedQuantization(
+        fmt::format("quantization_status '{}': weights are not compressed", status));
   }
-  const ordered_json* sparsity = Find(config, "sparsity_config");
-  if (sparsity != nullptr && !sparsity->empty() && TextOf(*sparsity, "format") != "dense") {
-    return Unsupported("sparse storage is not handled");
+  const ordered_json* sparsity = FindMember(config, "sparsity_config");
+  if (sparsity != nullptr && !sparsity->empty() && TextMember(*sparsity, "format") != "dense") {
+    return UnsupportedQuantization("sparse storage is not handled");
   }
-  OCTAVO_RETURN_IF_ERROR(CheckStorage(TextOf(config, "format")));
+  OCTAVO_RETURN_IF_ERROR(CheckStorage(TextMember(config, "format")));
   ModuleSchemes groups;
-  if (const ordered_json* ignore = Find(config, "ignore")) {
-    if (!ignore->is_array()) return Bad("ignore is not a list");
-    for (const ordered_json& item : *ignore) {
-      if (!item.is_string()) return Bad("an item of ignore is not text");
-      const std::string text = item.get<std::string>();
-      if (text.starts_with("re:"))
-        return Unsupported(fmt::format("ignore '{}' is a pattern", text));
-      groups.ignored.insert(text);
-    }
-  }
-  const ordered_json* config_groups = Find(config, "config_groups");
+  OCTAVO_RETURN_IF_ERROR(ReadKept(config, "ignore", /*globs=*/false, &groups));
+  const ordered_json* config_groups = FindMember(config, "config_groups");
   if (config_groups == nullptr || !config_groups->is_object())
-    return Bad("it has no config_groups");
+    return BadQuantization("it has no config_groups");
   for (const auto& [name, json] : config_groups->items()) {
     OCTAVO_RETURN_IF_ERROR(ReadGroup(name, json, &groups));
   }
-  if (const ordered_json* cache = Find(config, "kv_cache_scheme")) {
+  if (const ordered_json* cache = FindMember(config, "kv_cache_scheme")) {
     v1::NumericFormat format;
     OCTAVO_RETURN_IF_ERROR(ReadArgs(*cache, "kv_cache_scheme", &format));
-    if (format.dynamic()) return Unsupported("kv_cache_scheme: dynamic scales are not handled");
+    if (format.dynamic())
+      return UnsupportedQuantization("kv_cache_scheme: dynamic scales are not handled");
     OCTAVO_RETURN_IF_ERROR(CheckStatic(format, "kv_cache_scheme"));
     groups.fp8_cache = true;
   }

@@ -14,6 +14,9 @@ namespace {
 
 using nlohmann::ordered_json;
 
+// What follows the name of a stack in that of its codes.
+constexpr std::string_view kStackedCodes = "_weight";
+
 struct Dialect {
   std::string_view name;
   bool scalars;             // one number is a tensor without dimensions, not [1]
@@ -51,9 +54,9 @@ std::vector<int64_t> OneEach(const Dialect& dialect, const v1::ModelSpec& model,
 // "P.w1_weight_scale" of a stack P.w1, "X.weight_scale" of any other X.weight.
 std::string NameBeside(const v1::ModelTensor& weight, std::string_view part) {
   std::string name(ModuleName(weight.spec().name()));
-  name += part;
-  if (IsStack(weight.role())) name[name.size() - part.size()] = '_';
-  return name;
+  if (!IsStack(weight.role())) return name.append(part);
+  if (name.ends_with(kStackedCodes)) name.resize(name.size() - kStackedCodes.size());
+  return name.append("_").append(part.substr(1));
 }
 
 }  // namespace

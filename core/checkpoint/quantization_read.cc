@@ -26,9 +26,21 @@ absl::Status BadTensor(const v1::TensorSpec& spec, std::string_view what, std::s
                    cure);
 }
 
-bool ShapeFits(const v1::NumericFormat& format, const v1::TensorSpec& weight,
+// One number for each expert of a stack: [experts] or [experts, 1]. How many experts there are is
+// known where the stack is taken apart (core/plan/unfuse.h).
+bool FitsStack(const v1::TensorSpec& weight, const v1::TensorSpec& scale) {
+  return scale.shape_size() >= 1 && scale.shape_size() <= 2 &&
+         (scale.shape_size() == 1 || scale.shape(1) == 1) && scale.shape(0) > 0 &&
+         weight.shape(0) % scale.shape(0) == 0;
+}
+
+bool ShapeFits(const v1::NumericFormat& format, const v1::ModelTensor& tensor,
                const v1::TensorSpec& scale) {
+  const v1::TensorSpec& weight = tensor.spec();
   const std::vector<int64_t> shape(scale.shape().begin(), scale.shape().end());
+  if (IsStack(tensor.role()) && format.granularity() == v1::PER_TENSOR) {
+    return FitsStack(weight, scale);
+  }
   const std::vector<int64_t> wanted = ScaleGridOf(weight, format);
   if (shape == wanted) return true;
   if (format.granularity() == v1::PER_TENSOR) {
@@ -43,15 +55,34 @@ absl::Status CheckScaleDType(const v1::TensorSpec& scale) {
                    "Scales are F32, F16 or BF16");
 }
 
+// Names of the scales beside a weight: "X.weight_scale" beside X.weight, "P.w1_weight_scale" beside
+// the stack P.w1_weight.
+struct ScaleNames {
+  std::string weight;
+  std::string input;
+};
+ScaleNames ScaleNamesOf(const v1::ModelTensor& tensor, const v1::Scheme& scheme,
+                        std::string_view block_scale) {
+  std::string name(ModuleName(tensor.spec().name()));
+  constexpr std::string_view kStackedCodes = "_weight";
+  if (IsStack(tensor.role()) && name.ends_with(kStackedCodes)) {
+    name.resize(name.size() - kStackedCodes.size());
+    return {name + "_weight_scale", name + "_input_scale"};
+  }
+  const bool blocks = scheme.weight().granularity() == v1::PER_BLOCK;
+  const std::string_view part = blocks ? block_scale : ".weight_scale";
+  return {name + std::string(part), name + ".input_scale"};
+}
+
 // `scale` is null where the folder has none.
-absl::Status CheckInputScale(const v1::TensorSpec& weight, const v1::TensorSpec* scale) {
+absl::Status CheckInputScale(const v1::ModelTensor& tensor, const std::string& scale_name,
+                             const v1::TensorSpec* scale) {
   if (scale == nullptr) {
-    return BadTensor(
-        weight,
-        fmt::format("its input's scale {}.input_scale is missing", ModuleName(weight.name())),
-        "Quantize the model again");
+    return BadTensor(tensor.spec(), fmt::format("its input's scale {} is missing", scale_name),
+                     "Quantize the model again");
   }
   OCTAVO_RETURN_IF_ERROR(CheckScaleDType(*scale));
+  if (IsStack(tensor.role()) && FitsStack(tensor.spec(), *scale)) return absl::OkStatus();
   if (std::all_of(scale->shape().begin(), scale->shape().end(), [](int64_t n) { return n == 1; })) {
     return absl::OkStatus();
   }
@@ -62,8 +93,9 @@ absl::Status CheckInputScale(const v1::TensorSpec& weight, const v1::TensorSpec*
 }
 
 // Checks the weight and its scale against its group. `scale` is null where the folder has none.
-absl::Status CheckPair(const v1::Scheme& scheme, const v1::TensorSpec& weight,
-                       const v1::TensorSpec* scale) {
+absl::Status CheckPair(const v1::Scheme& scheme, const v1::ModelTensor& tensor,
+                       const std::string& scale_name, const v1::TensorSpec* scale) {
+  const v1::TensorSpec& weight = tensor.spec();
   const DType wanted = CodeDType(scheme.weight().type());
   if (FromProto(weight.dtype()) != wanted) {
     return BadTensor(weight,
@@ -71,7 +103,6 @@ absl::Status CheckPair(const v1::Scheme& scheme, const v1::TensorSpec& weight,
                                  Name(FromProto(weight.dtype())), Name(wanted)),
                      "Quantize the model again");
   }
-  const std::string scale_name = std::string(ModuleName(weight.name())) + ".weight_scale";
   if (weight.shape_size() != 2)
     return BadTensor(weight, "a quantized weight has two dimensions", "");
   if (scale == nullptr) {
@@ -79,7 +110,7 @@ absl::Status CheckPair(const v1::Scheme& scheme, const v1::TensorSpec& weight,
                      "Quantize the model again; codes without scales mean nothing");
   }
   OCTAVO_RETURN_IF_ERROR(CheckScaleDType(*scale));
-  if (!ShapeFits(scheme.weight(), weight, *scale)) {
+  if (!ShapeFits(scheme.weight(), tensor, *scale)) {
     return BadTensor(*scale,
                      fmt::format("its shape [{}] does not fit {} of a [{}] weight",
                                  fmt::join(scale->shape(), ", "), SchemeText(scheme),
@@ -124,7 +155,7 @@ absl::StatusOr<Quantization> ReadQuantization(const ordered_json& config,
   ModuleSchemes modules;
   const auto section = config.find("quantization_config");
   if (section != config.end() && !section->is_null()) {
-    OCTAVO_ASSIGN_OR_RETURN(modules, ReadCompressedTensors(*section));
+    OCTAVO_ASSIGN_OR_RETURN(modules, ReadModuleSchemes(*section));
   }
   Quantization result;
   result.tensors.resize(tensors.size());
@@ -133,8 +164,8 @@ absl::StatusOr<Quantization> ReadQuantization(const ordered_json& config,
     const v1::ModelTensor& tensor = tensors[i];
     TensorQuantization& own = result.tensors[i];
     own.is_scale = IsScaleName(tensor.spec().name());
-    const bool linear =
-        IsQuantizable(tensor.role()) || tensor.role() == v1::LM_HEAD || tensor.role() == v1::ROUTER;
+    const bool outside = tensor.role() == v1::LM_HEAD || tensor.role() == v1::ROUTER;
+    const bool linear = IsQuantizable(tensor.role()) || (outside && !modules.only_layers);
     if (own.is_scale || tensor.role() == v1::IGNORED) continue;
     // A stack is no module of its own: what targets "Linear" does not mean it.
     if (IsStack(tensor.role()) && IsSourceFloat(FromProto(tensor.spec().dtype()))) continue;
@@ -147,14 +178,15 @@ absl::StatusOr<Quantization> ReadQuantization(const ordered_json& config,
                                    Name(FromProto(tensor.spec().dtype()))),
                        "Restore quantization_config, or quantize the model again");
     }
-    const v1::TensorSpec* scale = scales.Use(module + ".weight_scale");
-    OCTAVO_RETURN_IF_ERROR(CheckPair(*scheme, tensor.spec(), scale));
+    const ScaleNames names = ScaleNamesOf(tensor, *scheme, modules.block_scale);
+    const v1::TensorSpec* scale = scales.Use(names.weight);
+    OCTAVO_RETURN_IF_ERROR(CheckPair(*scheme, tensor, names.weight, scale));
     own.quantized = true;
     own.scheme = *scheme;
     own.scale = *scale;
     if (!scheme->has_input() || scheme->input().dynamic()) continue;
-    const v1::TensorSpec* input_scale = scales.Use(module + ".input_scale");
-    OCTAVO_RETURN_IF_ERROR(CheckInputScale(tensor.spec(), input_scale));
+    const v1::TensorSpec* input_scale = scales.Use(names.input);
+    OCTAVO_RETURN_IF_ERROR(CheckInputScale(tensor, names.input, input_scale));
     own.input_scale = *input_scale;
   }
   if (modules.fp8_cache) {

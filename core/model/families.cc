@@ -108,7 +108,8 @@ constexpr std::array kDbrxAttention = {
               Dim::kHidden},
 };
 
-// As published: all experts of a layer in one matrix, under bare names or dotted ones.
+// As published: all experts of a layer in one matrix, under bare names or dotted ones; in quantized
+// folders with an underscore.
 constexpr std::array<TensorRow, 3> DbrxStacks(std::string_view gate, std::string_view up,
                                               std::string_view down, int32_t spelling) {
   return {{{v1::STACKED_GATE, gate, Dim::kAllExperts, Dim::kHidden, Presence::kAlways, spelling},
@@ -136,7 +137,10 @@ constexpr auto kDbrxExperts =
                    "transformer.blocks.{L}.ffn.experts.mlp.{E}.w2.weight", 2),
          DbrxSplit("transformer.blocks.{L}.ffn.experts.mlp_experts.{E}.w1.weight",
                    "transformer.blocks.{L}.ffn.experts.mlp_experts.{E}.v1.weight",
-                   "transformer.blocks.{L}.ffn.experts.mlp_experts.{E}.w2.weight", 3));
+                   "transformer.blocks.{L}.ffn.experts.mlp_experts.{E}.w2.weight", 3),
+         DbrxStacks("transformer.blocks.{L}.ffn.experts.mlp.w1_weight",
+                    "transformer.blocks.{L}.ffn.experts.mlp.v1_weight",
+                    "transformer.blocks.{L}.ffn.experts.mlp.w2_weight", 4));
 
 constexpr std::array kDbrxEnd = {
     TensorRow{v1::FINAL_NORM, "transformer.norm_f.weight", Dim::kHidden, Dim::kNone},

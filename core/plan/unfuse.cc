@@ -4,6 +4,7 @@
 
 #include "core/base/error.h"
 #include "core/base/status.h"
+#include "fmt/format.h"
 
 namespace octavo {
 namespace {
@@ -31,6 +32,33 @@ absl::StatusOr<v1::TensorSpec> ScalesOf(const ServedTensor& tensor, int64_t begi
   return RowsOf(*tensor.scale, begin / block, (count + block - 1) / block);
 }
 
+// The scale of expert `index`, or the one that all share.
+v1::TensorSpec ScaleOfExpert(const v1::TensorSpec& scales, size_t index) {
+  if (scales.shape_size() == 0 || scales.shape(0) == 1) return scales;
+  return RowsOf(scales, static_cast<int64_t>(index), 1);
+}
+
+// Experts have one scale per matrix, and there are as many as experts.
+absl::Status CheckStack(const v1::ModelSpec& model, const ServedTensor& tensor) {
+  if (!tensor.scheme) return absl::OkStatus();
+  const ErrorSite site = {.tensor = tensor.tensor.spec().name()};
+  if (tensor.scheme->weight().granularity() != v1::PER_TENSOR) {
+    return MakeError(Reason::kUnsupported, "a stack of experts with other scales than one each",
+                     site, "Octavo serves what `octavo quantize` writes");
+  }
+  const auto fits = [&](const v1::TensorSpec& scale, bool shared) {
+    const int64_t count = scale.shape_size() == 0 ? 1 : scale.shape(0);
+    return count == model.expert_count() || (shared && count == 1);
+  };
+  if (fits(*tensor.scale, false) && (!tensor.input_scale || fits(*tensor.input_scale, true))) {
+    return absl::OkStatus();
+  }
+  return MakeError(
+      Reason::kBadCheckpoint,
+      fmt::format("a stack of {} experts with another number of scales", model.expert_count()),
+      site, "Quantize the model again");
+}
+
 struct Part {
   v1::TensorRole role;
   int64_t rows;
@@ -46,7 +74,12 @@ absl::StatusOr<std::vector<ServedTensor>> Cut(const ServedTensor& tensor,
     one.tensor.set_role(part.role);
     if (experts) one.tensor.set_expert(static_cast<int32_t>(out.size()) - 1);
     one.tensor.set_transposed(part.role == v1::EXPERT_DOWN);
-    if (tensor.scheme) {
+    if (tensor.scheme && experts) {
+      one.scale = ScaleOfExpert(*tensor.scale, out.size() - 1);
+      if (tensor.input_scale) {
+        one.input_scale = ScaleOfExpert(*tensor.input_scale, out.size() - 1);
+      }
+    } else if (tensor.scheme) {
       OCTAVO_ASSIGN_OR_RETURN(one.scale, ScalesOf(tensor, begin, part.rows));
     }
     begin += part.rows;
@@ -61,10 +94,7 @@ absl::StatusOr<std::vector<ServedTensor>> Unfuse(const v1::ModelSpec& model,
   const int64_t query = model.head_count() * model.head_dim();
   const int64_t key = model.kv_head_count() * model.head_dim();
   const auto stack = [&](v1::TensorRole role) -> absl::StatusOr<std::vector<ServedTensor>> {
-    if (tensor.scheme) {
-      return MakeError(Reason::kUnsupported, "cannot serve a stack of quantized experts",
-                       {.tensor = tensor.tensor.spec().name()});
-    }
+    OCTAVO_RETURN_IF_ERROR(CheckStack(model, tensor));
     const auto count = static_cast<size_t>(model.expert_count());
     return Cut(tensor, std::vector<Part>(count, {role, model.intermediate_size()}), true);
   };

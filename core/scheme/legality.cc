@@ -165,6 +165,17 @@ absl::Status CheckLegal(const v1::Scheme& scheme, v1::Algorithm algorithm, std::
   return Refuse(scheme, where, fmt::format("{} ({})", WhyNot(scheme, dialect), dialect));
 }
 
+absl::Status CheckTogether(const v1::Scheme& first, const v1::Scheme& scheme,
+                           std::string_view dialect, std::string_view where) {
+  if (dialect == kCompressedTensors || first.SerializeAsString() == scheme.SerializeAsString()) {
+    return absl::OkStatus();
+  }
+  return Refuse(
+      scheme, where,
+      fmt::format("the dialect {} has one scheme for all layers, and an earlier one is {}", dialect,
+                  SchemeText(first)));
+}
+
 absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places) {
   OCTAVO_RETURN_IF_ERROR(CheckDialect(recipe.dialect(), recipe.name()));
   const auto place = [](const std::string& given, std::string_view otherwise) {
@@ -182,13 +193,7 @@ absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places) {
     if (scheme.weight().type() == v1::NUMERIC_KEEP) continue;
     if (HasStaticInput(scheme) && is_static.empty()) is_static = where;
     if (first == nullptr) first = &scheme;
-    if (recipe.dialect() != kCompressedTensors &&
-        first->SerializeAsString() != scheme.SerializeAsString()) {
-      return Refuse(scheme, where,
-                    fmt::format("the dialect {} has one scheme for all layers, and an earlier rule "
-                                "says {}",
-                                recipe.dialect(), SchemeText(*first)));
-    }
+    OCTAVO_RETURN_IF_ERROR(CheckTogether(*first, scheme, recipe.dialect(), where));
   }
   if (recipe.has_kv_cache()) {
     const v1::NumericFormat& cache = recipe.kv_cache();

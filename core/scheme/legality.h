@@ -41,6 +41,10 @@ enum class Home {
 absl::Status CheckLegal(const v1::Scheme& scheme, v1::Algorithm algorithm, std::string_view dialect,
                         Home home, std::string_view where);
 
+// kBadRecipe where `dialect` has one scheme for all layers, and `scheme` is not `first`.
+absl::Status CheckTogether(const v1::Scheme& first, const v1::Scheme& scheme,
+                           std::string_view dialect, std::string_view where);
+
 // What messages call the parts of a recipe: "r.yaml:3". Where empty: "rule 1", "kv_cache",
 // "calibration".
 struct RecipePlaces {

@@ -125,25 +125,32 @@ absl::StatusOr<std::vector<TensorScheme>> ResolveSchemes(const v1::Recipe& recip
       }
       break;
     }
+  }
+  OCTAVO_RETURN_IF_ERROR(CheckSchemes(recipe, tensors, schemes));
+  return schemes;
+}
+
+absl::Status CheckSchemes(const v1::Recipe& recipe, std::span<const v1::ModelTensor> tensors,
+                          std::span<const TensorScheme> schemes) {
+  const v1::Scheme* first = nullptr;
+  for (size_t i = 0; i < tensors.size(); ++i) {
     if (schemes[i].scheme == nullptr) continue;
+    const v1::ModelTensor& tensor = tensors[i];
+    const std::string_view module = ModuleName(tensor.spec().name());
     const Home home = IsStack(tensor.role())    ? Home::kStack
                       : IsExpert(tensor.role()) ? Home::kExpert
                                                 : Home::kDense;
+    const v1::Scheme& scheme = *schemes[i].scheme;
     OCTAVO_RETURN_IF_ERROR(
-        CheckLegal(*schemes[i].scheme, schemes[i].algorithm, recipe.dialect(), home, module));
-    if (home == Home::kStack) {
-      return MakeError(Reason::kUnsupported,
-                       "experts that lie stacked in one tensor are not quantized yet",
-                       {.tensor = tensor.spec().name()},
-                       "Keep them: a first rule with the roles expert_gate, expert_up and "
-                       "expert_down, and weight: keep");
-    }
+        CheckLegal(scheme, schemes[i].algorithm, recipe.dialect(), home, module));
+    if (first == nullptr) first = &scheme;
+    OCTAVO_RETURN_IF_ERROR(CheckTogether(*first, scheme, recipe.dialect(), module));
   }
   OCTAVO_RETURN_IF_ERROR(CheckFusedGroups(tensors, schemes));
   if (recipe.dialect() == kQuarkDialect && recipe.has_kv_cache()) {
-    OCTAVO_RETURN_IF_ERROR(CheckCacheOfQuark(tensors, schemes));
+    return CheckCacheOfQuark(tensors, schemes);
   }
-  return schemes;
+  return absl::OkStatus();
 }
 
 bool HasStaticInput(const v1::Scheme& scheme) {

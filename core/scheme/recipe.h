@@ -64,6 +64,11 @@ struct TensorScheme {
 absl::StatusOr<std::vector<TensorScheme>> ResolveSchemes(const v1::Recipe& recipe,
                                                          std::span<const v1::ModelTensor> tensors);
 
+// Whether the dialect of `recipe` can say that tensors[i] are quantized by schemes[i], with the
+// cache that it has; its rules are not looked at. Errors as ResolveSchemes.
+absl::Status CheckSchemes(const v1::Recipe& recipe, std::span<const v1::ModelTensor> tensors,
+                          std::span<const TensorScheme> schemes);
+
 // True where the scheme's inputs have one scale that calibration finds.
 bool HasStaticInput(const v1::Scheme& scheme);
 

@@ -44,8 +44,16 @@ rules:
   - {roles: [expert_gate, expert_up, expert_down], weight: keep}
   - {weight: {type: fp8, scale: channel}, input: {type: fp8, scale: token}}
 """
+FP8_TENSOR = "fp8-tensor.yaml"
+FP8_TENSOR_YAML = """name: fp8-tensor
+dialect: fp8
+rules:
+  - {weight: {type: fp8, scale: tensor}, input: {type: fp8, scale: token}}
+"""
+RECIPE_FILES = {KEPT_EXPERTS: KEPT_EXPERTS_YAML, FP8_TENSOR: FP8_TENSOR_YAML}
 # One bit of BF16 is an eighth of a step between FP8 codes, so a few codes differ.
-RECIPE_BARS = {"fp8-weight-only": ROUNDED_BAR, "fp8-dynamic": 5e-2, "int8-dynamic": 2e-2, KEPT_EXPERTS: 5e-2}
+RECIPE_BARS = {"fp8-weight-only": ROUNDED_BAR, "fp8-dynamic": 5e-2, "int8-dynamic": 2e-2, KEPT_EXPERTS: 5e-2,
+               FP8_TENSOR: 5e-2}
 
 
 def octavo_logits(folder, scratch, sequences, ranks=1, chunk=0, isa="auto", cache="auto"):
@@ -149,9 +157,9 @@ class Checker:
 
     def check_recipe(self, case, folder, sequences, recipe):
         out = self.scratch / f"{case.name}-{recipe}"
-        if recipe == KEPT_EXPERTS:
-            (self.scratch / recipe).write_text(KEPT_EXPERTS_YAML)
-        smol.octavo("quantize", folder, "--recipe", self.scratch / recipe if recipe == KEPT_EXPERTS else recipe,
+        if recipe in RECIPE_FILES:
+            (self.scratch / recipe).write_text(RECIPE_FILES[recipe])
+        smol.octavo("quantize", folder, "--recipe", self.scratch / recipe if recipe in RECIPE_FILES else recipe,
                     "--out", out, capture_output=True)
         emulated = decoder.Decoder(out, True)
         theirs = torch.stack([emulated.logits(ids) for ids in sequences])

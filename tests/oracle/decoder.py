@@ -1,8 +1,8 @@
 """docs/numerics.md's forward pass in a hundred lines of torch, for every family, straight from a checkpoint's files.
 
 With `rounding` it rounds to BF16 where Octavo does (sums run in another order, so single bits differ); without, nothing
-is rounded and the result is the model's own function in double precision. Quantized folders (compressed-tensors, one
-scale per tensor or channel) are read too: weights are what codes and scales stand for, inputs are quantized as config.json
+is rounded and the result is the model's own function in double precision. Quantized folders (compressed-tensors or fp8, one
+scale per tensor, channel or stacked expert) are read too: weights are what codes and scales stand for, inputs are quantized as config.json
 says, or by their static scale; keys and values too, where they have scales. `seen` holds the largest magnitude of all that
 static scales are made for.
 """
@@ -33,7 +33,10 @@ def quantize_static(x, units):
 
 
 def input_quantizer(config):
-    groups = config.get("quantization_config", {}).get("config_groups", {})
+    section = config.get("quantization_config", {})
+    if section.get("quant_method") == "fp8":
+        return quantize_fp8  # one with a static scale has it beside its weight
+    groups = section.get("config_groups", {})
     args = groups["group_0"]["input_activations"] if groups else None
     return (lambda x: x) if args is None else quantize_int8 if args["type"] == "int" else quantize_fp8
 
@@ -49,7 +52,10 @@ class Decoder:
                 self.tensors.update({name: file.get_tensor(name).to(self.dtype) for name in file.keys()})
         self.quantized = {name.removesuffix("_scale") for name in self.tensors if name.endswith("weight_scale")}
         for name in self.quantized:
-            self.tensors[name] *= self.tensors.pop(name + "_scale")
+            weight, scale = self.tensors[name], self.tensors.pop(name + "_scale")
+            if name.endswith("_weight"):  # a stack, with a scale for each expert
+                scale = scale.repeat_interleave(len(weight) // len(scale))[:, None]
+            weight *= scale
         config = json.loads((folder / "config.json").read_text())
         self.quantize_input = input_quantizer(config)
         self.dbrx = config["model_type"] == "dbrx"
@@ -146,10 +152,20 @@ class Decoder:
         """One expert's output, not rounded."""
         if self.dbrx:
             at = f"transformer.blocks.{layer}.ffn.experts.mlp."
-            gate, up, down = (self.tensors[at + part].chunk(self.experts)[expert] for part in ("w1", "v1", "w2"))
-            return self.gated(h @ gate.T, h @ up.T) @ down
+            gate, up, down = (self.stacked(at + part).chunk(self.experts)[expert] for part in ("w1", "v1", "w2"))
+            h = self.stack_input(h, at + "w1", expert)
+            return self.stack_input(self.gated(h @ gate.T, h @ up.T), at + "w2", expert) @ down
         at = f"model.layers.{layer}.block_sparse_moe.experts.{expert}."
         return self.linear(self.gated(self.linear(h, at + "w1"), self.linear(h, at + "w3")), at + "w2")
+
+    def stacked(self, name):
+        return self.tensors[name + "_weight" if name + "_weight" in self.quantized else name]
+
+    def stack_input(self, x, name, expert):
+        scales = self.get(name + "_input_scale")
+        if scales is not None:
+            return quantize_static(x, x * (1 / scales[expert])) * scales[expert]
+        return self.quantize_input(x) if name + "_weight" in self.quantized else x
 
     def gated(self, gate, up):
         return self.round(self.round(torch.nn.functional.silu(self.round(gate))) * self.round(up))

@@ -31,7 +31,7 @@ def llama(name="llama", config=transformers.LlamaConfig, **changes):
 
 def mixtral(name, experts, per_token, **changes):
     case = llama(name, transformers.MixtralConfig, num_local_experts=experts, num_experts_per_tok=per_token, **changes)
-    case.recipes = ("fp8-dynamic", "int8-dynamic")
+    case.recipes = ("fp8-dynamic", "int8-dynamic", "fp8-tensor.yaml")
     return case
 
 
@@ -42,7 +42,7 @@ def dbrx(name, experts, per_token, kv_heads=2, hidden=90, d_model=72, n_heads=6)
         attn_config={"clip_qkv": 1.5, "kv_n_heads": kv_heads, "rope_theta": 5e5},
         ffn_config={"ffn_hidden_size": hidden, "hidden_size": d_model, "moe_num_experts": experts,
                     "moe_top_k": per_token, "moe_jitter_eps": 0.0})
-    return Case(name, config, "60KB", kv_heads, recipes=("kept-experts.yaml",))
+    return Case(name, config, "60KB", kv_heads, recipes=("kept-experts.yaml", "fp8-tensor.yaml"))
 
 
 LLAMA31 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

@@ -256,7 +256,7 @@ class Loader {
   }
 
   // The stored rows are inputs: 32 of them at a time are turned into a run of every channel.
-  // REQUIRES BF16 (unfuse.h lets nothing else through).
+  // REQUIRES BF16 or FP8 (unfuse.h lets nothing else through).
   absl::Status PackColumns(const SliceReader& reader, Linear* out) {
     const int64_t blocks = CeilDiv(out->depth, kTileDepth);
     Mutex mutex;
@@ -279,18 +279,19 @@ class Loader {
     return failure;
   }
 
-  // `bytes`: [count][channels] BF16, the inputs from `first` on, which lie in one 32-block.
+  // `bytes`: [count][channels] elements, the inputs from `first` on, which lie in one 32-block.
   static void PackBlock(std::span<const std::byte> bytes, int64_t first, int64_t count,
                         Linear* out) {
     const int64_t unit = first / out->unit_size;
     const int64_t at = unit * out->blocks_per_unit * kTileDepth + (first - unit * out->unit_size);
-    uint16_t column[kTileDepth];
+    const int64_t size = ElementBytes(out->packed.type);
+    alignas(2) std::byte column[2 * kTileDepth];
     for (int64_t channel = 0; channel < out->channels; ++channel) {
       for (int64_t i = 0; i < count; ++i) {
-        std::memcpy(&column[i], bytes.data() + (i * out->channels + channel) * 2, 2);
+        std::memcpy(column + i * size, bytes.data() + (i * out->channels + channel) * size,
+                    static_cast<size_t>(size));
       }
-      PackChannel(out->packed, out->tiles.data(), channel, at,
-                  reinterpret_cast<const std::byte*>(column), count);
+      PackChannel(out->packed, out->tiles.data(), channel, at, column, count);
     }
   }
 

@@ -142,10 +142,10 @@ absl::Status UnitRun::CastPiece(const v1::Piece& piece, const Quantizer& quantiz
   AddDigest(piece.weight_out(), weight_digest);
   if (scale_at > 0) AddDigest(scale_out, scale_digest);
   v1::PieceReport report = MergeReports(std::move(blocks));
-  // Rows of one all-zero tensor are one group, not one per block.
+  // Rows of one all-zero tensor are one group, not one per block: the piece with the scale counts.
   if (piece.format().granularity() == v1::PER_TENSOR) {
     const v1::TieStat* stat = StatOf(piece);
-    report.set_zero_groups(stat != nullptr && stat->amax_bits() == 0 && piece.row_begin() == 0);
+    report.set_zero_groups(stat != nullptr && stat->amax_bits() == 0 && scale_at > 0);
   }
   *receipt_.add_reports() = std::move(report);
   return absl::OkStatus();

@@ -11,7 +11,10 @@
 #include "core/checkpoint/compressed_tensors.h"
 #include "core/checkpoint/config_json.h"
 #include "core/checkpoint/safetensors.h"
+#include "core/checkpoint/synth.h"
 #include "core/scheme/recipe.h"
+#include "core/tensor/dtype_proto.h"
+#include "fmt/ranges.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/tiny_llama.h"
@@ -176,6 +179,62 @@ TEST(BuildPlan, ConfigKeepsKeysAndSaysHow) {
   const std::string text = quantization.dump();
   EXPECT_EQ(text.find("scale_dtype"), std::string::npos);
   EXPECT_EQ(text.find("sparsity_config"), std::string::npos);
+}
+
+TEST(BuildPlan, StackedExpertsHaveAScaleEach) {
+  SynthSpec synth;
+  synth.model.set_family("dbrx");
+  synth.model.set_layer_count(2);
+  synth.model.set_hidden_size(1024);
+  synth.model.set_intermediate_size(520);
+  synth.model.set_head_count(8);
+  synth.model.set_kv_head_count(2);
+  synth.model.set_vocab_size(300);
+  synth.model.set_expert_count(4);
+  const TestFolder folder;
+  ASSERT_TRUE(WriteSynthetic(synth, 3, folder / "src").ok());
+  const auto checkpoint = OpenCheckpoint(folder / "src");
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const v1::Recipe recipe = Custom(
+      "  - weight: {type: fp8, scale: tensor}\n    input: {type: fp8, scale: token}\n"
+      "dialect: fp8\n");
+  const auto plan = BuildPlan(*checkpoint, recipe);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  ExpectTiled(*plan);
+  EXPECT_EQ(plan->tie_group_count(), 2u * (2 + 4 + 4));  // Wqkv, out_proj; gate/up, down
+  std::map<std::string, std::set<uint64_t>> scales;      // where they lie
+  std::map<int32_t, std::set<std::pair<std::string, int64_t>>> members;
+  for (const v1::Unit& unit : plan->units()) {
+    for (const v1::Piece& piece : unit.pieces()) {
+      const std::string& name = piece.source().name();
+      if (name.find(".experts.") == name.npos) continue;
+      EXPECT_EQ(piece.row_begin() / 520, (piece.row_end() - 1) / 520) << "two experts in a piece";
+      members[piece.tie_group()].insert({name, piece.row_begin() / 520});
+      const uint64_t bytes = piece.scale_out().end() - piece.scale_out().begin();
+      EXPECT_EQ(bytes, unit.kind() == v1::UNIT_CAST && piece.row_begin() % 520 == 0 ? 4u : 0u);
+      if (bytes > 0) scales[name].insert(piece.scale_out().begin());
+    }
+  }
+  EXPECT_EQ(scales.size(), 6u);
+  for (const auto& [name, places] : scales) {
+    EXPECT_EQ(places.size(), 4u) << name;
+    EXPECT_EQ(*places.rbegin() - *places.begin(), 12u) << name;
+  }
+  for (const auto& [tie_group, runs] : members) {
+    for (const auto& [name, expert] : runs) EXPECT_EQ(expert, runs.begin()->second);
+    EXPECT_EQ(runs.size(), runs.begin()->first.ends_with("w2") ? 1u : 2u);
+  }
+  const auto header = ParseHeader(plan->outputs(0).head(), plan->outputs(0).size(), "out");
+  ASSERT_TRUE(header.ok()) << header.status();
+  std::map<std::string, std::string> shapes;
+  for (const v1::TensorSpec& spec : *header) {
+    shapes[spec.name()] =
+        fmt::format("{} [{}]", Name(FromProto(spec.dtype())), fmt::join(spec.shape(), ", "));
+  }
+  const std::string stack = "transformer.blocks.1.ffn.experts.mlp.v1";
+  EXPECT_EQ(shapes[stack + "_weight"], "F8_E4M3 [2080, 1024]");
+  EXPECT_EQ(shapes[stack + "_weight_scale"], "F32 [4]");
+  EXPECT_FALSE(shapes.contains(stack));
 }
 
 TEST(BuildPlan, SmallTieGroupsStayInOneUnit) {

@@ -84,7 +84,9 @@ TEST(Dialect, StacksHaveAScalePerExpertUnderNamesOfTheirOwn) {
   const std::string base = "transformer.blocks.0.ffn.experts.mlp.w1";
   v1::ModelTensor dotted = kStack;
   dotted.mutable_spec()->set_name(base + ".weight");
-  for (const v1::ModelTensor& stack : {kStack, dotted}) {
+  v1::ModelTensor quantized = kStack;
+  quantized.mutable_spec()->set_name(base + "_weight");
+  for (const v1::ModelTensor& stack : {kStack, dotted, quantized}) {
     EXPECT_EQ(CodesNameOf(stack), base + "_weight");
     EXPECT_EQ(Text(WeightScaleOf(kFp8Dialect, Experts(16), stack, Fp8(v1::PER_TENSOR))),
               base + "_weight_scale F32 [16]");
@@ -185,6 +187,25 @@ TEST(Dialect, ConfigOfCompressedTensors) {
   EXPECT_EQ(config["format"], "float-quantized");
   EXPECT_EQ(config["ignore"].dump(), "[" + kKept + "]");
   EXPECT_TRUE(ordered_json::parse(Config(kStatic + kCalibration))["kv_cache_scheme"].is_null());
+}
+
+TEST(Dialect, ExpertsAreFoundUnderTheirClassAndOthersByName) {
+  const auto recipe = ParseRecipe(
+      "name: a\nrules:\n"
+      "  - {roles: [o_proj], weight: {type: fp8, scale: channel}}\n"
+      "  - {weight: {type: fp8, scale: channel}, input: {type: fp8, scale: token}}\n",
+      "a");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  std::vector<v1::ModelTensor> tensors = {
+      kQuery, Tensor("model.layers.0.self_attn.o_proj.weight", v1::O_PROJ, {256, 256}),
+      Tensor("model.layers.0.block_sparse_moe.experts.0.w1.weight", v1::EXPERT_GATE, {256, 256})};
+  tensors[2].set_expert(0);
+  const auto schemes = ResolveSchemes(*recipe, tensors);
+  ASSERT_TRUE(schemes.ok()) << schemes.status();
+  const ordered_json config = QuantizationConfigJson(*recipe, Experts(1), tensors, *schemes);
+  EXPECT_EQ(config["config_groups"]["group_0"]["targets"], ordered_json({"Linear"}));
+  EXPECT_EQ(config["config_groups"]["group_1"]["targets"],
+            ordered_json({"model.layers.0.self_attn.o_proj"}));
 }
 
 TEST(Dialect, ConfigOfQuark) {

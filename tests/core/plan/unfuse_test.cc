@@ -105,6 +105,33 @@ TEST(Unfuse, ExpertsLieOneAfterTheOther) {
   EXPECT_EQ(ReasonOf(Unfuse(Spec(), quantized).status()), Reason::kUnsupported);
 }
 
+TEST(Unfuse, AnExpertHasItsOwnOfTheStacksScales) {
+  ServedTensor stack = Tensor(v1::STACKED_DOWN, 30);
+  Quantize(v1::PER_TENSOR, {3}, &stack);
+  stack.input_scale = *stack.scale;
+  stack.input_scale->set_begin(200);
+  stack.input_scale->set_end(212);
+  const auto parts = Unfuse(Spec(), stack);
+  ASSERT_TRUE(parts.ok()) << parts.status();
+  for (uint64_t e = 0; e < 3; ++e) {
+    const ServedTensor& part = (*parts)[e];
+    EXPECT_EQ(part.tensor.expert(), static_cast<int32_t>(e));
+    EXPECT_THAT(part.scale->shape(), ElementsAre(1));
+    EXPECT_EQ(part.scale->begin(), 50 + 4 * e);
+    EXPECT_EQ(part.scale->end(), 54 + 4 * e);
+    EXPECT_EQ(part.input_scale->begin(), 200 + 4 * e);
+    EXPECT_EQ(part.input_scale->end(), 204 + 4 * e);
+  }
+  // One input scale may serve all experts; a scale of weights may not.
+  stack.input_scale->clear_shape();
+  stack.input_scale->set_end(204);
+  EXPECT_EQ((*Unfuse(Spec(), stack))[2].input_scale->begin(), 200u);
+  stack.scale->set_shape(0, 1);
+  EXPECT_EQ(ReasonOf(Unfuse(Spec(), stack).status()), Reason::kBadCheckpoint);
+  stack.scale->set_shape(0, 5);
+  EXPECT_EQ(ReasonOf(Unfuse(Spec(), stack).status()), Reason::kBadCheckpoint);
+}
+
 TEST(Unfuse, LeavesOthersAlone) {
   const ServedTensor plain = Tensor(v1::O_PROJ, 64);
   const auto parts = Unfuse(Spec(), plain);

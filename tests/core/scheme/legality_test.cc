@@ -170,7 +170,7 @@ TEST(Legality, EveryDialectRefusesWhatItCannotSay) {
                       "  - {weight: {type: fp8, scale: block, block: [128, 128]}, input: {type: "
                       "fp8, scale: group, group: 128}}\n"),
               HasSubstr("r.yaml:6: FP8 block 128x128 / FP8 group 128 dynamic is not possible: the "
-                        "dialect fp8 has one scheme for all layers, and an earlier rule says FP8 "
+                        "dialect fp8 has one scheme for all layers, and an earlier one is FP8 "
                         "tensor / FP8 token dynamic"));
   EXPECT_THAT(Message("name: a\nrules: [{weight: keep}]\ndialect: awq\n"),
               HasSubstr("r.yaml:3: dialect 'awq' is not known"));
