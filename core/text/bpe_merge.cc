@@ -130,6 +130,7 @@ void BpeMerges::Apply(std::vector<int32_t>* ids, uint64_t* steps) const {
   const std::span<const int32_t> all(*ids);
   Scratch scratch;
   std::vector<int32_t> out;
+  out.reserve(all.size());
   uint64_t work = 0;
   size_t done = 0;
   if (has_ends_ && all.size() >= kCutMin) {

@@ -128,6 +128,7 @@ void BpeModel::Encode(std::string_view piece, std::vector<int32_t>* ids) const {
     return;
   }
   std::vector<int32_t> symbols;
+  symbols.reserve(piece.size());  // there are no more
   if (kind_ == SymbolKind::kBytes) {
     SymbolsOfBytes(piece, &symbols);
   } else {

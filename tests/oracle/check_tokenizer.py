@@ -81,18 +81,27 @@ def one_line(size):
     return " ".join(lines * (1 + size // sum(map(len, lines)))).replace("\n", " ")[:size]
 
 
+def time_ratio(path, folder, make):
+    """Milliseconds for a line of 1 MB, and how many times those for 100 KB that is."""
+    times = []
+    for size in (100_000, 1_000_000):
+        file = pathlib.Path(folder) / "line.txt"
+        file.write_text(make(size))
+        times.append(run_tool(["time", path, file], [])[0][0])
+    return times[1], times[1] / times[0]
+
+
 def check_linear(name, path, folder):
-    """A line of 1 MB takes at most TIME_RATIO_MAX times as long as one of 100 KB: of text, and without any space."""
+    """A line of 1 MB takes at most TIME_RATIO_MAX times as long as one of 100 KB: of text, and without any space. What
+    neighbours take of the shared cache differs from try to try: one of three must hold."""
     failures = 0
     for kind, make in ("text", one_line), ("letters", lambda size: "a" * size), ("spaces", lambda size: " " * size):
-        times = []
-        for size in (100_000, 1_000_000):
-            file = pathlib.Path(folder) / "line.txt"
-            file.write_text(make(size))
-            times.append(run_tool(["time", path, file], [])[0][0])
-        failures += times[1] > TIME_RATIO_MAX * times[0]
-        print(f"{name}: a line of 1 MB of {kind} in {times[1]:.0f} ms, {times[1] / times[0]:.1f} times that of 100 KB",
-              flush=True)
+        for _ in range(3):
+            milliseconds, ratio = time_ratio(path, folder, make)
+            if ratio <= TIME_RATIO_MAX:
+                break
+        failures += ratio > TIME_RATIO_MAX
+        print(f"{name}: a line of 1 MB of {kind} in {milliseconds:.0f} ms, {ratio:.1f} times that of 100 KB", flush=True)
     return failures
 
 
