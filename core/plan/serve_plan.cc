@@ -131,11 +131,20 @@ absl::Status ChooseCache(v1::CacheType type, std::span<const v1::CacheScales> sc
   return absl::OkStatus();
 }
 
+bool HasStaticInputs(const v1::ServePlan& plan) {
+  const auto& tensors = plan.ranks(0).tensors();
+  return std::any_of(tensors.begin(), tensors.end(),
+                     [](const v1::RankTensor& tensor) { return tensor.has_input_scale(); });
+}
+
 // An upper estimate of what one step of kPrefillChunkTokens needs beside weights and cache.
-uint64_t ScratchBytes(const v1::ModelSpec& model, uint32_t ranks, int64_t max_model_len) {
+uint64_t ScratchBytes(const v1::ServePlan& plan, int64_t max_model_len) {
+  const v1::ModelSpec& model = plan.model();
+  const uint32_t ranks = plan.rank_count();
   const int64_t widest = std::max(model.intermediate_size(), model.head_count() * model.head_dim());
   const int64_t visits = std::max<int64_t>(1, model.experts_per_token());
-  const int64_t per_visit = 10 * widest + 12 * model.hidden_size() +
+  // Projections of different static scales read F32 codes of their own: at most q, k and v.
+  const int64_t per_visit = 10 * widest + (HasStaticInputs(plan) ? 20 : 12) * model.hidden_size() +
                             (ranks > 1 ? 16 * model.hidden_size() * (ranks + 1) : 0);
   const int64_t per_token =
       per_visit * visits + (model.expert_count() > 0 ? 8 * model.hidden_size() : 0);
@@ -163,7 +172,7 @@ absl::Status SizeCache(const ServeOptions& options, v1::ServePlan* plan) {
            std::max(1u, options.max_sequences);
   };
   const auto need = [&](int64_t tokens) {
-    return weights + blocks_of(tokens) * block + ScratchBytes(model, plan->rank_count(), tokens);
+    return weights + blocks_of(tokens) * block + ScratchBytes(*plan, tokens);
   };
   if (options.rank_memory_bytes != 0) {
     while (!chosen && length > kKvBlockTokens && need(length) > options.rank_memory_bytes) {
@@ -184,7 +193,7 @@ absl::Status SizeCache(const ServeOptions& options, v1::ServePlan* plan) {
   for (v1::RankPlan& rank : *plan->mutable_ranks()) {
     rank.set_kv_bytes(plan->kv_block_count() *
                       KvBlockBytes(*plan, rank.kv_head_end() - rank.kv_head_begin()));
-    rank.set_scratch_bytes(ScratchBytes(model, plan->rank_count(), length));
+    rank.set_scratch_bytes(ScratchBytes(*plan, length));
   }
   return absl::OkStatus();
 }

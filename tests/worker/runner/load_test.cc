@@ -4,6 +4,7 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/base/error.h"
@@ -199,6 +200,35 @@ TEST(Run, RefusesStepsOutsideThePlan) {
   EXPECT_EQ(logits.values.size(), 131u);
   ASSERT_TRUE((*runner)->Run(v1::Step(), &logits).ok());
   EXPECT_EQ(logits.rows, 0);
+}
+
+// Codes of a cache have no NaN: the rank with such a key has to tell the others in another way.
+TEST(Run, KeysThatAreNoNumbersAreAnErrorOnEveryRank) {
+  const TinyModel model = WriteTinyModel(RaggedSpec(), Format::kFp8Static, 1, true);
+  Overwrite(model, Find(model, "model.layers.0.self_attn.k_proj.weight").scale->begin(),
+            "\x61\x7f");  // 3e38
+  for (const uint32_t ranks : {1u, 2u, 3u}) {
+    const v1::ServePlan plan = PlanOf(model, ranks);
+    const auto group = MakeLocalGroup(static_cast<int>(ranks));
+    std::vector<absl::Status> ended(ranks);
+    std::vector<std::thread> threads;
+    for (uint32_t rank = 0; rank < ranks; ++rank) {
+      threads.emplace_back([&, rank] {
+        const auto runner = LoadRank(model, plan, rank, group[rank].get());
+        ASSERT_TRUE(runner.ok()) << runner.status();
+        v1::Step step;
+        v1::StepChunk* chunk = step.add_chunks();
+        for (const int32_t token : {3, 1, 4}) chunk->add_tokens(token);
+        chunk->add_blocks(0);
+        ended[rank] = (*runner)->Run(step, nullptr);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const absl::Status& status : ended) {
+      ExpectRefused(status, Reason::kNonFinite,
+                    ranks == 1 ? "layers.0.self_attn.o_proj" : "layers.0.mlp.gate_proj");
+    }
+  }
 }
 
 TEST(Run, EndsWithTheGroup) {
