@@ -42,6 +42,7 @@ absl::StatusOr<v1::ModelInfo> LoadModel(const Session& session, const StopSignal
                                         const ServeRequest& request) {
   v1::LoadModelRequest load;
   load.set_model_dir(std::filesystem::absolute(request.dir).lexically_normal().string());
+  load.set_model_id(request.model_id);
   load.set_tensor_parallel(static_cast<uint32_t>(request.tensor_parallel));
   load.set_max_model_len(request.max_model_len);
   load.set_cache_type(request.cache_type);

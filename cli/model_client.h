@@ -16,6 +16,7 @@ namespace octavo {
 
 struct ServeRequest {
   std::string dir;
+  std::string model_id = {};  // empty: the folder's name
   int tensor_parallel = 1;
   int64_t max_model_len = 0;  // 0: the model's own, bounded by memory
   v1::CacheType cache_type = v1::CACHE_AUTO;

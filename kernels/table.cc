@@ -4,6 +4,7 @@
 
 #include "kernels/activation.h"
 #include "kernels/attention.h"
+#include "kernels/divergence.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
 #include "kernels/probe.h"
@@ -28,6 +29,7 @@ std::vector<KernelRow> AllKernelRows() {
   add(RopeKernelRows());
   add(ActivationKernelRows());
   add(SoftmaxKernelRows());
+  add(DivergenceKernelRows());
   return rows;
 }
 

@@ -42,21 +42,6 @@ absl::Status LeaderStatus(const grpc::Status& status) {
                    "send the request again");
 }
 
-std::string_view FinishName(v1::FinishReason reason) {
-  switch (reason) {
-    case v1::FINISH_STOP:
-      return "stop";
-    case v1::FINISH_LENGTH:
-      return "length";
-    case v1::FINISH_CANCELLED:
-      return "cancelled";
-    case v1::FINISH_DEADLINE:
-      return "deadline";
-    default:
-      return "error";
-  }
-}
-
 }  // namespace
 
 class Gateway::Impl final : public v1::Inference::Service {
@@ -75,6 +60,8 @@ class Gateway::Impl final : public v1::Inference::Service {
                         grpc::ServerWriter<v1::GenerateResponse>* writer) override;
   grpc::Status Score(grpc::ServerContext* context, const v1::ScoreRequest* request,
                      v1::ScoreResponse* response) override;
+  grpc::Status Compare(grpc::ServerContext* context, const v1::CompareRequest* request,
+                       v1::Comparison* response) override;
   grpc::Status Tokenize(grpc::ServerContext* context, const v1::TokenizeRequest* request,
                         v1::TokenizeResponse* response) override;
   grpc::Status Detokenize(grpc::ServerContext* context, const v1::DetokenizeRequest* request,
@@ -115,6 +102,8 @@ class Gateway::Impl final : public v1::Inference::Service {
   bool SendFinished(Stream& stream);
   absl::Status ScoreFor(LiveCalls::Call& call, const grpc::ServerContext& context,
                         const v1::ScoreRequest& request, v1::ScoreResponse& response);
+  absl::Status CompareFor(LiveCalls::Call& call, const grpc::ServerContext& context,
+                          const v1::CompareRequest& request, v1::Comparison& response);
 
   absl::StatusOr<std::shared_ptr<const TextBundle>> TextOf(const std::string& model) {
     OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo info, models_->Route(model));
@@ -306,6 +295,41 @@ absl::Status Gateway::Impl::ScoreFor(LiveCalls::Call& call, const grpc::ServerCo
   response.mutable_logprobs()->Swap(scored.mutable_logprobs());
   response.mutable_digests()->Swap(scored.mutable_digests());
   return absl::OkStatus();
+}
+
+grpc::Status Gateway::Impl::Compare(grpc::ServerContext* context, const v1::CompareRequest* request,
+                                    v1::Comparison* response) {
+  return Handle(*context, "compare", [&](std::string_view&) -> absl::Status {
+    OCTAVO_ASSIGN_OR_RETURN(const CallPtr call, calls_.Begin("", context));
+    const absl::Status status = CompareFor(*call, *context, *request, *response);
+    calls_.End(*call);
+    return status;
+  });
+}
+
+absl::Status Gateway::Impl::CompareFor(LiveCalls::Call& call, const grpc::ServerContext& context,
+                                       const v1::CompareRequest& request,
+                                       v1::Comparison& response) {
+  OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo model, models_->Route(request.model()));
+  OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo reference, models_->Route(request.reference()));
+  if (model.model_id() == reference.model_id()) {
+    return MakeError(Reason::kBadRequest, "a model cannot be compared with itself", {},
+                     "load it again under another name");
+  }
+  v1::EngineCompareRequest engine;
+  engine.set_request_id(call.id);
+  *engine.mutable_ids() = request.token_ids().ids();
+  engine.set_reference_address(reference.leader_address());
+  // Two comparisons never wait for each other: everyone asks the same model of a pair first.
+  engine.set_reference_first(reference.model_id() < model.model_id());
+  metrics_->Add(metric::kPromptTokens, engine.ids_size());
+  grpc::ClientContext client;
+  client.set_deadline(context.deadline());
+  calls_.Open(call, model, &client);
+  const grpc::Status status = Leader(model)->Compare(&client, engine, &response);
+  const absl::Status ended = calls_.Close(call);
+  OCTAVO_RETURN_IF_ERROR(ended);
+  return LeaderStatus(status);
 }
 
 grpc::Status Gateway::Impl::Tokenize(grpc::ServerContext* context,

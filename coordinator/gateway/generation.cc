@@ -116,4 +116,19 @@ v1::Delta Assembler::Push(const v1::EngineEvent& event) {
   return delta;
 }
 
+std::string_view FinishName(v1::FinishReason reason) {
+  switch (reason) {
+    case v1::FINISH_STOP:
+      return "stop";
+    case v1::FINISH_LENGTH:
+      return "length";
+    case v1::FINISH_CANCELLED:
+      return "cancelled";
+    case v1::FINISH_DEADLINE:
+      return "deadline";
+    default:
+      return "error";
+  }
+}
+
 }  // namespace octavo

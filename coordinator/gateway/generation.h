@@ -4,6 +4,7 @@
 // and the engine's tokens become text.
 
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "core/text/detokenizer.h"
@@ -29,6 +30,9 @@ absl::StatusOr<std::string> RenderChat(const v1::Chat& chat, const TextBundle& t
 // ignore_eos. Errors: those of PromptIds, kBadRequest for fields out of range.
 absl::StatusOr<v1::EngineRequest> BuildEngineRequest(const v1::GenerateRequest& request,
                                                      const TextBundle& text);
+
+// How a generation ended, as metrics call it.
+std::string_view FinishName(v1::FinishReason reason);
 
 // Puts the engine's events together: text in whole characters, cut at a stop string.
 class Assembler {

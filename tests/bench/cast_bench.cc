@@ -12,6 +12,7 @@
 #include "kernels/probe.h"
 #include "kernels/quantize.h"
 #include "kernels/quantize_activation.h"
+#include "worker/quant/observer.h"
 
 namespace octavo {
 namespace {
@@ -112,6 +113,18 @@ void BM_Activation(benchmark::State& state, Isa isa, bool groups) {
   state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * source.size()));
 }
 
+// What calibration adds to a layer, per value that it looks at.
+void BM_Observe(benchmark::State& state, Isa isa, v1::Observer kind, size_t rows) {
+  const std::vector<char> source = MakeRows(SourceType::kBf16, rows);
+  const auto* x = reinterpret_cast<const uint16_t*>(source.data());
+  PointObserver observer(kind, isa);
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(
+        observer.Add(x, static_cast<int64_t>(rows), kColumns, static_cast<int64_t>(kColumns)));
+  }
+  state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * source.size()));
+}
+
 void Register() {
   const char* types[] = {"bf16", "f16", "f32"};
   for (const Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kReference}) {
@@ -131,6 +144,13 @@ void Register() {
         benchmark::RegisterBenchmark(("cast/block/" + what + name).c_str(), BM_Cast, isa, type,
                                      code, 128, 4);
       }
+    }
+    for (const size_t rows : {4u, 8192u}) {
+      const std::string where = rows == 4 ? "cache" : "memory";
+      benchmark::RegisterBenchmark(("observe/absmax/" + where + tail).c_str(), BM_Observe, isa,
+                                   v1::OBSERVER_ABSMAX, rows);
+      benchmark::RegisterBenchmark(("observe/counts/" + where + tail).c_str(), BM_Observe, isa,
+                                   v1::OBSERVER_PERCENTILE, rows);
     }
     benchmark::RegisterBenchmark(("grid/fp8/bf16" + tail).c_str(), BM_GridErrors, isa,
                                  CodeType::kFp8);

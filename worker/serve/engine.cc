@@ -76,15 +76,28 @@ absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Generate(const v1::EngineReq
 
 absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Score(const v1::EngineScoreRequest& request,
                                                           std::optional<Clock::Nanos> deadline) {
+  Active active;
+  active.kind = Active::Kind::kScore;
+  return QueueIds(request, deadline, std::move(active));
+}
+
+absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Logits(const v1::EngineScoreRequest& request,
+                                                           std::optional<Clock::Nanos> deadline) {
+  Active active;
+  active.kind = Active::Kind::kLogits;
+  return QueueIds(request, deadline, std::move(active));
+}
+
+absl::StatusOr<std::shared_ptr<EngineCall>> Engine::QueueIds(const v1::EngineScoreRequest& request,
+                                                             std::optional<Clock::Nanos> deadline,
+                                                             Active active) {
   OCTAVO_RETURN_IF_ERROR(CheckIds(request.ids()));
   NewSequence sequence;
   sequence.tokens.assign(request.ids().begin(), request.ids().end());
   sequence.chunk_tokens = ScoreChunk(request.chunk(), options_.vocab_size);
   sequence.logits_all = true;
   sequence.deadline = deadline;
-  Active active;
   active.score = request;
-  active.scoring = true;
   active.length = sequence.tokens.size();
   return Queue(std::move(active), std::move(sequence));
 }
@@ -99,6 +112,13 @@ absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Queue(Active active, NewSequ
   active_[call->id()] = std::make_shared<Active>(std::move(active));
   changed_.NotifyAll();
   return call;
+}
+
+std::optional<EngineCall::Rows> Engine::TakeRows(EngineCall& call) {
+  MutexLock lock(mutex_);
+  std::optional<EngineCall::Rows> rows = call.TakeRows();
+  changed_.NotifyAll();
+  return rows;
 }
 
 void Engine::Cancel(const EngineCall& call) {
@@ -148,6 +168,9 @@ bool Engine::Decide(v1::Step& step) {
   if (!failure_.ok()) {
     changed_.WaitFor(mutex_, kIdleWait);
     return false;
+  }
+  for (const auto& [id, active] : active_) {
+    if (active->kind == Active::Kind::kLogits) scheduler_.Hold(id, active->call->HasRows());
   }
   Scheduler::Decision decision = scheduler_.Next(clock_.Now());
   for (const Scheduler::Ended& ended : decision.ended) {
@@ -209,8 +232,12 @@ absl::Status Engine::Absorb(const v1::Step& step, std::span<const float> logits)
       if (it != active_.end()) active = it->second;
     }
     if (active == nullptr || rows == 0) continue;
-    OCTAVO_RETURN_IF_ERROR(active->scoring ? AbsorbScore(*active, chunk, mine)
-                                           : AbsorbToken(*active, mine));
+    if (active->kind == Active::Kind::kLogits) {
+      AbsorbRows(*active, chunk, mine);
+      continue;
+    }
+    OCTAVO_RETURN_IF_ERROR(active->kind == Active::Kind::kScore ? AbsorbScore(*active, chunk, mine)
+                                                                : AbsorbToken(*active, mine));
   }
   return absl::OkStatus();
 }
@@ -233,12 +260,20 @@ absl::Status Engine::AbsorbScore(Active& active, const v1::StepChunk& chunk,
   }
   part.set_nll_sum(sum);
   active.call->AddScores(part);
-  if (chunk.start() + static_cast<uint32_t>(chunk.tokens_size()) ==
-      static_cast<uint32_t>(ids.size())) {
-    active.call->Finish(v1::FINISH_STOP, -1);
-    Forget(active.call->id());
-  }
+  FinishAtEnd(active, chunk);
   return absl::OkStatus();
+}
+
+void Engine::AbsorbRows(Active& active, const v1::StepChunk& chunk, std::span<const float> logits) {
+  active.call->AddRows(
+      {.start = chunk.start(), .logits = std::vector<float>(logits.begin(), logits.end())});
+  FinishAtEnd(active, chunk);
+}
+
+void Engine::FinishAtEnd(Active& active, const v1::StepChunk& chunk) {
+  if (static_cast<int>(chunk.start()) + chunk.tokens_size() != active.score.ids_size()) return;
+  active.call->Finish(v1::FINISH_STOP, -1);
+  Forget(active.call->id());
 }
 
 absl::Status Engine::AbsorbToken(Active& active, std::span<const float> row) {

@@ -69,6 +69,13 @@ class Engine {
   absl::StatusOr<std::shared_ptr<EngineCall>> Score(
       const v1::EngineScoreRequest& request, std::optional<Clock::Nanos> deadline = std::nullopt);
 
+  // The logits of every position of request.ids, as rows that the call brings a chunk at a time.
+  // The next chunk is computed while the caller works on the last one, but not before it was taken;
+  // other sequences wait that long. So a caller that gives up cancels.
+  absl::StatusOr<std::shared_ptr<EngineCall>> Logits(
+      const v1::EngineScoreRequest& request, std::optional<Clock::Nanos> deadline = std::nullopt);
+  std::optional<EngineCall::Rows> TakeRows(EngineCall& call);
+
   // Ends the call with FINISH_CANCELLED before the next step.
   void Cancel(const EngineCall& call);
 
@@ -76,19 +83,24 @@ class Engine {
   void Abort(const absl::Status& why);
 
   EngineFigures figures() const;
+  int64_t vocab_size() const { return options_.vocab_size; }
+  Isa isa() const { return options_.isa; }
 
  private:
   // A request being worked on.
   struct Active {
     std::shared_ptr<EngineCall> call;
     v1::EngineRequest request;     // of a generation
-    v1::EngineScoreRequest score;  // of a score
-    bool scoring = false;
+    v1::EngineScoreRequest score;  // of a score, or of logits
+    enum class Kind { kGenerate, kScore, kLogits } kind = Kind::kGenerate;
     uint32_t emitted = 0;
     uint64_t length = 0;  // tokens so far, prompt included
   };
 
   absl::StatusOr<std::shared_ptr<EngineCall>> Queue(Active active, NewSequence sequence);
+  absl::StatusOr<std::shared_ptr<EngineCall>> QueueIds(const v1::EngineScoreRequest& request,
+                                                       std::optional<Clock::Nanos> deadline,
+                                                       Active active);
   absl::Status CheckIds(const google::protobuf::RepeatedField<int32_t>& ids) const;
   void Loop(const std::stop_token& stop);
   // Takes the next decision; nothing to compute: false, after a short wait.
@@ -100,6 +112,9 @@ class Engine {
   absl::Status Absorb(const v1::Step& step, std::span<const float> logits);
   absl::Status AbsorbScore(Active& active, const v1::StepChunk& chunk,
                            std::span<const float> logits);
+  void AbsorbRows(Active& active, const v1::StepChunk& chunk, std::span<const float> logits);
+  // Where `chunk` was the last one.
+  void FinishAtEnd(Active& active, const v1::StepChunk& chunk);
   absl::Status AbsorbToken(Active& active, std::span<const float> row);
   // Frees a sequence that is done.
   void Forget(uint64_t id);

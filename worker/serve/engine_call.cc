@@ -2,18 +2,21 @@
 
 #include <utility>
 
+#include "core/base/status.h"
+
 namespace octavo {
 
 EngineCall::News EngineCall::Wait(std::chrono::milliseconds timeout, v1::EngineEvent* event) {
   const auto until = std::chrono::steady_clock::now() + timeout;
   MutexLock lock(mutex_);
-  while (!finished_ && failure_.ok() && event_.tokens_size() == 0) {
+  while (!finished_ && failure_.ok() && event_.tokens_size() == 0 && !rows_.has_value()) {
     const auto now = std::chrono::steady_clock::now();
     if (now >= until) return News::kNothing;
     changed_.WaitFor(mutex_, until - now);
   }
   // Tokens that came before a failure are delivered before it.
   if (!failure_.ok() && event_.tokens_size() == 0) return News::kFailed;
+  if (rows_.has_value()) return News::kEvent;
   *event = std::exchange(event_, v1::EngineEvent());
   return finished_ ? News::kFinished : News::kEvent;
 }
@@ -33,6 +36,24 @@ void EngineCall::AddToken(v1::EngineToken token) {
   if (finished_ || !failure_.ok()) return;
   *event_.add_tokens() = std::move(token);
   changed_.NotifyAll();
+}
+
+void EngineCall::AddRows(Rows rows) {
+  MutexLock lock(mutex_);
+  if (finished_ || !failure_.ok()) return;
+  OCTAVO_CHECK(!rows_.has_value());
+  rows_ = std::move(rows);
+  changed_.NotifyAll();
+}
+
+bool EngineCall::HasRows() const {
+  MutexLock lock(mutex_);
+  return rows_.has_value();
+}
+
+std::optional<EngineCall::Rows> EngineCall::TakeRows() {
+  MutexLock lock(mutex_);
+  return std::exchange(rows_, std::nullopt);
 }
 
 void EngineCall::AddScores(const v1::EngineScoreResponse& part) {

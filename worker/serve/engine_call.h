@@ -2,11 +2,13 @@
 
 // One request inside the engine, as its caller sees it: a mailbox that the engine fills without
 // ever waiting for the caller, and that the caller empties at its own pace. Everything produced
-// between two looks comes out as one event, so a slow reader costs constant memory.
+// between two looks comes out as one event, so a slow reader costs constant memory. Logits are too
+// many for that: the engine goes on when the mailbox is empty.
 
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "core/base/mutex.h"
@@ -19,11 +21,18 @@ class EngineCall {
   // What Wait found.
   enum class News { kNothing, kEvent, kFinished, kFailed };
 
+  // Logits of consecutive positions, [n, vocabulary].
+  struct Rows {
+    uint32_t start = 0;
+    std::vector<float> logits;
+  };
+
   explicit EngineCall(uint64_t id) : id_(id) {}
   uint64_t id() const { return id_; }
 
-  // Waits for at most `timeout`. kEvent: tokens came, moved to *event. kFinished: *event is the
-  // last one (its `finish` is set), or the score is complete. kFailed: see failure().
+  // Waits for at most `timeout`. kEvent: tokens came, moved to *event, or rows of logits, which are
+  // for Engine::TakeRows. kFinished: *event is the last one (its `finish` is set), or the score is
+  // complete. kFailed: see failure().
   News Wait(std::chrono::milliseconds timeout, v1::EngineEvent* event);
 
   absl::Status failure() const;
@@ -32,6 +41,9 @@ class EngineCall {
 
   // The engine's side.
   void AddToken(v1::EngineToken token);
+  void AddRows(Rows rows);  // REQUIRES: !HasRows()
+  bool HasRows() const;
+  std::optional<Rows> TakeRows();
   void AddScores(const v1::EngineScoreResponse& part);
   void Finish(v1::FinishReason reason, int32_t stop_id);
   void Fail(const absl::Status& status);  // does nothing when finished
@@ -41,6 +53,7 @@ class EngineCall {
   mutable Mutex mutex_;
   CondVar changed_;
   v1::EngineEvent event_ OCTAVO_GUARDED_BY(mutex_);
+  std::optional<Rows> rows_ OCTAVO_GUARDED_BY(mutex_);
   v1::EngineScoreResponse score_ OCTAVO_GUARDED_BY(mutex_);
   bool finished_ OCTAVO_GUARDED_BY(mutex_) = false;
   absl::Status failure_ OCTAVO_GUARDED_BY(mutex_);

@@ -75,7 +75,8 @@ Scheduler::Decision Scheduler::Next(Clock::Nanos now) {
     queue_.pop_front();
     decision.started.push_back(running_->facts.id);
   }
-  if (running_.has_value() && running_->computed < running_->facts.tokens.size()) {
+  if (running_.has_value() && !running_->held &&
+      running_->computed < running_->facts.tokens.size()) {
     decision.chunks.push_back(NextChunk(*running_));
   }
   return decision;
@@ -105,6 +106,10 @@ bool Scheduler::Append(uint64_t id, int32_t token) {
   OCTAVO_CHECK(running_.has_value() && running_->facts.id == id);
   running_->facts.tokens.push_back(token);
   return running_->facts.tokens.size() < running_->room;
+}
+
+void Scheduler::Hold(uint64_t id, bool held) {
+  if (running_.has_value() && running_->facts.id == id) running_->held = held;
 }
 
 void Scheduler::Remove(uint64_t id) {

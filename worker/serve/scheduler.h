@@ -65,6 +65,10 @@ class Scheduler {
   // computed: then it is the last one.
   bool Append(uint64_t id, int32_t token);
 
+  // While held, `id` is computed no further, and nothing takes its place: whoever reads what it
+  // gives is not ready for more. Ended all the same when it is cancelled or expires.
+  void Hold(uint64_t id, bool held);
+
   // `id` is finished; its blocks are free.
   void Remove(uint64_t id);
 
@@ -83,6 +87,7 @@ class Scheduler {
     size_t room = 0;      // tokens it may come to in all
     std::vector<uint32_t> blocks = {};
     bool cancelled = false;
+    bool held = false;
   };
 
   // Why `sequence` must end now, if it must.

@@ -14,6 +14,7 @@
 #include "core/rpc/status.h"
 #include "fmt/format.h"
 #include "octavo/v1/service/engine.grpc.pb.h"
+#include "worker/service/logit_streams.h"
 
 namespace octavo {
 namespace {
@@ -29,14 +30,6 @@ constexpr size_t kArtifactChunkBytes = 1 << 20;
 constexpr std::string_view kArtifacts[] = {
     "tokenizer.json",         "tokenizer.model", "tokenizer_config.json",  "chat_template.jinja",
     "generation_config.json", "config.json",     "special_tokens_map.json"};
-
-// The RPC's deadline on the engine's clock.
-std::optional<Clock::Nanos> DeadlineOf(const grpc::ServerContext& context) {
-  const auto deadline = context.deadline();
-  if (deadline == std::chrono::system_clock::time_point::max()) return std::nullopt;
-  const auto left = deadline - std::chrono::system_clock::now();
-  return Clock::System().Now() + std::chrono::duration_cast<Clock::Nanos>(left);
-}
 
 absl::StatusOr<std::string> ReadArtifact(const RankHost::Model& model, const std::string& name) {
   if (std::ranges::find(kArtifacts, name) == std::end(kArtifacts)) {
@@ -79,7 +72,7 @@ std::string_view OutcomeOf(const absl::Status& status, v1::FinishReason finish) 
 class EngineService final : public v1::Engine::Service {
  public:
   EngineService(RankHost* host, Metrics* metrics, const std::string& token)
-      : host_(host), metrics_(metrics), guard_(token) {}
+      : host_(host), metrics_(metrics), token_(token), guard_(token) {}
 
   grpc::Status Generate(grpc::ServerContext* context, const v1::EngineRequest* request,
                         grpc::ServerWriter<v1::EngineEvent>* writer) override {
@@ -91,6 +84,21 @@ class EngineService final : public v1::Engine::Service {
                      v1::EngineScoreResponse* response) override {
     if (grpc::Status refused = guard_.Check(*context); !refused.ok()) return refused;
     return ToGrpc(Score(*context, *request, *response));
+  }
+
+  grpc::Status Logits(grpc::ServerContext* context, const v1::EngineScoreRequest* request,
+                      grpc::ServerWriter<v1::LogitRows>* writer) override {
+    if (grpc::Status refused = guard_.Check(*context); !refused.ok()) return refused;
+    return WithEngine(
+        [&](Engine& engine) { return StreamLogits(engine, *request, *context, *writer); });
+  }
+
+  grpc::Status Compare(grpc::ServerContext* context, const v1::EngineCompareRequest* request,
+                       v1::Comparison* response) override {
+    if (grpc::Status refused = guard_.Check(*context); !refused.ok()) return refused;
+    return WithEngine([&](Engine& engine) {
+      return CompareWithReference(engine, *request, *context, token_, response);
+    });
   }
 
   grpc::Status GetArtifact(grpc::ServerContext* context, const v1::GetArtifactRequest* request,
@@ -111,6 +119,16 @@ class EngineService final : public v1::Engine::Service {
   }
 
  private:
+  // Runs `body` with the engine, and counts how it ended.
+  template <typename Body>
+  grpc::Status WithEngine(Body body) {
+    const auto engine = host_->engine();
+    if (!engine.ok()) return ToGrpc(engine.status());
+    const absl::Status status = body(**engine);
+    metrics_->Add(metric::kEngineRequests, 1, {OutcomeOf(status, v1::FINISH_STOP)});
+    return ToGrpc(status);
+  }
+
   absl::Status Generate(grpc::ServerContext& context, const v1::EngineRequest& request,
                         grpc::ServerWriter<v1::EngineEvent>& writer) {
     OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<Engine> engine, host_->engine());
@@ -191,6 +209,7 @@ class EngineService final : public v1::Engine::Service {
 
   RankHost* const host_;
   Metrics* const metrics_;
+  const std::string token_;
   const CallGuard guard_;
 };
 

@@ -152,6 +152,68 @@ TEST(Engine, ScoresTheSameInAnyChunks) {
   }
 }
 
+// Waits until the call holds rows.
+void AwaitRows(EngineCall& call) {
+  for (int i = 0; i < 1000 && !call.HasRows(); ++i) {
+    v1::EngineEvent event;
+    (void)call.Wait(milliseconds(20), &event);
+  }
+  ASSERT_TRUE(call.HasRows());
+}
+
+v1::EngineScoreRequest Squares(int count) {
+  v1::EngineScoreRequest request;
+  for (int i = 0; i < count; ++i) request.add_ids((i * i) % 16);
+  return request;
+}
+
+TEST(Engine, LogitsComeChunkByChunkAsTheyAreTaken) {
+  FakeGroup group(1);
+  v1::EngineScoreRequest request = Squares(150);
+  request.set_chunk(64);
+  const auto call = *group.engine->Logits(request);
+  std::vector<size_t> sizes;
+  uint32_t position = 0;
+  while (position < 150) {
+    AwaitRows(*call);
+    // Nothing more is computed while these rows wait.
+    std::this_thread::sleep_for(milliseconds(60));
+    EXPECT_EQ(static_cast<size_t>(group.steps), sizes.size() + 1);
+    const std::optional<EngineCall::Rows> rows = group.engine->TakeRows(*call);
+    ASSERT_TRUE(rows.has_value());
+    EXPECT_EQ(rows->start, position);
+    sizes.push_back(rows->logits.size() / kVocab);
+    for (size_t i = 0; i < sizes.back(); ++i, ++position) {
+      const int32_t id = request.ids(static_cast<int>(position));
+      for (int32_t v = 0; v < kVocab; ++v) {
+        const float expected = v == (id + 1) % 16 ? 10.0f - static_cast<float>(id) / 4 : 0.0f;
+        EXPECT_EQ(rows->logits[i * kVocab + static_cast<size_t>(v)], expected);
+      }
+    }
+  }
+  EXPECT_EQ(sizes, (std::vector<size_t>{64, 64, 22}));
+  EXPECT_EQ(FakeGroup::Drain(*call).finish(), v1::FINISH_STOP);
+  EXPECT_FALSE(group.engine->TakeRows(*call).has_value());
+}
+
+TEST(Engine, LogitsThatNobodyTakesEndByCancelOrDeadline) {
+  FakeGroup group;
+  v1::EngineScoreRequest request = Squares(150);
+  request.set_chunk(64);
+  const auto call = *group.engine->Logits(request);
+  AwaitRows(*call);
+  const auto late = *group.engine->Logits(request, Clock::System().Now() + milliseconds(300));
+  group.engine->Cancel(*call);
+  AwaitRows(*late);
+  EXPECT_TRUE(group.engine->TakeRows(*call).has_value());
+  EXPECT_EQ(FakeGroup::Drain(*call).finish(), v1::FINISH_CANCELLED);
+  // The deadline frees the engine for the next.
+  const auto next = *group.engine->Generate(Request({8}, 2));
+  EXPECT_EQ(Ids(FakeGroup::Drain(*next)), (std::vector<int32_t>{9, 10}));
+  EXPECT_TRUE(group.engine->TakeRows(*late).has_value());
+  EXPECT_EQ(FakeGroup::Drain(*late).finish(), v1::FINISH_DEADLINE);
+}
+
 TEST(Engine, CancelActsWithinAStepAndFreesTheNext) {
   FakeGroup group;
   group.delay_ms = 5;

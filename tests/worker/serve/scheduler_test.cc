@@ -46,6 +46,27 @@ TEST(Scheduler, CutsAPromptIntoChunksThatTileIt) {
   EXPECT_EQ(decision.chunks[0].tokens(0), 77);
 }
 
+TEST(Scheduler, WhatIsHeldWaitsAndKeepsItsPlace) {
+  Scheduler scheduler(kLimits);
+  ASSERT_TRUE(scheduler.Add(Of(1, 600), {}).ok());
+  ASSERT_TRUE(scheduler.Add(Of(2, 5), {}).ok());
+  ASSERT_EQ(scheduler.Next({}).chunks.size(), 1u);
+  scheduler.Hold(1, true);
+  scheduler.Hold(2, true);  // is not running: nothing to hold
+  EXPECT_TRUE(scheduler.Next({}).chunks.empty());
+  EXPECT_TRUE(scheduler.IsRunning(1));
+  scheduler.Hold(1, false);
+  const auto next = scheduler.Next({});
+  ASSERT_EQ(next.chunks.size(), 1u);
+  EXPECT_EQ(next.chunks[0].start(), 256u);
+  scheduler.Hold(1, true);
+  EXPECT_TRUE(scheduler.Cancel(1));
+  const auto after = scheduler.Next({});
+  ASSERT_EQ(after.ended.size(), 1u);
+  ASSERT_EQ(after.chunks.size(), 1u);
+  EXPECT_EQ(after.chunks[0].sequence(), 2u);
+}
+
 TEST(Scheduler, KeepsRoomForTheAnswerAndNoMore) {
   Scheduler scheduler(kLimits);
   ASSERT_TRUE(scheduler.Add(Of(1, 998, 50), {}).ok());  // the model takes 1,000

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -43,6 +44,7 @@ struct Rank {
   Rank(Cluster* cluster, size_t index);
   Metrics metrics{MetricHome::kWorker, "worker"};
   std::atomic<bool> stuck = false;
+  std::atomic<float> certainty = 9.0f;
   std::unique_ptr<RankHost> host;
   std::unique_ptr<grpc::Service> service;
   std::unique_ptr<RpcServer> server;
@@ -142,7 +144,7 @@ absl::Status RunRule(const Rank& rank, Communicator& group, const v1::Step& step
     for (int i = 0; i < chunk.tokens_size(); ++i) {
       if (!chunk.logits_all() && !(chunk.logits_last() && i + 1 == chunk.tokens_size())) continue;
       std::vector<float> row(kVocab);
-      row[static_cast<size_t>((chunk.tokens(i) + 1) % kVocab)] = 9.0f;
+      row[static_cast<size_t>((chunk.tokens(i) + 1) % kVocab)] = rank.certainty;
       out->values.insert(out->values.end(), row.begin(), row.end());
       ++out->rows;
     }
@@ -304,6 +306,55 @@ TEST(Group, ADeadlineEndsAScore) {
   grpc::ClientContext second;
   EXPECT_TRUE(stub->Score(&second, score, &response).ok());
   EXPECT_EQ(response.logprobs_size(), 19);
+}
+
+absl::Status Compare(Cluster& model, const std::string& reference, bool reference_first, int count,
+                     v1::Comparison* result) {
+  v1::EngineCompareRequest request;
+  for (int i = 0; i < count; ++i) request.add_ids(i % 7 == 0 ? 3 : i);
+  request.set_reference_address(reference);
+  request.set_reference_first(reference_first);
+  grpc::ClientContext context;
+  SetTimeout(context, milliseconds(20'000));
+  return FromGrpc(model.Leader()->Compare(&context, request, result));
+}
+
+TEST(Group, TwoGroupsAreComparedInBothDirectionsAtOnce) {
+  Cluster a(1), b(2);
+  b.ranks[0]->certainty = 8.0f;
+  for (Cluster* cluster : {&a, &b}) cluster->Load(1);
+  ASSERT_TRUE(a.Ready(1) && b.Ready(1));
+  // Sequences of several chunks: each comparison holds one engine while it waits for the other.
+  v1::Comparison results[2];
+  const std::string at_a = a.ranks[0]->server->address(), at_b = b.ranks[0]->server->address();
+  for (int round = 0; round < 5; ++round) {
+    absl::Status other;
+    std::jthread thread([&] { other = Compare(b, at_a, true, 600, &results[1]); });
+    const absl::Status one = Compare(a, at_b, false, 600, &results[0]);
+    thread.join();
+    ASSERT_TRUE(one.ok() && other.ok()) << one << other;
+  }
+  const auto sure = [](double certainty) { return std::log(999.0 + std::exp(certainty)); };
+  ASSERT_EQ(results[0].divergences_size(), 599);
+  EXPECT_NEAR(results[0].divergences(300), sure(9) - sure(8) - std::exp(8 - sure(8)), 1e-6);
+  EXPECT_NEAR(results[0].logprobs(1), 9 - sure(9), 1e-5);  // 1, then 2
+  EXPECT_NEAR(results[0].reference_logprobs(1), 8 - sure(8), 1e-5);
+  for (int i = 0; i < 599; ++i) {
+    EXPECT_EQ(results[0].logprobs(i), results[1].reference_logprobs(i));
+  }
+}
+
+TEST(Group, AComparisonFailsWithAReasonAndFreesTheEngine) {
+  Cluster a(1), idle(1);
+  a.Load(1);
+  ASSERT_TRUE(a.Ready(1));
+  v1::Comparison result;
+  const std::string at_idle = idle.ranks[0]->server->address(), nowhere = "127.0.0.1:1";
+  EXPECT_EQ(ReasonOf(Compare(a, at_idle, true, 30, &result)), Reason::kNotReady);
+  EXPECT_EQ(ReasonOf(Compare(a, nowhere, false, 600, &result)), Reason::kGroupLost);
+  EXPECT_EQ(ReasonOf(Compare(a, nowhere, false, 1, &result)), Reason::kBadRequest);
+  EXPECT_EQ(ReasonOf(Compare(a, nowhere, false, 1100, &result)), Reason::kBadRequest);  // id 1000
+  EXPECT_EQ(Generate(*a.Leader(), 7, 1).ids, (std::vector<int32_t>{8}));
 }
 
 TEST(Group, GivesArtifactsByName) {
