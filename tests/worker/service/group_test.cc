@@ -75,6 +75,7 @@ class Cluster {
       load.mutable_plan()->set_rank_count(static_cast<uint32_t>(ranks.size()));
       load.mutable_plan()->set_max_model_len(4096);
       load.mutable_plan()->mutable_model()->set_vocab_size(kVocab);
+      for (size_t rank = 0; rank < ranks.size(); ++rank) load.mutable_plan()->add_ranks();
       for (auto& rank : ranks) load.add_engine_addresses(rank->server->address());
       ranks[i]->host->Load(load);
     }
@@ -325,23 +326,21 @@ TEST(Group, TwoGroupsAreComparedInBothDirectionsAtOnce) {
   for (Cluster* cluster : {&a, &b}) cluster->Load(1);
   ASSERT_TRUE(a.Ready(1) && b.Ready(1));
   // Sequences of several chunks: each comparison holds one engine while it waits for the other.
-  v1::Comparison results[2];
+  v1::Comparison ab, ba;
   const std::string at_a = a.ranks[0]->server->address(), at_b = b.ranks[0]->server->address();
   for (int round = 0; round < 5; ++round) {
     absl::Status other;
-    std::jthread thread([&] { other = Compare(b, at_a, true, 600, &results[1]); });
-    const absl::Status one = Compare(a, at_b, false, 600, &results[0]);
+    std::jthread thread([&] { other = Compare(b, at_a, true, 600, &ba); });
+    const absl::Status one = Compare(a, at_b, false, 600, &ab);
     thread.join();
     ASSERT_TRUE(one.ok() && other.ok()) << one << other;
   }
   const auto sure = [](double certainty) { return std::log(999.0 + std::exp(certainty)); };
-  ASSERT_EQ(results[0].divergences_size(), 599);
-  EXPECT_NEAR(results[0].divergences(300), sure(9) - sure(8) - std::exp(8 - sure(8)), 1e-6);
-  EXPECT_NEAR(results[0].logprobs(1), 9 - sure(9), 1e-5);  // 1, then 2
-  EXPECT_NEAR(results[0].reference_logprobs(1), 8 - sure(8), 1e-5);
-  for (int i = 0; i < 599; ++i) {
-    EXPECT_EQ(results[0].logprobs(i), results[1].reference_logprobs(i));
-  }
+  ASSERT_EQ(ab.divergences_size(), 599);
+  EXPECT_NEAR(ab.divergences(300), sure(9) - sure(8) - std::exp(8 - sure(8)), 1e-6);
+  EXPECT_NEAR(ab.logprobs(1), 9 - sure(9), 1e-5);  // 1, then 2
+  EXPECT_NEAR(ab.reference_logprobs(1), 8 - sure(8), 1e-5);
+  for (int i = 0; i < 599; ++i) EXPECT_EQ(ab.logprobs(i), ba.reference_logprobs(i));
 }
 
 TEST(Group, AComparisonFailsWithAReasonAndFreesTheEngine) {
