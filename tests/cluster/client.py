@@ -52,9 +52,10 @@ class Client:
 
     # ---- the calls the tests make ---------------------------------------------------------------------
 
-    def load(self, folder, tensor_parallel=1, timeout_s=60):
+    def load(self, folder, tensor_parallel=1, timeout_s=60, cache_type="CACHE_AUTO"):
         """Loads a folder and returns its ModelInfo once it is ready."""
-        request = pb["inference"].LoadModelRequest(model_dir=str(folder), tensor_parallel=tensor_parallel)
+        request = pb["inference"].LoadModelRequest(model_dir=str(folder), tensor_parallel=tensor_parallel,
+                                                   cache_type=cache_type)
         for info in self.stream("Models/Load", request, pb["inference"].ModelInfo, timeout_s):
             pass
         assert info.state == "ready", info

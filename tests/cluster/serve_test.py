@@ -1,5 +1,6 @@
 """Serving on real processes: the same logits at any group size, chunk and instruction set; ranks that die."""
 
+import json
 import os
 import pathlib
 import random
@@ -17,7 +18,15 @@ from harness import ClusterTest, Run, digest_of, octavo_args, wait_until
 # KV groups of 2 x 64 = 128 elements, so that block formats can be split over 3 ranks too.
 SYNTH = ["--family", "llama", "--layers", 2, "--hidden", 384, "--intermediate", 1536, "--heads", 6, "--kv-heads", 3,
          "--head-dim", 64, "--vocab", 1024, "--seed", 3]
-RECIPES = ["fp8-dynamic", "fp8-weight-only", "fp8-block", "int8-dynamic"]
+RECIPES = {"fp8-dynamic": [], "fp8-weight-only": [], "fp8-block": [], "int8-dynamic": [],
+           "static.yaml": ["--calibration", "random"]}
+STATIC_YAML = """name: static
+dialect: compressed-tensors
+kv_cache: {type: fp8, scale: tensor}
+calibration: {observer: absmax, samples: 4, sample_length: 64}
+rules:
+  - {weight: {type: fp8, scale: tensor}, input: {type: fp8, scale: tensor}}
+"""
 PROMPT = random.Random(5).choices(range(3, 250), k=150)
 
 
@@ -60,16 +69,19 @@ class ServeTest(ClusterTest):
         cls.addClassCleanup(cls.cluster.stop)
         cls.client = cls.cluster.client
         cls.pids_at_start = cls.cluster.worker_pids()
-        for recipe in RECIPES:
-            cls.folders[recipe] = cls.scratch / recipe
-            cls.cluster.cli("quantize", cls.folders["bf16"], "--recipe", recipe, "--out", cls.folders[recipe])
+        (cls.scratch / "static.yaml").write_text(STATIC_YAML)
+        for recipe, flags in RECIPES.items():
+            name = recipe.removesuffix(".yaml")
+            cls.folders[name] = cls.scratch / name
+            cls.cluster.cli("quantize", cls.folders["bf16"], "--recipe",
+                            recipe if name == recipe else cls.scratch / recipe, "--out", cls.folders[name], *flags)
 
     def setUp(self):
         for model in self.client.models():
             self.client.unload(model.model_id)
 
-    def digests(self, client, folder, tensor_parallel, chunk):
-        info = client.load(folder, tensor_parallel)
+    def digests(self, client, folder, tensor_parallel, chunk, cache_type="CACHE_AUTO"):
+        info = client.load(folder, tensor_parallel, cache_type=cache_type)
         response = client.score(PROMPT, chunk)
         client.unload(info.model_id)
         self.assertEqual(len(response.digests), len(PROMPT))
@@ -98,6 +110,27 @@ class ServeTest(ClusterTest):
         finally:
             for cluster in other.values():
                 cluster.stop()
+
+    def test_keys_and_values_are_stored_as_asked(self):
+        folder = self.folders["static"]
+        fp8 = self.digests(self.client, folder, 1, 0, "CACHE_FP8")
+        bf16 = self.digests(self.client, folder, 1, 0, "CACHE_BF16")
+        self.assertEqual(self.digests(self.client, folder, 1, 0), fp8)
+        self.assertNotEqual(bf16, fp8)
+        self.assertEqual(self.digests(self.client, folder, 3, 7, "CACHE_BF16"), bf16)
+        bytes_of = {}
+        for name in ["fp8", "bf16"]:
+            said = json.loads(self.cluster.cli("serve", folder, "--kv-cache-dtype", name, "--json"))
+            self.assertEqual(said["kv_cache"], name)
+            leader = next(w for w in self.client.workers() if w.model_id == said["model"])
+            line = next(line for line in scrape(leader.hello.metrics_address).splitlines()
+                        if line.startswith("octavo_kv_cache_bytes{") and f'dtype="{name}"' in line)
+            bytes_of[name] = float(line.split()[-1])
+            self.client.unload(said["model"])
+        self.assertGreater(bytes_of["fp8"], 0)
+        self.assertEqual(bytes_of["fp8"] * 2, bytes_of["bf16"])
+        with self.assertRaisesRegex(AssertionError, "BAD_REQUEST"):
+            self.client.load(self.folders["bf16"], 1, cache_type="CACHE_FP8")
 
     def test_the_processes_that_quantized_are_the_ones_that_serve(self):
         self.assertEqual(len(self.pids_at_start), 3)
