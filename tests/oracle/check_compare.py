@@ -1,0 +1,82 @@
+"""`octavo eval compare` of SmolLM2 in BF16 and quantized, against transformers in float32 on the same windows.
+
+Octavo computes in BF16 and the oracle in float32. What rounding does to a distribution comes on top of what quantizing
+does, once for each of the two models; `rounding` is that divergence, measured with transformers alone: of the BF16 model run
+in float32 from itself run in bfloat16. So Octavo's KL is to lie above the oracle's, by no more than three times `rounding`.
+"""
+
+import json
+import os
+import statistics
+import sys
+
+import torch
+import transformers
+
+import smol
+from check_perplexity import load
+
+WINDOW = 512
+RECIPES = ["fp8-weight-only"]
+
+
+def windows(count):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(smol.bf16())
+    ids = tokenizer(smol.handbook().read_text(encoding="utf-8"))["input_ids"]
+    return torch.tensor(ids[:count * WINDOW]).view(count, WINDOW)
+
+
+@torch.no_grad()
+def log_probabilities(model, window):
+    hidden = model(window[None], output_hidden_states=True).hidden_states[-1][0, :-1]
+    # In float32, as Octavo's logits are, whatever the model runs in.
+    return torch.log_softmax((hidden.float() @ model.lm_head.weight.float().T).double(), -1)
+
+
+def figures(reference, model, ids):
+    """Per window: NLL of both, mean KL(reference || model), share of positions with the same top token."""
+    rows = []
+    for window in ids:
+        a, b = log_probabilities(reference, window), log_probabilities(model, window)
+        nll = [-t.gather(1, window[1:, None]).mean().item() for t in (a, b)]
+        rows.append((*nll, (a.exp() * (a - b)).sum(-1).mean().item(),
+                     (a.argmax(-1) == b.argmax(-1)).double().mean().item()))
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def ours(folder, count):
+    done = smol.octavo("eval", "compare", smol.bf16(), folder, "--text", smol.handbook(), "--window", WINDOW,
+                       "--windows", count, "--json", capture_output=True)
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    return [result["reference"]["window_nll"], result["model"]["window_nll"], result["kl_divergence"]["windows"],
+            result["top1_agreement"]["windows"]]
+
+
+def main():
+    transformers.utils.logging.disable_progress_bar()
+    count = int(os.environ.get("OCTAVO_WINDOWS", "4"))
+    ids = windows(count)
+    reference = load(smol.bf16())
+    failures = 0
+    coarse = transformers.AutoModelForCausalLM.from_pretrained(smol.bf16(), dtype=torch.bfloat16).eval()
+    rounding = statistics.mean(figures(reference, coarse, ids)[2])
+    print(f"means over {count} windows of {WINDOW} tokens; KL of rounding to BF16: {rounding:.6f}")
+    for recipe in RECIPES:
+        folder = smol.quantized(recipe)
+        mine, theirs = ours(folder, count), figures(reference, load(folder), ids)
+        bars = {"NLL reference": 0.002, "NLL model": 0.004, "KL": 0.0, "same top": 0.01}
+        for (name, bar), a, b in zip(bars.items(), mine, theirs, strict=True):
+            differences = [x - y for x, y in zip(a, b, strict=True)]
+            mean, error = statistics.mean(differences), statistics.stdev(differences) / count**0.5
+            if name == "KL":
+                bad = not -2 * error <= mean <= 3 * rounding + 2 * error
+            else:
+                bad = not abs(mean) <= max(bar, 2 * error)
+            failures += bad
+            print(f"{recipe:16s} {name:14s} octavo {statistics.mean(a):.6f}  oracle {statistics.mean(b):.6f}  difference "
+                  f"{mean:+.6f} +- {error:.6f}  {'FAIL' if bad else 'ok'}", flush=True)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
