@@ -149,7 +149,7 @@ absl::StatusOr<CalibrationSamples> SamplesOfFile(const std::string& path, const 
   const LocalStore store;
   OCTAVO_ASSIGN_OR_RETURN(const FileFacts facts, store.Stat(path));
   if (facts.size > kCalibrationFileBytesMax) {
-    return MakeError(Reason::kBadRequest,
+    return MakeError(Reason::kBadData,
                      fmt::format("{}, calibration reads at most {}", HumanBytes(facts.size),
                                  HumanBytes(kCalibrationFileBytesMax)),
                      {.file = path}, "Cut the file");

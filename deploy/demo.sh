@@ -1,8 +1,8 @@
 #!/bin/bash
 # The whole story on a real model: install, build, fetch SmolLM2-135M-Instruct, import it, quantize it to FP8 over two
-# workers, serve the result tensor-parallel in the same two worker processes, ask it something, measure perplexity
-# before and after, look at the metrics, stop everything. Needs Debian 12, git, and the network (apt and PyPI) the
-# first time. Everything it makes is under build/.
+# workers, with dynamic and with calibrated scales, serve the result tensor-parallel in the same two worker processes,
+# ask it something, measure perplexity before and after, look at the metrics, stop everything. Needs Debian 12, git, and
+# the network (apt and PyPI) the first time. Everything it makes is under build/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -76,11 +76,18 @@ step "quantize"
 "$octavo" quantize "$demo/smol-bf16" --recipe fp8-dynamic --out "$demo/smol-fp8" --coordinator "$address"
 result "fp8-dynamic, $(du -sh "$demo/smol-fp8" | cut -f1)"
 
-step "perplexity, FP8"
-"$octavo" eval ppl "$demo/smol-fp8" --text "$text" --windows $windows --tp 2 --coordinator "$address" --json |
-  tail -n 1 >"$demo/after.json"
-after=$(field "$demo/after.json" '"%.3f" % d["perplexity"]')
-result "$after, $(awk -v a="$after" -v b="$before" 'BEGIN{printf "%+.2f %%", (a / b - 1) * 100}')"
+step "calibrate"
+"$octavo" quantize "$demo/smol-bf16" --recipe fp8-static-kv --calibration "$text" --samples 32 --sample-length 512 \
+  --out "$demo/smol-static" --coordinator "$address"
+result "fp8-static-kv, $(du -sh "$demo/smol-static" | cut -f1)"
+
+for recipe in fp8 static; do
+  step "perplexity, $recipe"
+  "$octavo" eval ppl "$demo/smol-$recipe" --text "$text" --windows $windows --tp 2 --coordinator "$address" --json |
+    tail -n 1 >"$demo/after.json"
+  after=$(field "$demo/after.json" '"%.3f" % d["perplexity"]')
+  result "$after, $(awk -v a="$after" -v b="$before" 'BEGIN{printf "%+.2f %%", (a / b - 1) * 100}')"
+done
 
 step "serve"
 "$octavo" serve "$demo/smol-fp8" --tp 2 --coordinator "$address"

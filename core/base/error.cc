@@ -23,6 +23,8 @@ constexpr std::array kReasons = {
                "a checkpoint file is malformed"},
     ReasonInfo{Reason::kBadRecipe, "BAD_RECIPE", Code::kInvalidArgument, 422, 65, false,
                "a recipe is malformed or illegal"},
+    ReasonInfo{Reason::kBadData, "BAD_DATA", Code::kInvalidArgument, 422, 65, false,
+               "text or samples given to work on are wrong"},
     ReasonInfo{Reason::kUnsupported, "UNSUPPORTED", Code::kUnimplemented, 501, 65, false,
                "well formed, but not handled by this version"},
     ReasonInfo{Reason::kNonFinite, "NON_FINITE", Code::kDataLoss, 500, 65, false,

@@ -20,6 +20,7 @@ enum class Reason {
   kBadRequest,        // a field of a request
   kBadCheckpoint,     // malformed safetensors, index, config, GGUF, tokenizer
   kBadRecipe,         // malformed or illegal recipe
+  kBadData,           // calibration samples or text that are wrong or not enough
   kUnsupported,       // well formed, but not something Octavo handles
   kNonFinite,         // NaN or Inf where a number must be
   kInputMissing,      // a source file or folder is not there

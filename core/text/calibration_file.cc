@@ -133,14 +133,14 @@ std::string_view NameOf(CalibrationKind kind) {
 
 absl::Status LineError(const CalibrationFile& file, const CalibrationLine& line,
                        std::string_view what, std::string_view cure) {
-  return MakeError(Reason::kBadRequest, fmt::format("line {}: {}", line.number, what),
+  return MakeError(Reason::kBadData, fmt::format("line {}: {}", line.number, what),
                    {.file = file.name}, cure);
 }
 
 absl::StatusOr<CalibrationFile> OpenCalibrationFile(std::string_view bytes, std::string_view name) {
   CalibrationFile file{std::string(name), bytes, CalibrationKind::kText};
   if (bytes.size() > kCalibrationFileBytesMax) {
-    return MakeError(Reason::kBadRequest,
+    return MakeError(Reason::kBadData,
                      fmt::format("{} bytes, calibration reads at most {}", bytes.size(),
                                  kCalibrationFileBytesMax),
                      {.file = name},
@@ -148,12 +148,12 @@ absl::StatusOr<CalibrationFile> OpenCalibrationFile(std::string_view bytes, std:
   }
   if (const auto bad = FirstInvalidByte(bytes)) {
     const auto line = 1 + std::ranges::count(bytes.substr(0, *bad), '\n');
-    return MakeError(Reason::kBadRequest, fmt::format("line {}: not UTF-8", line),
+    return MakeError(Reason::kBadData, fmt::format("line {}: not UTF-8", line),
                      {.file = name, .offset = *bad}, "Convert the file to UTF-8");
   }
   const CalibrationLine first = FirstLine(bytes);
   if (first.number == 0) {
-    return MakeError(Reason::kBadRequest, "the file has no text", {.file = name},
+    return MakeError(Reason::kBadData, "the file has no text", {.file = name},
                      "Give text to calibrate with");
   }
   OCTAVO_ASSIGN_OR_RETURN(file.kind, FindKind(file, first));
@@ -167,7 +167,7 @@ absl::StatusOr<std::vector<CalibrationLine>> LinesOf(const CalibrationFile& file
     const std::string_view line = TakeLine(&rest);
     if (IsBlank(line)) continue;
     if (lines.size() == kCalibrationLinesMax) {
-      return MakeError(Reason::kBadRequest, fmt::format("more than {} lines", kCalibrationLinesMax),
+      return MakeError(Reason::kBadData, fmt::format("more than {} lines", kCalibrationLinesMax),
                        {.file = file.name}, "Cut the file");
     }
     lines.push_back({number, line});

@@ -40,16 +40,16 @@ struct CalibrationFile {
 
 // Finds the kind. By the name: .jsonl, .ndjson and .json hold JSON lines, .txt and .md plain text.
 // In a file of any other name, JSON lines begin with an object that has one of the three keys. The
-// first line decides for all. Errors: kBadRequest for a file that is empty or blank, larger than
+// first line decides for all. Errors: kBadData for a file that is empty or blank, larger than
 // kCalibrationFileBytesMax or not UTF-8, and for a first line of JSON without any or with several
 // of the keys.
 absl::StatusOr<CalibrationFile> OpenCalibrationFile(std::string_view bytes, std::string_view name);
 
-// The lines that hold more than white space. Errors: kBadRequest beyond kCalibrationLinesMax.
+// The lines that hold more than white space. Errors: kBadData beyond kCalibrationLinesMax.
 absl::StatusOr<std::vector<CalibrationLine>> LinesOf(const CalibrationFile& file);
 
 // What a line of JSON says. Keys other than "text", "messages", "ids" and "tools" are passed over:
-// data sets carry much else. Errors, all kBadRequest: malformed JSON (also nested deeper than
+// data sets carry much else. Errors, all kBadData: malformed JSON (also nested deeper than
 // kJsonDepthMax or with a key twice), another kind than the file's, a value of the wrong type.
 absl::StatusOr<std::string> TextOfLine(const CalibrationFile& file, const CalibrationLine& line);
 // "messages", not empty, of objects with a "role"; and "tools" where the line has them.
@@ -59,7 +59,7 @@ absl::StatusOr<nlohmann::ordered_json> ConversationOfLine(const CalibrationFile&
 absl::StatusOr<std::vector<int32_t>> IdsOfLine(const CalibrationFile& file,
                                                const CalibrationLine& line, int64_t vocabulary);
 
-// kBadRequest: "line N: what: file F. cure".
+// kBadData: "line N: what: file F. cure".
 absl::Status LineError(const CalibrationFile& file, const CalibrationLine& line,
                        std::string_view what, std::string_view cure = {});
 

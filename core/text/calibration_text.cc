@@ -299,7 +299,7 @@ absl::StatusOr<CalibrationSamples> PackedSamples(Reader& reader, const Calibrati
   OCTAVO_ASSIGN_OR_RETURN(const Ids stream, reader.Stream(wanted));
   if (stream.size() < length) {
     return MakeError(
-        Reason::kBadRequest,
+        Reason::kBadData,
         fmt::format("{} tokens, less than one calibration sample of {}", stream.size(), length),
         {.file = file.name}, "Give more text or a smaller sample length");
   }

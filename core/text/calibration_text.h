@@ -55,8 +55,8 @@ struct CalibrationSamples {
 inline constexpr size_t kCalibrationStretchBytes = kEncodeBytesMax;
 
 // `vocabulary`: of the model; every id is below. `text` may be null for kJsonIds. Errors:
-// kBadRequest for options beyond the bounds above, for what calibration_file.h refuses, a template
-// that fails, a line without any token, and where the file is too short for one sample;
+// kBadRequest for options beyond the bounds above; kBadData for what calibration_file.h refuses, a
+// template that fails, a line without any token, and where the file is too short for one sample;
 // kBadCheckpoint where the tokenizer makes ids that the model does not have; kUnsupported for
 // messages without a chat template; kCancelled. They name the file and, of lines, the line.
 absl::StatusOr<CalibrationSamples> CalibrationFromFile(const CalibrationFile& file,

@@ -53,7 +53,7 @@ class CalibrateTest(job_case.JobCase):
         lonely = self.scratch / "lonely"
         self.run_ok("synth", *SYNTH[:12], "--experts", 64, "--experts-per-token", 1, "--vocab", 512, "--seed", 7,
                           "--out", lonely)
-        run = self.run_fails(64, "quantize", lonely, "--recipe", "fp8-static", "--calibration", "random", "--samples", 1,
+        run = self.run_fails(65, "quantize", lonely, "--recipe", "fp8-static", "--calibration", "random", "--samples", 1,
                              "--sample-length", 4, "--out", self.out)
         self.assertRegex(run.stderr(), r"layer 0, expert \d+, MLP_INPUT")
         self.assertFalse(self.out.exists())
@@ -63,7 +63,7 @@ class CalibrateTest(job_case.JobCase):
             64, "quantize", self.source, "--recipe", "fp8-static", "--out", self.out).stderr())
         empty = self.scratch / "empty.txt"
         empty.write_text("")
-        run = self.run_fails(64, "quantize", self.source, "--recipe", "fp8-static", "--calibration", empty,
+        run = self.run_fails(65, "quantize", self.source, "--recipe", "fp8-static", "--calibration", empty,
                              "--out", self.out)
         self.assertIn("empty.txt", run.stderr())
         self.assertFalse(pathlib.Path(f"{self.out}.octavo").exists())

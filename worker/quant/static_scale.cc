@@ -77,7 +77,7 @@ absl::StatusOr<float> StaticScale(const v1::PointStat& stat, const v1::Calibrati
   }
   OCTAVO_RETURN_IF_ERROR(CheckPointStat(stat));
   if (stat.rows() == 0) {
-    return MakeError(Reason::kBadRequest,
+    return MakeError(Reason::kBadData,
                      fmt::format("calibration saw no token at {}", PointName(stat)), {},
                      "Calibrate with more samples");
   }

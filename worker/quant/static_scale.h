@@ -30,7 +30,7 @@ inline constexpr int kStaticMseGridPoints = 100;
 
 // The scale, exactly representable in `stored` (BF16, F16 or F32). 1 where everything seen was zero
 // (stat.amax_bits() == 0): worth a line in the report.
-// Errors: kBadRequest where nothing was seen (rows == 0); kUnsupported for a `stored` that is not
+// Errors: kBadData where nothing was seen (rows == 0); kUnsupported for a `stored` that is not
 // one of the three; kBadRecipe for a percentile not in (0, 100] or no observer; kCorrupted for
 // statistics that fail CheckPointStat (core/scheme/point_stats.h) or lack the counts that the
 // observer needs.

@@ -99,7 +99,7 @@ absl::Status ReadEmbeddingRows(const std::string& dir, const v1::TensorSpec& emb
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= embedding.shape(0)) {
       return MakeError(
-          Reason::kBadRequest,
+          Reason::kBadData,
           fmt::format("token id {} where the vocabulary has {}", ids[i], embedding.shape(0)),
           {.tensor = embedding.name()}, "The tokenizer does not fit the model");
     }

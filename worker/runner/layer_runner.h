@@ -45,7 +45,7 @@ class LayerRunner {
   std::unique_ptr<State> state_;
 };
 
-// Rows `ids` of an embedding, as BF16, into `out` ([ids][hidden]). kBadRequest for an id outside
+// Rows `ids` of an embedding, as BF16, into `out` ([ids][hidden]). kBadData for an id outside
 // it; otherwise errors as ModelRunner::Load.
 absl::Status ReadEmbeddingRows(const std::string& dir, const v1::TensorSpec& embedding,
                                std::span<const int32_t> ids, uint16_t* out);

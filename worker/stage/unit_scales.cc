@@ -22,7 +22,7 @@ constexpr uint64_t kStatsFileBytesMax = 64u << 20;
 constexpr uint32_t kScaleCopiesMax = 4096;
 
 absl::Status Unseen(const v1::PointStat& stat, const v1::StaticScale& scale) {
-  return MakeError(Reason::kBadRequest,
+  return MakeError(Reason::kBadData,
                    "calibration saw no token at " + PointName(stat) + ": no scale can be made",
                    {.tensor = scale.tensor()}, "Calibrate with more, and more varied, samples");
 }

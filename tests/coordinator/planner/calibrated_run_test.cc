@@ -261,7 +261,7 @@ TEST_P(Calibrated, SaysWhatDoesNotFit) {
   ASSERT_TRUE(store.WriteAt(ids, 4, std::as_bytes(std::span(&wrong, 1))).ok());
   Stages stages(BestIsa());
   const absl::Status outside = DoUnit(&run, &stages, 0);
-  EXPECT_EQ(ReasonOf(outside), Reason::kBadRequest);
+  EXPECT_EQ(ReasonOf(outside), Reason::kBadData);
   EXPECT_THAT(std::string(outside.message()), HasSubstr("token id 320"));
 }
 

@@ -56,7 +56,7 @@ class CalibrationTextTest : public ::testing::Test {
   }
   // The message of the error that `bytes` give.
   std::string Refusal(std::string_view bytes, std::string_view name,
-                      Reason reason = Reason::kBadRequest) const {
+                      Reason reason = Reason::kBadData) const {
     const Samples samples = Make(bytes, name);
     EXPECT_FALSE(samples.ok()) << name;
     if (samples.ok()) return "";

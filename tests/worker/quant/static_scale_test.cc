@@ -209,7 +209,7 @@ TEST(StaticScale, WhatItRefuses) {
     return scale.ok() ? Reason::kInternal : ReasonOf(scale.status());
   };
   const v1::Calibration absmax = Calibration(v1::OBSERVER_ABSMAX);
-  EXPECT_EQ(reason(v1::PointStat(), absmax), Reason::kBadRequest);
+  EXPECT_EQ(reason(v1::PointStat(), absmax), Reason::kBadData);
   EXPECT_EQ(reason(good, absmax, DType::kF8E4M3), Reason::kUnsupported);
   EXPECT_EQ(reason(good, v1::Calibration()), Reason::kBadRecipe);
   const double nan = std::numeric_limits<double>::quiet_NaN();
