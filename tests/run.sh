@@ -86,7 +86,6 @@ fi
 
 if ((oracles)); then
   export OCTAVO_BIN_DIR="$PWD/build/release/bin" OCTAVO_ORACLE_CACHE="$PWD/build/cache/oracle" HF_HUB_OFFLINE=1
-  export OCTAVO_WINDOWS=${OCTAVO_WINDOWS:-4}  # of perplexity; docs/benchmarks has 12
   mkdir -p "$OCTAVO_ORACLE_CACHE"
   oracle() {  # oracle VENV CHECK ARGS...
     local venv=$1

@@ -73,7 +73,8 @@ std::vector<float> Stored(const std::vector<uint16_t>& x, WeightType type, float
   for (const uint16_t one : x) out.push_back(F32FromBf16(one));
   if (type != WeightType::kFp8) return out;
   const std::vector<uint8_t> codes = Codes(x, scale);
-  std::transform(codes.begin(), codes.end(), out.begin(), F32FromFp8);
+  std::transform(codes.begin(), codes.end(), out.begin(),
+                 [](uint8_t code) { return F32FromFp8(code); });
   return out;
 }
 

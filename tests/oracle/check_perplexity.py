@@ -2,11 +2,11 @@
 
 Every row is the mean over windows of the difference, and its standard error over the windows.
 
-BF16 and FP8 weight-only: within 0.001 of transformers. What quantizes activations: within 0.001, or within two standard
-errors, of an emulation of docs/numerics.md written here. Quantized activations are chaotic: one BF16 rounding moves a
-window by some thousandths, either way, so compressed-tensors, which quantizes float32 activations (INT8 by
-amax / 127.5), is held to max(0.001, two standard errors) for FP8 and only printed for INT8. FP8 blocks have the emulation
-alone, because compressed-tensors cannot run blocks on this model's 576-wide rows.
+BF16 and FP8 weight-only: within 0.001 of transformers. What quantizes activations: within 0.001 of an emulation of
+docs/numerics.md written here, and FP8 also of compressed-tensors; INT8, which that quantizes by amax / 127.5, is only
+printed beside it. FP8 blocks have the emulation alone, because compressed-tensors cannot run blocks on this model's
+576-wide rows. Quantized activations are chaotic: one BF16 rounding moves a window by some thousandths, either way. Fewer
+than 12 windows (OCTAVO_WINDOWS) are therefore judged by two standard errors where those are more than 0.001.
 """
 
 import importlib
@@ -22,6 +22,7 @@ import smol
 
 WINDOW = 2048
 BAR = 0.001
+ENOUGH = 12  # windows to hold everything to BAR
 
 
 def windows(count):
@@ -132,11 +133,11 @@ class Table:
     failures = 0
 
     def row(self, name, mine, theirs, judged=True, noisy=True):
-        """Prints a row; a difference beyond 0.001 (and, if noisy, two standard errors) is a failure."""
+        """Prints a row; a difference beyond 0.001 (or two standard errors, if noisy and of few windows) is a failure."""
         differences = [a - b for a, b in zip(mine, theirs, strict=True)]
         mean = statistics.mean(differences)
         error = statistics.stdev(differences) / len(differences)**0.5
-        bad = judged and not abs(mean) <= max(BAR, 2 * error if noisy else 0)
+        bad = judged and not abs(mean) <= max(BAR, 2 * error if noisy and len(mine) < ENOUGH else 0)
         self.failures += bad
         print(f"{name:36s} octavo {statistics.mean(mine):.5f}  oracle {statistics.mean(theirs):.5f}  difference "
               f"{mean:+.5f} +- {error:.5f}  {'FAIL' if bad else 'ok' if judged else '-'}", flush=True)
@@ -144,7 +145,7 @@ class Table:
 
 def main():
     transformers.utils.logging.disable_progress_bar()
-    count = int(os.environ.get("OCTAVO_WINDOWS", "12"))
+    count = int(os.environ.get("OCTAVO_WINDOWS", ENOUGH))
     ids = windows(count)
     table = Table()
     print(f"mean NLL over {count} windows of {WINDOW} tokens")
