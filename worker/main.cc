@@ -225,8 +225,10 @@ class Worker {
       case v1::Directive::kTask:
         return tasks_->Add(std::move(*directive.mutable_task()));
       case v1::Directive::kRevoke:
-        return tasks_->Revoke(directive.revoke().job_id());
+        tasks_->Revoke(directive.revoke().job_id());
+        return calibrate_->DropIdle();
       case v1::Directive::kLoad:
+        calibrate_->DropIdle();
         return ranks_->Load(directive.load());
       case v1::Directive::kAbort:
         return ranks_->AbortGroup(directive.abort());

@@ -11,12 +11,12 @@ from harness import Run
 # Small models, so that the many runs take seconds: a mixture, where calibration has most to do.
 SYNTH = ["--family", "mixtral", "--layers", 4, "--hidden", 128, "--intermediate", 192, "--heads", 8, "--kv-heads", 2,
          "--experts", 4, "--experts-per-token", 2, "--vocab", 512, "--seed", 7]
-CALIBRATION = ["--calibration", "random", "--samples", 24, "--sample-length", 64, "--seed", 3]
+CALIBRATION = ["--calibration", "random", "--samples", 40, "--sample-length", 64, "--seed", 3]
 
 
 class CalibrateTest(job_case.JobCase):
 
-    seconds = 2.0
+    seconds = 0.8
 
     @classmethod
     def setUpClass(cls):

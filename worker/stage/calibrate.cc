@@ -256,6 +256,8 @@ absl::Status CalibrateStage::SyncTouched() {
   return first;
 }
 
+void CalibrateStage::DropIdle() { state_->cache.DropIdle(); }
+
 uint64_t CalibrateStage::bytes_in_use() const { return state_->cache.in_use(); }
 
 }  // namespace octavo

@@ -38,6 +38,9 @@ class CalibrateStage {
   // fdatasync of every file that finished Runs left since the last call.
   absl::Status SyncTouched();
 
+  // Layers are kept for the next task; this gives back those that no task uses.
+  void DropIdle();
+
   uint64_t bytes_in_use() const;
 
  private:

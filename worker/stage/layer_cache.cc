@@ -113,6 +113,15 @@ void LayerCache::Return(Entry& entry, uint64_t bytes) {
   changed_.NotifyAll();
 }
 
+void LayerCache::DropIdle() {
+  MutexLock lock(mutex_);
+  std::erase_if(entries_, [&](const auto& entry) {
+    if (entry->loans > 0) return false;
+    used_ -= entry->bytes;
+    return true;
+  });
+}
+
 uint64_t LayerCache::in_use() const {
   MutexLock lock(mutex_);
   return used_;

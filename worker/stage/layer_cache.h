@@ -51,6 +51,9 @@ class LayerCache {
   // kCancelled when stopped; errors of `load`. Must outlive its loans.
   absl::StatusOr<Loan> Borrow(const Request& request, const std::stop_token& stop);
 
+  // Layers that nobody holds leave.
+  void DropIdle();
+
   uint64_t in_use() const;
 
  private:

@@ -4,7 +4,10 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <mutex>
+#include <numeric>
 #include <random>
+#include <thread>
 
 #include "coordinator/planner/calibration_plan.h"
 #include "coordinator/planner/publish.h"
@@ -110,28 +113,66 @@ absl::Status DoUnit(Made* run, Stages* stages, uint32_t unit) {
   return absl::OkStatus();
 }
 
-// Every unit once, in a random order that phases and the order of layers allow.
-absl::Status DoAll(Made* run, Stages* stages, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<uint32_t> left(run->plan.units_size());
-  for (uint32_t i = 0; i < left.size(); ++i) left[i] = i;
-  std::vector<bool> done(left.size());
-  const std::vector<uint32_t> per_phase = UnitsPerPhase(run->plan);
-  std::vector<uint32_t> done_per_phase(per_phase.size());
-  while (!left.empty()) {
-    const size_t at = random() % left.size();
-    const uint32_t unit = left[at];
-    const auto before = UnitBefore(run->plan, run->plan.units(static_cast<int>(unit)));
-    if (!UnitReady(run->plan, per_phase, done_per_phase, unit) || (before && !done[*before])) {
-      continue;
-    }
-    if (absl::Status status = DoUnit(run, stages, unit); !status.ok()) return status;
-    done[unit] = true;
-    ++done_per_phase[run->plan.units(static_cast<int>(unit)).phase()];
-    left.erase(left.begin() + static_cast<int64_t>(at));
+// Every unit once, in a random order that phases and the order of layers allow, on several threads.
+class Workers {
+ public:
+  Workers(Made* made, Stages* stages, uint32_t seed)
+      : made_(made),
+        stages_(stages),
+        random_(seed),
+        left_(made->plan.units_size()),
+        done_(left_.size()),
+        per_phase_(UnitsPerPhase(made->plan)),
+        done_per_phase_(per_phase_.size()) {
+    std::iota(left_.begin(), left_.end(), 0);
   }
-  return stages->calibrate.SyncTouched();
-}
+
+  absl::Status Run(int threads) {
+    {
+      std::vector<std::jthread> pool;
+      for (int i = 0; i < threads; ++i) pool.emplace_back([this] { Loop(); });
+    }
+    if (!status_.ok()) return status_;
+    return stages_->calibrate.SyncTouched();
+  }
+
+ private:
+  bool IsReady(uint32_t unit) const {
+    const auto before = UnitBefore(made_->plan, made_->plan.units(static_cast<int>(unit)));
+    return UnitReady(made_->plan, per_phase_, done_per_phase_, unit) && (!before || done_[*before]);
+  }
+
+  void Loop() {
+    std::unique_lock lock(mutex_);
+    while (!left_.empty() && status_.ok()) {
+      const size_t at = random_() % left_.size();
+      const uint32_t unit = left_[at];
+      if (!IsReady(unit)) {
+        lock.unlock();
+        std::this_thread::yield();
+        lock.lock();
+        continue;
+      }
+      left_.erase(left_.begin() + static_cast<int64_t>(at));
+      lock.unlock();
+      const absl::Status status = DoUnit(made_, stages_, unit);
+      lock.lock();
+      status_.Update(status);
+      done_[unit] = true;
+      ++done_per_phase_[made_->plan.units(static_cast<int>(unit)).phase()];
+    }
+  }
+
+  Made* made_;
+  Stages* stages_;
+  std::mutex mutex_;
+  std::mt19937 random_;
+  std::vector<uint32_t> left_;
+  std::vector<bool> done_;
+  const std::vector<uint32_t> per_phase_;
+  std::vector<uint32_t> done_per_phase_;
+  absl::Status status_;
+};
 
 std::map<std::string, std::string> Contents(const std::string& dir) {
   std::map<std::string, std::string> out;
@@ -142,8 +183,9 @@ std::map<std::string, std::string> Contents(const std::string& dir) {
 }
 
 // Everything of a finished job, by file name.
-std::map<std::string, std::string> Finished(Made* run, Stages* stages, uint32_t seed) {
-  const absl::Status status = DoAll(run, stages, seed);
+std::map<std::string, std::string> Finished(Made* run, Stages* stages, uint32_t seed,
+                                            int threads = 1) {
+  const absl::Status status = Workers(run, stages, seed).Run(threads);
   EXPECT_TRUE(status.ok()) << status;
   const absl::Status finished = FinishFolder(run->job, run->plan, run->receipts);
   EXPECT_TRUE(finished.ok()) << finished;
@@ -175,8 +217,11 @@ TEST_P(Calibrated, BytesDependNeitherOnOrderNorOnKernelsNorOnMemory) {
     Made third = Job("c" + observer, recipe);
     const auto bytes = Finished(&first, &wide, 1);
     EXPECT_EQ(bytes, Finished(&second, &plain, 2));
-    EXPECT_EQ(bytes, Finished(&third, &tight, 3));
+    EXPECT_EQ(bytes, Finished(&third, &tight, 3, 3));
     EXPECT_LE(tight.calibrate.bytes_in_use(), 9u << 20);
+    EXPECT_GT(wide.calibrate.bytes_in_use(), 0u);
+    wide.calibrate.DropIdle();
+    EXPECT_EQ(wide.calibrate.bytes_in_use(), 0u);
     const auto left = Contents(ScratchDirOf(first.job.staging_dir()));
     const auto batches = static_cast<size_t>(first.plan.calibration().batches_size());
     // Ids, statistics of three layers, and the rows that go into the last two.

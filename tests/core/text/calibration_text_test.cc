@@ -258,7 +258,8 @@ TEST_F(CalibrationTextTest, SettingsBeyondTheBoundsAreRefused) {
                                               {2, SIZE_MAX / 2 + 1},
                                               {1 << 15, 513}}) {
     options_ = {.samples = samples, .sample_length = length};
-    EXPECT_THAT(Refusal("some text", "f.txt"), HasSubstr("calibration samples"));
+    EXPECT_THAT(Refusal("some text", "f.txt", Reason::kBadRequest),
+                HasSubstr("calibration samples"));
     EXPECT_FALSE(RandomCalibration(10, options_).ok());
   }
 }
