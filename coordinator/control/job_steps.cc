@@ -105,10 +105,10 @@ absl::Status CheckOutput(const v1::Job& job, const v1::Plan& plan, bool* already
 std::string JobIdOf(const v1::SubmitJobRequest& request) {
   std::string text = request.idempotency_key();
   if (text.empty()) {
-    const v1::QuantizeRequest normal = Normalized(request.quantize());
-    text = fmt::format("{}\n{}\n{}", normal.source_dir(), normal.output_dir(),
-                       DeterministicBytes(normal.recipe()));
-    if (normal.has_calibration()) text += DeterministicBytes(normal.calibration().digest());
+    const v1::QuantizeRequest& asked = request.quantize();  // not copied: it may hold many ids
+    text = fmt::format("{}\n{}\n{}", NormalPath(asked.source_dir()), NormalPath(asked.output_dir()),
+                       DeterministicBytes(asked.recipe()));
+    if (asked.has_calibration()) text += DeterministicBytes(asked.calibration().digest());
   }
   return DigestOf(text).Hex().substr(0, 16);
 }
