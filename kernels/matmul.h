@@ -64,6 +64,10 @@ struct PackedWeights {
   // INT8 only: the sum over k of each channel, 16 * group_count; some instruction sets need it.
   const int32_t* channel_sums = nullptr;
 
+  [[gnu::always_inline]] uint64_t bytes() const {
+    return static_cast<uint64_t>(group_count * block_count * TileBytes(type));
+  }
+
   [[gnu::always_inline]] const std::byte* Tile(int64_t group, int64_t block) const {
     return tiles + (group * block_count + block) * TileBytes(type);
   }

@@ -9,6 +9,8 @@
 #include "core/checkpoint/checkpoint.h"
 #include "core/plan/layer_plan.h"
 #include "core/plan/serve_plan.h"
+#include "core/scheme/recipe.h"
+#include "core/tensor/bare/units.h"
 #include "fmt/format.h"
 
 namespace octavo {
@@ -129,7 +131,7 @@ uint64_t SpillBytes(const v1::Plan& plan) {
   return tokens * (2 * row_bytes + 4) + files * kStatsBytes;
 }
 
-uint64_t CalibrateBytes(const v1::Plan& plan) {
+CalibrateMemory CalibrateBytes(const v1::Plan& plan) {
   const v1::CalibrationPlan& calibration = plan.calibration();
   uint64_t most = 0;
   for (const v1::MicroBatch& batch : calibration.batches()) {
@@ -145,7 +147,14 @@ uint64_t CalibrateBytes(const v1::Plan& plan) {
   for (const v1::ServePlan& layer : calibration.layers()) {
     weights = std::max(weights, LayerWeightBytes(layer));
   }
-  return most + weights;
+  return {.streamed = most + std::min(weights, kStreamedLayerBytes), .resident = most + weights};
+}
+
+uint32_t ExpertQuotaOfSample(const v1::Plan& plan) {
+  const uint32_t quota = plan.recipe().calibration().expert_quota();
+  if (quota == 0 || quota == kExpertQuotaAll) return quota;
+  const auto samples = static_cast<uint32_t>(plan.calibration().sample_lengths_size());
+  return static_cast<uint32_t>(CeilDiv(int64_t{quota}, int64_t{samples}));
 }
 
 std::optional<uint32_t> UnitBefore(const v1::Plan& plan, const v1::Unit& unit) {

@@ -20,7 +20,7 @@ namespace octavo {
 
 struct Checkpoint;
 
-inline constexpr uint64_t kBatchTokensMax = 2048;
+inline constexpr uint64_t kBatchTokensMax = 1024;
 inline constexpr uint64_t kBatchesMin = 32;
 inline constexpr uint64_t kCalibrationTokensMax = 64u << 20;
 
@@ -40,8 +40,16 @@ void AddScaleUnits(std::span<const v1::StaticScale> scales, v1::Plan* plan);
 // statistics.
 uint64_t SpillBytes(const v1::Plan& plan);
 
-// Memory that one task needs at least: the largest layer and the longest micro-batch.
-uint64_t CalibrateBytes(const v1::Plan& plan);
+// Memory of one task of the longest micro-batch: with its layer's matrices read as they are needed,
+// and with the largest layer in memory.
+struct CalibrateMemory {
+  uint64_t streamed = 0;
+  uint64_t resident = 0;
+};
+CalibrateMemory CalibrateBytes(const v1::Plan& plan);
+
+// The recipe's quota of tokens for every expert, as the share of one sample.
+uint32_t ExpertQuotaOfSample(const v1::Plan& plan);
 
 // The unit that `unit`, a UNIT_CALIBRATE, comes after; nothing for the first layer's.
 std::optional<uint32_t> UnitBefore(const v1::Plan& plan, const v1::Unit& unit);

@@ -57,7 +57,7 @@ Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, int worker
   estimate.kept_tensors = kept.size();
   estimate.memory_bytes_min = kProcessBytes + estimate.unit_bytes_max;
   if (plan.has_calibration()) {  // a worker keeps as much again for casting
-    estimate.memory_bytes_min = kProcessBytes + 2 * CalibrateBytes(plan);
+    estimate.memory_bytes_min = kProcessBytes + 2 * CalibrateBytes(plan).streamed;
     return estimate;  // no rate of products is measured yet: no time
   }
   for (const double rate : {rates.read, rates.write, rates.disk, rates.cast, rates.verify}) {

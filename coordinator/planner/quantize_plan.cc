@@ -42,6 +42,7 @@ void AddCalibration(const v1::Job& job, const v1::Plan& plan, v1::Task* task) {
     own.add_sample_lengths(calibration.sample_lengths(static_cast<int>(i)));
   }
   own.set_observer(plan.recipe().calibration().observer());
+  own.set_expert_quota(ExpertQuotaOfSample(plan));
   own.set_last(unit.layer() + 1 == static_cast<uint32_t>(calibration.layers_size()));
   std::set<std::string_view> files;
   for (const v1::RankTensor& tensor : own.layer().ranks(0).tensors()) {

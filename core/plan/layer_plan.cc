@@ -44,13 +44,10 @@ uint64_t LayerWeightBytes(const v1::ServePlan& layer) {
 uint64_t LayerRunBytes(const v1::ServePlan& layer, int64_t rows, int64_t longest) {
   const v1::ModelSpec& model = layer.model();
   const int64_t heads = (model.head_count() + 2 * model.kv_head_count()) * model.head_dim();
-  const int64_t visits = std::max<int64_t>(1, model.experts_per_token());
   const int64_t inner = model.intermediate_size();
   const int64_t widest = std::max({inner, model.hidden_size(), heads});
-  int64_t per_row = 2 * (2 * model.hidden_size() + 2 * heads) + visits * inner * 4 +
-                    visits * RoundUp(widest, 32) * 4;
-  if (model.expert_count() > 0)
-    per_row += visits * model.hidden_size() * 6 + model.hidden_size() * 4;
+  int64_t per_row = 2 * (2 * model.hidden_size() + 2 * heads) + inner * 4 + RoundUp(widest, 32) * 4;
+  if (model.expert_count() > 0) per_row += model.hidden_size() * 10 + model.expert_count() * 4;
   const int64_t keys = 4 * RoundUp(longest, kKvBlockTokens) * 64;
   return static_cast<uint64_t>(rows * per_row * 5 / 4 + keys) + (4u << 20);
 }

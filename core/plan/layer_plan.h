@@ -13,6 +13,11 @@ namespace octavo {
 // embedding, head and final norm. REQUIRES one rank and 0 <= layer < layer_count.
 v1::ServePlan LayerPlan(const v1::ServePlan& whole, int32_t layer);
 
+// A buffer through which matrices stream that do not stay in memory, and all that such a layer
+// takes beside the buffers of a pass.
+inline constexpr uint64_t kWeightStreamBytes = 32u << 20;
+inline constexpr uint64_t kStreamedLayerBytes = kWeightStreamBytes * 3 / 2;
+
 // Memory of a layer's weights, packed in BF16, and of the buffers of one pass of `rows` tokens in
 // samples of at most `longest` through it: upper estimates.
 uint64_t LayerWeightBytes(const v1::ServePlan& layer);

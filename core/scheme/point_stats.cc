@@ -36,6 +36,7 @@ std::string PointName(const v1::PointStat& stat) {
 absl::Status CheckPointStat(const v1::PointStat& stat) {
   const uint32_t amax = stat.amax_bits();
   if (amax >= kPointBinEnd << 16) return Damaged(stat, "the maximum is not finite");
+  if (stat.routed() > stat.rows()) return Damaged(stat, "more rows were routed than seen");
   if (IsSubnormal(amax)) return Damaged(stat, "the maximum is subnormal");
   if (stat.bins_size() != stat.counts_size()) {
     return Damaged(stat, fmt::format("{} bins, {} counts", stat.bins_size(), stat.counts_size()));
@@ -79,6 +80,7 @@ absl::Status AddPointStat(const v1::PointStat& from, v1::PointStat* into) {
     return Damaged(from, "too many rows");
   }
   into->set_rows(into->rows() + from.rows());
+  into->set_routed(into->routed() + from.routed());
   if (from.amax_bits() > into->amax_bits()) into->set_amax_bits(from.amax_bits());
   into->mutable_bins()->Swap(merged.mutable_bins());
   into->mutable_counts()->Swap(merged.mutable_counts());

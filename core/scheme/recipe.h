@@ -22,11 +22,15 @@
 // kv_cache: absent or `none` (keys and values stay), or {type: fp8, scale: tensor}: static
 // calibration: there exactly where something is static. observer: absmax, mse, or percentile with
 //           percentile: 99.99; samples and sample_length (tokens at most) are what a job takes if
-//           it is not told otherwise
+//           it is not told otherwise; coverage: what experts of a mixture see: `natural` (tokens
+//           routed to them), `quota 512` (the default: at least so many, the rest only observed)
+//           or `all` tokens
 //
 // A linear layer that no rule matches stays as it is. Embeddings, norms, lm_head, biases and
 // routers always stay, whatever the rules say.
 
+#include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -36,6 +40,10 @@
 #include "octavo/v1/recipe.pb.h"
 
 namespace octavo {
+
+// Calibration.expert_quota: of recipes that do not name a coverage, and of `coverage: all`.
+inline constexpr uint32_t kExpertQuotaDefault = 512;
+inline constexpr uint32_t kExpertQuotaAll = std::numeric_limits<uint32_t>::max();
 
 // Names of the presets, the default first.
 std::span<const std::string_view> PresetNames();

@@ -49,13 +49,23 @@ std::string FormatYaml(const v1::NumericFormat& format) {
   return out + "}";
 }
 
+std::string CoverageText(const v1::Calibration& calibration) {
+  if (calibration.expert_quota() == 0) return "natural";
+  if (calibration.expert_quota() == kExpertQuotaAll) return "all";
+  return fmt::format("quota {}", calibration.expert_quota());
+}
+
 std::string CalibrationYaml(const v1::Calibration& calibration) {
   std::string observer = ObserverName(calibration.observer());
   if (calibration.observer() == v1::OBSERVER_PERCENTILE) {
     observer += fmt::format(", percentile: {}", calibration.percentile());
   }
-  return fmt::format("{{observer: {}, samples: {}, sample_length: {}}}", observer,
-                     calibration.samples(), calibration.sample_length());
+  std::string coverage;
+  if (calibration.expert_quota() != kExpertQuotaDefault) {
+    coverage = ", coverage: " + CoverageText(calibration);
+  }
+  return fmt::format("{{observer: {}, samples: {}, sample_length: {}{}}}", observer,
+                     calibration.samples(), calibration.sample_length(), coverage);
 }
 
 std::string_view TypeText(v1::NumericType type) {

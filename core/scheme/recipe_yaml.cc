@@ -1,4 +1,5 @@
 #include <array>
+#include <charconv>
 #include <set>
 
 #include "core/base/error.h"
@@ -59,6 +60,7 @@ class RecipeReader : public YamlReader {
   absl::Status ReadWeight(const YAML::Node& node, v1::NumericFormat* format);
   absl::Status ReadInput(const YAML::Node& node, v1::Scheme* scheme);
   absl::Status ReadCache(const YAML::Node& node, v1::Recipe* recipe);
+  absl::StatusOr<uint32_t> Coverage(const YAML::Node& node);
   absl::Status ReadCalibration(const YAML::Node& node, v1::Calibration* calibration);
 };
 
@@ -163,6 +165,22 @@ absl::Status RecipeReader::ReadCache(const YAML::Node& node, v1::Recipe* recipe)
   return ReadFormat(node, kCache, recipe->mutable_kv_cache());
 }
 
+// "natural", "all" or "quota N", as Calibration.expert_quota.
+absl::StatusOr<uint32_t> RecipeReader::Coverage(const YAML::Node& node) {
+  OCTAVO_ASSIGN_OR_RETURN(const std::string text, Text(node, "coverage", kNameBytesMax));
+  if (text == "natural") return 0;
+  if (text == "all") return kExpertQuotaAll;
+  constexpr std::string_view kQuota = "quota ";
+  if (text.starts_with(kQuota)) {
+    uint32_t quota = 0;
+    const char* end = text.data() + text.size();
+    const auto parsed = std::from_chars(text.data() + kQuota.size(), end, quota);
+    const bool is_number = parsed.ec == std::errc() && parsed.ptr == end;
+    if (is_number && quota > 0 && quota < kExpertQuotaAll) return quota;
+  }
+  return Error(node.Mark(), "coverage must be 'natural', 'all' or 'quota N' with N of 1 or more");
+}
+
 absl::Status RecipeReader::ReadCalibration(const YAML::Node& node, v1::Calibration* calibration) {
   auto read_observer = [&](const YAML::Node& value) -> absl::Status {
     OCTAVO_ASSIGN_OR_RETURN(const size_t observer, Word(value, "observer", kObserverNames));
@@ -184,9 +202,16 @@ absl::Status RecipeReader::ReadCalibration(const YAML::Node& node, v1::Calibrati
     calibration->set_sample_length(static_cast<uint32_t>(tokens));
     return absl::OkStatus();
   };
-  const std::array<Key, 4> keys = {
+  auto read_coverage = [&](const YAML::Node& value) -> absl::Status {
+    OCTAVO_ASSIGN_OR_RETURN(const uint32_t quota, Coverage(value));
+    calibration->set_expert_quota(quota);
+    return absl::OkStatus();
+  };
+  calibration->set_expert_quota(kExpertQuotaDefault);
+  const std::array<Key, 5> keys = {
       Key{"observer", true, read_observer}, Key{"percentile", false, read_percentile},
-      Key{"samples", true, read_samples}, Key{"sample_length", true, read_length}};
+      Key{"samples", true, read_samples}, Key{"sample_length", true, read_length},
+      Key{"coverage", false, read_coverage}};
   return ReadMap(node, "calibration", keys);
 }
 

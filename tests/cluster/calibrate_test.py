@@ -3,10 +3,11 @@
 import json
 import pathlib
 import re
+import time
 import unittest
 
 import job_case
-from harness import Run
+from harness import Run, digests
 
 # Small models, so that the many runs take seconds: a mixture, where calibration has most to do.
 SYNTH = ["--family", "mixtral", "--layers", 4, "--hidden", 128, "--intermediate", 192, "--heads", 8, "--kv-heads", 2,
@@ -49,11 +50,37 @@ class CalibrateTest(job_case.JobCase):
         result = self.resume()
         self.assertEqual(result["units_reused"], result["units_total"])
 
+    def test_a_layer_larger_than_a_worker(self):
+        """264 MB in one layer: workers of 256 MiB read its matrices as they need them."""
+        wide = self.scratch / "wide"
+        self.run_ok("synth", "--family", "mixtral", "--layers", 2, "--hidden", 512, "--intermediate", 1792, "--heads", 8,
+                    "--kv-heads", 2, "--experts", 48, "--experts-per-token", 2, "--vocab", 512, "--seed", 7, "--out", wide)
+        job = ["quantize", wide, "--recipe", "fp8-static", "--calibration", "random", "--samples", 12, "--sample-length", 48]
+        self.run_ok(*job, "--out", self.scratch / "resident", "--workers", 1, "--memory", "1GiB")
+        run = Run(*job, "--out", self.scratch / "streamed", "--workers", 2, "--memory", "256MiB")
+        peak = 0
+        while run.process.poll() is None:
+            peak = max(peak, run.peak_kib("octavo-worker"))
+            time.sleep(0.02)
+        self.assertEqual(run.wait(), 0, run.stderr())
+        self.assertGreater(peak, 0)
+        self.assertLessEqual(peak, 256 << 10)
+        self.assertEqual(digests(self.scratch / "streamed"), digests(self.scratch / "resident"))
+
     def test_an_expert_that_saw_no_token_is_an_error(self):
         lonely = self.scratch / "lonely"
         self.run_ok("synth", *SYNTH[:12], "--experts", 64, "--experts-per-token", 1, "--vocab", 512, "--seed", 7,
                           "--out", lonely)
-        run = self.run_fails(65, "quantize", lonely, "--recipe", "fp8-static", "--calibration", "random", "--samples", 1,
+        natural = self.scratch / "natural.yaml"
+        natural.write_text("""
+name: natural
+dialect: fp8
+rules:
+  - weight: {type: fp8, scale: tensor}
+    input: {type: fp8, scale: tensor}
+calibration: {observer: absmax, samples: 1, sample_length: 4, coverage: natural}
+""")
+        run = self.run_fails(65, "quantize", lonely, "--recipe", natural, "--calibration", "random", "--samples", 1,
                              "--sample-length", 4, "--out", self.out)
         self.assertRegex(run.stderr(), r"layer 0, expert \d+, MLP_INPUT")
         self.assertFalse(self.out.exists())

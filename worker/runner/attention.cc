@@ -121,7 +121,7 @@ absl::Status Forward::Attention(int64_t layer, const v1::Step& step, const StepR
     jobs[i].output.bf16 = outputs[i]->as<uint16_t>();
     jobs[i].output.stride = linears[i]->channels;
   }
-  RunLinears(matmul_, pool_, jobs, &workspace_);
+  OCTAVO_RETURN_IF_ERROR(Products(jobs));
   if (plan_.model().clip_qkv() > 0) {
     const auto limit = static_cast<float>(plan_.model().clip_qkv());
     pool_->ParallelFor(rows.rows(), 8, [&](int64_t begin, int64_t end, int) {

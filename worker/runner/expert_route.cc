@@ -41,6 +41,7 @@ ExpertRoute RouteRows(const SoftmaxOps& softmax, float* logits, int64_t rows, in
     for (int64_t i = 0; normalized && i < per_row; ++i) weights[i] /= sum;
   }
   for (size_t e = 0; e < static_cast<size_t>(experts); ++e) route.begin[e + 1] += route.begin[e];
+  route.routed_end.assign(route.begin.begin() + 1, route.begin.end());
   route.rows.resize(visits);
   route.visits.resize(visits);
   std::vector<int64_t> next(route.begin.begin(), route.begin.end() - 1);

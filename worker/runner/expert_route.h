@@ -9,12 +9,14 @@
 
 namespace octavo {
 
-// A visit is one row at one of its experts. Visits are numbered expert by expert, and by ascending
-// row within an expert.
+// A visit is one row at an expert. Visits are numbered expert by expert; those that the router asks
+// for come first and by ascending row, then those that are only observed (expert_coverage.h).
 struct ExpertRoute {
-  std::vector<int64_t> begin;   // [experts + 1]: expert e's visits are begin[e] .. begin[e + 1)
+  std::vector<int64_t> begin;  // [experts + 1]: expert e's visits are begin[e] .. begin[e + 1)
+  std::vector<int64_t>
+      routed_end;               // [experts]: the routed ones end here; without others, begin[e + 1]
   std::vector<int64_t> rows;    // [visits]: whose visit it is
-  std::vector<int64_t> visits;  // [rows][experts per token], by ascending expert
+  std::vector<int64_t> visits;  // [rows][experts per token], by ascending expert; routed ones
   std::vector<float> weights;   // [rows][experts per token], likewise
 
   int64_t visit_count() const { return static_cast<int64_t>(rows.size()); }

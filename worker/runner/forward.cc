@@ -91,7 +91,7 @@ absl::Status Forward::Reserve(const v1::Step& step, const StepRows& rows) {
   const int64_t keys = kv_heads_ * head_dim_;
   const LayerWeights& layer = weights_.layers.front();  // all layers are alike
   const int64_t inner = layer.experts.front().gate.channels;
-  const int64_t visits = count * (layer.has_router() ? plan_.model().experts_per_token() : 1);
+  const int64_t visits = VisitsAtATime(count);
   OCTAVO_RETURN_IF_ERROR(reserve(&x_, count * hidden_, "residual stream"));
   OCTAVO_RETURN_IF_ERROR(reserve(&normed_, count * hidden_, "normed rows"));
   OCTAVO_RETURN_IF_ERROR(reserve(&query_, count * keys * queries_per_head_, "queries"));
@@ -228,14 +228,20 @@ void Forward::PrepareRotation(const StepRows& rows) {
 
 absl::Status Forward::See(v1::ObservedPoint point, const GrowingBuffer& x, int64_t rows,
                           int64_t columns) {
-  if (observe_ == nullptr) return absl::OkStatus();
-  return (*observe_)(point, -1, x.as<uint16_t>(), rows, columns);
+  if (pass_.observe == nullptr) return absl::OkStatus();
+  return (*pass_.observe)({point, -1, x.as<uint16_t>(), rows, columns, rows});
+}
+
+absl::Status Forward::Products(std::span<const LinearJob> jobs) {
+  if (pass_.stream != nullptr) return pass_.stream->Run(matmul_, jobs, &workspace_);
+  RunLinears(matmul_, pool_, jobs, &workspace_);
+  return absl::OkStatus();
 }
 
 absl::Status Forward::Layer(int64_t layer, const v1::Step& step, const StepRows& rows) {
   OCTAVO_RETURN_IF_ERROR(Attention(layer, step, rows));
   const bool mixture = weights_.layers[static_cast<size_t>(layer)].has_router();
-  return mixture ? Moe(layer, rows) : Mlp(layer, rows);
+  return mixture ? Moe(layer, step, rows) : Mlp(layer, rows);
 }
 
 absl::Status Forward::Run(const v1::Step& step, const StepRows& rows, Logits* out) {
@@ -250,15 +256,15 @@ absl::Status Forward::Run(const v1::Step& step, const StepRows& rows, Logits* ou
 }
 
 absl::Status Forward::RunLayer(const v1::Step& step, const StepRows& rows, uint16_t* x,
-                               const Observe& observe) {
+                               const LayerPass& pass) {
   const FpEnv env;
+  pass_ = pass;
   OCTAVO_RETURN_IF_ERROR(Reserve(step, rows));
   PrepareRotation(rows);
   const auto bytes = static_cast<size_t>(rows.rows() * hidden_) * 2;
   std::memcpy(x_.as<uint16_t>(), x, bytes);
-  observe_ = &observe;
   const absl::Status status = Layer(0, step, rows);
-  observe_ = nullptr;
+  pass_ = {};
   std::memcpy(x, x_.as<uint16_t>(), bytes);
   return status;
 }

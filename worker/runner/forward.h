@@ -27,6 +27,7 @@
 #include "worker/runner/observe.h"
 #include "worker/runner/runner.h"
 #include "worker/runner/step_plan.h"
+#include "worker/runner/weight_stream.h"
 #include "worker/runner/weights.h"
 #include "worker/runner/workspace.h"
 
@@ -40,9 +41,17 @@ class Forward {
 
   absl::Status Init();
   absl::Status Run(const v1::Step& step, const StepRows& rows, Logits* out);
-  // The only layer of the plan over x ([rows][hidden] BF16), in place.
+  // A pass of samples through one layer.
+  struct LayerPass {
+    const Observe* observe = nullptr;
+    // Reads the layer's matrices, where they are streamed.
+    WeightStream* stream = nullptr;
+    // Rows of each sample (chunk) that every expert is to see; 0: those routed to it.
+    int64_t expert_quota = 0;
+  };
+  // The only layer of the plan over x ([rows][hidden] BF16), in place. One rank.
   absl::Status RunLayer(const v1::Step& step, const StepRows& rows, uint16_t* x,
-                        const Observe& observe);
+                        const LayerPass& pass);
 
  private:
   // Tokens of one chunk whose queries are attended to together.
@@ -56,10 +65,11 @@ class Forward {
   void PrepareRotation(const StepRows& rows);
   absl::Status Layer(int64_t layer, const v1::Step& step, const StepRows& rows);
   absl::Status See(v1::ObservedPoint point, const GrowingBuffer& x, int64_t rows, int64_t columns);
+  absl::Status Products(std::span<const LinearJob> jobs);
   absl::Status Embed(const StepRows& rows);
   absl::Status Attention(int64_t layer, const v1::Step& step, const StepRows& rows);
   absl::Status Mlp(int64_t layer, const StepRows& rows);
-  absl::Status Moe(int64_t layer, const StepRows& rows);
+  absl::Status Moe(int64_t layer, const v1::Step& step, const StepRows& rows);
   absl::Status Head(const StepRows& rows, Logits* out);
 
   // normed_ = the model's norm of the given rows of the residual stream.
@@ -71,11 +81,26 @@ class Forward {
                   const uint16_t* value);
   void Attend(int64_t layer, const v1::Step& step, const StepRows& rows, const QuerySpan& span,
               int64_t head, int thread);
-  absl::StatusOr<ExpertRoute> RouteToExperts(const LayerWeights& weights, int64_t rows);
-  absl::Status VisitExperts(const LayerWeights& weights, const ExpertRoute& route);
-  absl::Status SeeVisits(v1::ObservedPoint point, const GrowingBuffer& x, const ExpertRoute& route,
+  // Experts [begin, end) of a mixture, worked on together.
+  struct ExpertRun {
+    const LayerWeights* weights;
+    const ExpertRoute* route;
+    size_t begin, end;
+    int64_t first_visit() const { return route->begin[begin]; }
+    int64_t visits() const { return route->begin[end] - route->begin[begin]; }
+  };
+  absl::StatusOr<ExpertRoute> RouteToExperts(const LayerWeights& weights, const v1::Step& step,
+                                             int64_t rows);
+  ExpertRun RunFrom(const LayerWeights& weights, const ExpertRoute& route, size_t begin,
+                    int64_t rows) const;
+  int64_t VisitsAtATime(int64_t rows) const;
+  absl::Status EnterExperts(const ExpertRun& run);
+  absl::Status VisitExperts(const ExpertRun& run, int64_t rows);
+  absl::Status SeeVisits(v1::ObservedPoint point, const GrowingBuffer& x, const ExpertRun& run,
                          int64_t columns);
-  void AddVisits(const ExpertRoute& route, int64_t rows);
+  void AddVisits(const ExpertRun& run, int64_t rows);
+  // x_ += the sums of experts.
+  void AddExpertSums(int64_t rows);
 
   // Products whose K is spread over the ranks (row_parallel.cc): rows [begin, end) of the input go
   // through `linear`, whose pieces merge by `pieces`.
@@ -117,12 +142,13 @@ class Forward {
   std::vector<float> frequencies_;
   PieceMap attention_pieces_, mlp_pieces_, exact_pieces_;
 
-  const Observe* observe_ = nullptr;              // while a RunLayer looks
+  LayerPass pass_;                                // while a RunLayer runs
   GrowingBuffer x_;                               // [rows][hidden] BF16, the residual stream
   GrowingBuffer normed_;                          // [rows][hidden]
   GrowingBuffer query_, key_, value_, attended_;  // [rows][heads of this rank * head_dim]
   GrowingBuffer gate_, up_;                       // [rows or visits][inner of this rank]
-  // Mixtures: F32 [rows][experts]; BF16 and F32 [visits][hidden]; F32 [rows][hidden].
+  // Mixtures: F32 [rows][experts]; BF16 and F32 [visits][hidden]; F32 [rows][hidden]. Visits are
+  // those of one ExpertRun.
   GrowingBuffer router_logits_, gathered_, visited_, expert_sums_;
   GrowingBuffer cos_, sin_;       // [rows][head_dim / 2]
   GrowingBuffer thread_scratch_;  // attention, per thread

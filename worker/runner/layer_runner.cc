@@ -14,20 +14,21 @@
 #include "worker/runner/kv_cache.h"
 #include "worker/runner/read_tensor.h"
 #include "worker/runner/shard_files.h"
+#include "worker/runner/weight_stream.h"
 #include "worker/runner/weights.h"
 
 namespace octavo {
 namespace {
 
 // Samples one after the other, each with key blocks of its own.
-struct Samples {
+struct LaidOut {
   v1::Step step;
   StepRows rows;
   int64_t blocks = 0;
 };
 
-Samples LayOut(std::span<const uint32_t> lengths) {
-  Samples out;
+LaidOut LayOut(std::span<const uint32_t> lengths) {
+  LaidOut out;
   for (const uint32_t length : lengths) {
     v1::StepChunk* chunk = out.step.add_chunks();
     for (int64_t block = 0; block < CeilDiv(int64_t{length}, kKeyBlock); ++block) {
@@ -47,10 +48,11 @@ Samples LayOut(std::span<const uint32_t> lengths) {
 }  // namespace
 
 struct LayerRunner::State {
-  State(const v1::ServePlan& layer_plan, const Options& chosen)
-      : plan(layer_plan), options(chosen) {}
+  State(const std::string& dir, const v1::ServePlan& layer_plan, const Options& chosen)
+      : plan(layer_plan), options(chosen), files(dir) {}
   const v1::ServePlan plan;
   const Options options;
+  ShardFiles files;
   Arena arena{0};
   WeightSet weights;
 };
@@ -65,28 +67,33 @@ absl::StatusOr<std::unique_ptr<LayerRunner>> LayerRunner::Load(const std::string
     return MakeError(Reason::kHardware,
                      fmt::format("this machine does not run {} kernels", Name(options.isa)));
   }
-  auto state = std::make_unique<State>(plan, options);
-  ShardFiles files(dir);
+  auto state = std::make_unique<State>(dir, plan, options);
   ThreadPool pool(options.threads);
-  OCTAVO_ASSIGN_OR_RETURN(LayerWeights layer, LoadLayer(state->plan, &files, &state->arena, &pool));
+  OCTAVO_ASSIGN_OR_RETURN(LayerWeights layer, LoadLayer(state->plan, options.residency,
+                                                        &state->files, &state->arena, &pool));
   state->weights.layers.push_back(std::move(layer));
   return std::unique_ptr<LayerRunner>(new LayerRunner(std::move(state)));
 }
 
-absl::Status LayerRunner::Run(std::span<const uint32_t> lengths, uint16_t* x,
-                              const Observe& observe) const {
-  const Samples samples = LayOut(lengths);
+absl::Status LayerRunner::Run(const Samples& samples, uint16_t* x, const Observe& observe,
+                              const std::stop_token& stop) const {
+  const LaidOut laid_out = LayOut(samples.lengths);
+  const bool streamed = state_->options.residency == Residency::kStreamed;
   Arena arena(0);
-  ThreadPool pool(1);
+  ThreadPool pool(streamed ? state_->options.threads : 1);
   const auto group = MakeLocalGroup(1);
   const v1::ModelSpec& model = state_->plan.model();
   OCTAVO_ASSIGN_OR_RETURN(
       const KvCache cache,
-      KvCache::Create(&arena, model.head_dim(), 1, model.kv_head_count(), samples.blocks, {}));
+      KvCache::Create(&arena, model.head_dim(), 1, model.kv_head_count(), laid_out.blocks, {}));
+  WeightStream stream(&state_->files, &pool, &arena, state_->options.stream_bytes, stop);
   Forward forward(state_->plan, 0, &state_->weights, &cache, group.front().get(), &pool, &arena,
                   state_->options.isa);
   OCTAVO_RETURN_IF_ERROR(forward.Init());
-  return forward.RunLayer(samples.step, samples.rows, x, observe);
+  return forward.RunLayer(laid_out.step, laid_out.rows, x,
+                          {.observe = &observe,
+                           .stream = streamed ? &stream : nullptr,
+                           .expert_quota = samples.expert_quota});
 }
 
 absl::Status ReadEmbeddingRows(const std::string& dir, const v1::TensorSpec& embedding,

@@ -8,22 +8,33 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/plan/layer_plan.h"
 #include "kernels/isa.h"
 #include "octavo/v1/plan.pb.h"
 #include "worker/runner/observe.h"
+#include "worker/runner/weights.h"
 
 namespace octavo {
 
 class LayerRunner {
  public:
   struct Options {
-    int threads = 1;  // that load the weights
+    // Streamed matrices are read for every Run: far less memory for far more reading.
+    Residency residency = Residency::kResident;
+    uint64_t stream_bytes = kWeightStreamBytes;  // of a matrix in memory at a time, while streamed
+    int threads = 1;  // that load the weights; also those of a Run where weights are streamed
     Isa isa = Isa::kReference;
+  };
+  struct Samples {
+    std::span<const uint32_t> lengths;
+    // Rows of each sample that every expert of a mixture is to see; 0: those routed to it.
+    int64_t expert_quota = 0;
   };
 
   // Reads the weights of `plan`, one layer's (core/plan/layer_plan.h), from the checkpoint folder
@@ -33,11 +44,12 @@ class LayerRunner {
                                                            const Options& options);
   ~LayerRunner();
 
-  // Takes samples of the given lengths through the layer, on the calling thread. `x` is the
-  // residual stream, [sum of lengths][hidden] BF16, and is replaced. `observe` sees what every
-  // linear layer reads, and keys and values as they are cached. Several threads may run at once.
-  // kNonFinite: an activation overflowed.
-  absl::Status Run(std::span<const uint32_t> lengths, uint16_t* x, const Observe& observe) const;
+  // Takes samples through the layer. `x` is the residual stream, [sum of lengths][hidden] BF16, and
+  // is replaced. `observe` sees what every linear layer reads, and keys and values as they are
+  // cached. Several threads may run at once. kNonFinite: an activation overflowed; where weights
+  // are streamed also the errors of Load, and kCancelled when stopped.
+  absl::Status Run(const Samples& samples, uint16_t* x, const Observe& observe,
+                   const std::stop_token& stop) const;
 
  private:
   struct State;

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "core/tensor/bare/tree.h"
 #include "kernels/matmul.h"
+#include "octavo/v1/plan.pb.h"
 #include "worker/device/arena.h"
 #include "worker/device/thread_pool.h"
 #include "worker/runner/workspace.h"
@@ -42,10 +43,11 @@ struct Linear {
 
   PackedWeights packed;
   Buffer tiles;
-  std::vector<float> channel_scales;  // [16 * group_count]; empty: none
-  std::vector<float> block_scales;    // [128-blocks][16 * group_count]; empty: none
-  std::vector<int32_t> channel_sums;  // INT8
-  std::vector<float> bias;            // [channels]; empty: none
+  const v1::RankTensor* streamed = nullptr;  // read from here when needed; tiles are empty then
+  std::vector<float> channel_scales;         // [16 * group_count]; empty: none
+  std::vector<float> block_scales;           // [128-blocks][16 * group_count]; empty: none
+  std::vector<int32_t> channel_sums;         // INT8
+  std::vector<float> bias;                   // [channels]; empty: none
 
   int64_t padded_channels() const { return packed.group_count * kTileChannels; }
   int64_t packed_depth() const { return packed.block_count * kTileDepth; }

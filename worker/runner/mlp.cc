@@ -22,7 +22,7 @@ absl::Status Forward::Mlp(int64_t layer, const StepRows& rows) {
     jobs[i].output.bf16 = outputs[i]->as<uint16_t>();
     jobs[i].output.stride = inner;
   }
-  RunLinears(matmul_, pool_, jobs, &workspace_);
+  OCTAVO_RETURN_IF_ERROR(Products(jobs));
   uint16_t* gate = gate_.as<uint16_t>();
   const uint16_t* up = up_.as<uint16_t>();
   pool_->ParallelFor(rows.rows(), 8, [&](int64_t begin, int64_t end, int) {

@@ -10,9 +10,18 @@
 
 namespace octavo {
 
-// `x` is [rows][columns] BF16; `expert` is -1 outside mixtures' experts. Called between the steps
-// of a layer, never from two threads of one pass.
-using Observe = std::function<absl::Status(v1::ObservedPoint point, int32_t expert,
-                                           const uint16_t* x, int64_t rows, int64_t columns)>;
+// Rows that a linear layer reads, or keys or values as a cache stores them.
+struct Observed {
+  v1::ObservedPoint point;
+  int32_t expert = -1;          // -1: not of a mixture's experts
+  const uint16_t* x = nullptr;  // [rows][columns] BF16
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t routed = 0;  // rows that count in the model's output; the others are only observed
+};
+
+// Called between the steps of a layer, never from two threads of one pass. An expert may be seen in
+// several calls, or in one without rows.
+using Observe = std::function<absl::Status(const Observed& seen)>;
 
 }  // namespace octavo

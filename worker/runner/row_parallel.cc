@@ -50,10 +50,7 @@ absl::Status Forward::RowParallel(std::span<const RowRun> runs, const uint16_t* 
     regions.push_back({bytes, rows * run.linear->channels * 4});
     bytes += run.pieces->pieces_per_rank * regions.back().piece_bytes;
   }
-  if (!spread) {
-    RunLinears(matmul_, pool_, jobs, &workspace_);
-    return absl::OkStatus();
-  }
+  if (!spread) return Products(jobs);
   OCTAVO_ASSIGN_OR_RETURN(std::byte * send, exchange_.SendBuffer(static_cast<uint64_t>(bytes)));
   for (size_t i = 0; i < jobs.size(); ++i) jobs[i].output.pieces = send + regions[i].begin;
   RunLinears(matmul_, pool_, jobs, &workspace_);

@@ -44,4 +44,11 @@ absl::Status ShardFiles::Read(const std::string& file, uint64_t offset, std::spa
   return absl::OkStatus();
 }
 
+void ShardFiles::WillRead(const std::string& file, uint64_t begin, uint64_t end) {
+  const absl::StatusOr<int> descriptor = Open(file);
+  if (!descriptor.ok()) return;  // Read will say so
+  posix_fadvise(*descriptor, static_cast<off_t>(begin), static_cast<off_t>(end - begin),
+                POSIX_FADV_WILLNEED);
+}
+
 }  // namespace octavo

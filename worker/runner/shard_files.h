@@ -28,6 +28,9 @@ class ShardFiles {
   absl::Status Read(const std::string& file, uint64_t offset, std::span<std::byte> out,
                     std::string_view tensor);
 
+  // Says that bytes [begin, end) of `file` will be read soon: the kernel may fetch them meanwhile.
+  void WillRead(const std::string& file, uint64_t begin, uint64_t end);
+
  private:
   absl::StatusOr<int> Open(const std::string& file);
 

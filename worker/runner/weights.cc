@@ -1,17 +1,16 @@
 #include "worker/runner/weights.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <map>
 #include <tuple>
 
 #include "core/base/error.h"
-#include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "core/tensor/bare/float_bits.h"
 #include "core/tensor/bare/units.h"
 #include "fmt/format.h"
+#include "worker/runner/pack_weights.h"
 #include "worker/runner/read_tensor.h"
 
 namespace octavo {
@@ -19,23 +18,6 @@ namespace {
 
 // INT8 products must not leave INT32: 2^17 terms of 128 x 127.
 constexpr int64_t kInt8DepthMax = 1 << 17;
-
-// Rows read and packed at a time: a multiple of a group, about 1 MiB.
-int64_t RowsAtATime(int64_t row_bytes) {
-  const int64_t rows = (1 << 20) / std::max<int64_t>(row_bytes, 1);
-  return std::max<int64_t>(rows / kTileChannels, 1) * kTileChannels;
-}
-
-// The slice of a transposed tensor along the axes on disk.
-v1::RankTensor AsStored(v1::RankTensor tensor) {
-  if (tensor.has_slice()) tensor.mutable_slice()->set_axis(1 - tensor.slice().axis());
-  return tensor;
-}
-
-SliceBounds Transposed(const SliceBounds& stored) {
-  return {stored.columns,    stored.rows,      stored.column_begin,
-          stored.column_end, stored.row_begin, stored.row_end};
-}
 
 // How K of one layer is cut: the whole product's units, and the run that this rank owns.
 struct DepthCut {
@@ -74,7 +56,8 @@ class Loader {
     return set;
   }
 
-  absl::StatusOr<LayerWeights> LoadOnlyLayer() {
+  absl::StatusOr<LayerWeights> LoadOnlyLayer(Residency residency) {
+    streamed_ = residency == Residency::kStreamed;
     LayerWeights layer;
     OCTAVO_RETURN_IF_ERROR(LoadLayer(0, {{plan_.model().hidden_size(), 1}, {0, 1}}, &layer));
     return layer;
@@ -148,62 +131,32 @@ class Loader {
     const int64_t rows = bounds.row_end - bounds.row_begin;
     OCTAVO_ASSIGN_OR_RETURN(*out, arena_->Allocate(static_cast<uint64_t>(rows * reader.row_bytes()),
                                                    tensor->tensor().spec().name()));
-    return ForRows(reader, [&](int64_t row, std::span<const std::byte> bytes) {
+    return ForRows(reader, pool_, [&](int64_t row, std::span<const std::byte> bytes) {
       std::memcpy(out->data() + row * reader.row_bytes(), bytes.data(), bytes.size());
     });
   }
 
-  // Calls body(row within the slice, its bytes) for all rows, groups of 16 rows on one thread.
-  template <typename Body>
-  absl::Status ForRows(const SliceReader& reader, Body body) {
-    const SliceBounds& bounds = reader.bounds();
-    const int64_t rows = bounds.row_end - bounds.row_begin;
-    const int64_t step = RowsAtATime(reader.row_bytes());
-    Mutex mutex;
-    absl::Status failure;
-    std::atomic<bool> failed = false;
-    pool_->ParallelFor((rows + step - 1) / step, 1, [&](int64_t begin, int64_t end, int) {
-      std::vector<std::byte> bytes;
-      for (int64_t index = begin; index < end && !failed; ++index) {
-        const int64_t first = index * step;
-        const int64_t last = std::min(first + step, rows);
-        const absl::Status status =
-            reader.ReadRows(bounds.row_begin + first, bounds.row_begin + last, &bytes);
-        if (!status.ok()) {
-          const MutexLock lock(mutex);
-          if (!failed.exchange(true)) failure = status;
-          return;
-        }
-        const auto size = static_cast<size_t>(reader.row_bytes());
-        for (int64_t row = first; row < last; ++row) {
-          body(row, std::span(bytes).subspan(static_cast<size_t>(row - first) * size, size));
-        }
-      }
-    });
-    return failure;
-  }
-
   absl::Status LoadLinear(Place place, v1::TensorRole bias_role, const DepthCut& cut, Linear* out) {
     OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(place));
-    const bool transposed = tensor->tensor().transposed();
-    const v1::RankTensor stored = transposed ? AsStored(*tensor) : *tensor;
-    const SliceReader reader(files_, stored);
-    const SliceBounds bounds = transposed ? Transposed(reader.bounds()) : reader.bounds();
+    const SliceBounds bounds = ChannelBounds(*tensor);
     OCTAVO_RETURN_IF_ERROR(Shape(*tensor, bounds, cut, out));
-    OCTAVO_ASSIGN_OR_RETURN(
-        out->tiles,
-        arena_->Allocate(static_cast<uint64_t>(out->packed.group_count * out->packed.block_count *
-                                               TileBytes(out->packed.type)),
-                         out->name));
+    if (streamed_) {
+      out->streamed = tensor;
+      return LoadBias({place.layer, bias_role}, out);
+    }
+    OCTAVO_ASSIGN_OR_RETURN(out->tiles, arena_->Allocate(out->packed.bytes(), out->name));
     out->packed.tiles = out->tiles.data();
     if (out->form == InputForm::kInt8Token) {
       out->channel_sums.resize(static_cast<size_t>(out->padded_channels()));
       out->packed.channel_sums = out->channel_sums.data();
     }
-    OCTAVO_RETURN_IF_ERROR(transposed ? PackColumns(reader, out) : PackRows(reader, out));
+    OCTAVO_RETURN_IF_ERROR(PackWeight(files_, *tensor, pool_, out->tiles.data(), out));
     if (tensor->has_scheme()) OCTAVO_RETURN_IF_ERROR(LoadScales(*tensor, bounds, out));
-    const v1::RankTensor* bias =
-        bias_role == v1::ROLE_UNSPECIFIED ? nullptr : Find({place.layer, bias_role});
+    return LoadBias({place.layer, bias_role}, out);
+  }
+
+  absl::Status LoadBias(Place place, Linear* out) {
+    const v1::RankTensor* bias = place.role == v1::ROLE_UNSPECIFIED ? nullptr : Find(place);
     if (bias == nullptr) return absl::OkStatus();
     OCTAVO_ASSIGN_OR_RETURN(const std::vector<uint16_t> values, ReadVector(files_, *bias));
     for (const uint16_t value : values) out->bias.push_back(F32FromBf16(value));
@@ -250,65 +203,6 @@ class Loader {
     return absl::OkStatus();
   }
 
-  absl::Status PackRows(const SliceReader& reader, Linear* out) {
-    return ForRows(reader,
-                   [&](int64_t row, std::span<const std::byte> bytes) { Pack(row, bytes, out); });
-  }
-
-  // The stored rows are inputs: 32 of them at a time are turned into a run of every channel.
-  // REQUIRES BF16 or FP8 (unfuse.h lets nothing else through).
-  absl::Status PackColumns(const SliceReader& reader, Linear* out) {
-    const int64_t blocks = CeilDiv(out->depth, kTileDepth);
-    Mutex mutex;
-    absl::Status failure;
-    pool_->ParallelFor(blocks, 1, [&](int64_t begin, int64_t end, int) {
-      std::vector<std::byte> bytes;
-      for (int64_t block = begin; block < end; ++block) {
-        const int64_t first = block * kTileDepth;
-        const int64_t count = std::min(kTileDepth, out->depth - first);
-        const int64_t row = reader.bounds().row_begin + first;
-        const absl::Status status = reader.ReadRows(row, row + count, &bytes);
-        if (!status.ok()) {
-          const MutexLock lock(mutex);
-          failure.Update(status);
-          return;
-        }
-        PackBlock(bytes, first, count, out);
-      }
-    });
-    return failure;
-  }
-
-  // `bytes`: [count][channels] elements, the inputs from `first` on, which lie in one 32-block.
-  static void PackBlock(std::span<const std::byte> bytes, int64_t first, int64_t count,
-                        Linear* out) {
-    const int64_t unit = first / out->unit_size;
-    const int64_t at = unit * out->blocks_per_unit * kTileDepth + (first - unit * out->unit_size);
-    const int64_t size = ElementBytes(out->packed.type);
-    alignas(2) std::byte column[2 * kTileDepth];
-    for (int64_t channel = 0; channel < out->channels; ++channel) {
-      for (int64_t i = 0; i < count; ++i) {
-        std::memcpy(column + i * size, bytes.data() + (i * out->channels + channel) * size,
-                    static_cast<size_t>(size));
-      }
-      PackChannel(out->packed, out->tiles.data(), channel, at, column, count);
-    }
-  }
-
-  static void Pack(int64_t row, std::span<const std::byte> bytes, Linear* out) {
-    const int64_t size = ElementBytes(out->packed.type);
-    for (int unit = 0; unit < out->unit_count; ++unit) {
-      const int64_t begin = unit * out->unit_size;
-      const int64_t count = std::min(out->unit_size, out->depth - begin);
-      PackChannel(out->packed, out->tiles.data(), row, unit * out->blocks_per_unit * kTileDepth,
-                  bytes.data() + begin * size, count);
-    }
-    if (out->form != InputForm::kInt8Token) return;
-    int32_t sum = 0;
-    for (const std::byte code : bytes) sum += static_cast<int8_t>(code);
-    out->channel_sums[static_cast<size_t>(row)] = sum;
-  }
-
   absl::Status LoadScales(const v1::RankTensor& tensor, const SliceBounds& bounds, Linear* out) {
     const v1::NumericFormat& format = tensor.scheme().weight();
     const auto padded = static_cast<size_t>(out->padded_channels());
@@ -352,6 +246,7 @@ class Loader {
   ShardFiles* files_;
   Arena* arena_;
   ThreadPool* pool_;
+  bool streamed_ = false;
   std::map<std::tuple<int32_t, int, int32_t>, const v1::RankTensor*> by_role_;
 };
 
@@ -388,9 +283,9 @@ absl::StatusOr<WeightSet> LoadWeights(const v1::ServePlan& plan, uint32_t rank, 
   return Loader(plan, rank, files, arena, pool).Load();
 }
 
-absl::StatusOr<LayerWeights> LoadLayer(const v1::ServePlan& plan, ShardFiles* files, Arena* arena,
-                                       ThreadPool* pool) {
-  return Loader(plan, 0, files, arena, pool).LoadOnlyLayer();
+absl::StatusOr<LayerWeights> LoadLayer(const v1::ServePlan& plan, Residency residency,
+                                       ShardFiles* files, Arena* arena, ThreadPool* pool) {
+  return Loader(plan, 0, files, arena, pool).LoadOnlyLayer(residency);
 }
 
 }  // namespace octavo

@@ -53,8 +53,13 @@ struct WeightSet {
 absl::StatusOr<WeightSet> LoadWeights(const v1::ServePlan& plan, uint32_t rank, ShardFiles* files,
                                       Arena* arena, ThreadPool* pool);
 
-// The weights of a plan of one layer and one rank (core/plan/layer_plan.h).
-absl::StatusOr<LayerWeights> LoadLayer(const v1::ServePlan& plan, ShardFiles* files, Arena* arena,
-                                       ThreadPool* pool);
+// Whether a layer's matrices lie in memory or are read when a product needs them
+// (weight_stream.h). Norms and biases always lie in memory.
+enum class Residency : uint8_t { kResident = 0, kStreamed = 1 };
+
+// The weights of a plan of one layer and one rank (core/plan/layer_plan.h), not quantized. Streamed
+// weights point into `plan`.
+absl::StatusOr<LayerWeights> LoadLayer(const v1::ServePlan& plan, Residency residency,
+                                       ShardFiles* files, Arena* arena, ThreadPool* pool);
 
 }  // namespace octavo

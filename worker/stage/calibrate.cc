@@ -57,8 +57,7 @@ class CalibrateRun {
 
   absl::Status CheckTask() const;
   absl::StatusOr<Rows> ReadRows();
-  absl::Status Look(v1::ObservedPoint point, int32_t expert, const uint16_t* x, int64_t rows,
-                    int64_t columns);
+  absl::Status Look(const Observed& seen);
   // Where row `row` of the micro-batch lies, for people.
   std::string PlaceOf(int64_t row) const;
   absl::Status Leave(const std::string& name, std::span<const std::byte> bytes);
@@ -69,7 +68,11 @@ class CalibrateRun {
   const Isa isa_;
   const int64_t hidden_;
   LocalStore store_;
-  std::map<std::pair<int32_t, int>, PointObserver> observers_;  // by (expert, point)
+  struct Point {
+    PointObserver observer;
+    uint64_t routed = 0;
+  };
+  std::map<std::pair<int32_t, int>, Point> points_;  // by (expert, point)
   std::vector<std::string> touched_;
   v1::Receipt receipt_;
 };
@@ -109,20 +112,20 @@ std::string CalibrateRun::PlaceOf(int64_t row) const {
   return fmt::format("token {} of calibration sample {}", row, sample);
 }
 
-absl::Status CalibrateRun::Look(v1::ObservedPoint point, int32_t expert, const uint16_t* x,
-                                int64_t rows, int64_t columns) {
-  const auto observer =
-      observers_.try_emplace({expert, static_cast<int>(point)}, own_.observer(), isa_).first;
-  const auto bad = observer->second.Add(x, rows, columns, columns);
+absl::Status CalibrateRun::Look(const Observed& seen) {
+  const std::pair<int32_t, int> key = {seen.expert, static_cast<int>(seen.point)};
+  Point& point = points_.try_emplace(key, Point{{own_.observer(), isa_}}).first->second;
+  point.routed += static_cast<uint64_t>(seen.routed);
+  const auto bad = point.observer.Add(seen.x, seen.rows, seen.columns, seen.columns);
   if (!bad) return absl::OkStatus();
   v1::PointStat place;
   place.set_layer(static_cast<int32_t>(task_.unit().layer()));
-  place.set_expert(expert);
-  place.set_point(point);
+  place.set_expert(seen.expert);
+  place.set_point(seen.point);
   return MakeError(
       Reason::kNonFinite,
       fmt::format("an activation is {} at {}{}", bad->is_nan ? "NaN" : "infinite", PointName(place),
-                  expert < 0 ? ", " + PlaceOf(bad->row) : std::string()),
+                  seen.expert < 0 ? ", " + PlaceOf(bad->row) : std::string()),
       {}, "The model overflows BF16 on this input");
 }
 
@@ -152,9 +155,10 @@ absl::Status CalibrateRun::Leave(const std::string& name, std::span<const std::b
 
 std::string CalibrateRun::StatsBytes() const {
   v1::LayerStats stats;
-  for (const auto& [where, observer] : observers_) {
+  for (const auto& [where, point] : points_) {
     v1::PointStat* stat = stats.add_points();
-    *stat = observer.ToStat();
+    *stat = point.observer.ToStat();
+    stat->set_routed(point.routed);
     stat->set_layer(static_cast<int32_t>(task_.unit().layer()));
     stat->set_expert(where.first);
     stat->set_point(static_cast<v1::ObservedPoint>(where.second));
@@ -179,9 +183,14 @@ absl::StatusOr<v1::Receipt> CalibrateRun::Do(LayerCache* cache, int threads,
   request.key = fmt::format("{}/{}", task_.job_id(), layer);
   request.weight_bytes = LayerWeightBytes(own_.layer());
   request.run_bytes = LayerRunBytes(own_.layer(), static_cast<int64_t>(tokens()), longest);
-  request.load = [&] {
-    return LayerRunner::Load(task_.source_dir(), own_.layer(), {.threads = threads, .isa = isa_});
-  };
+  LayerRunner::Options options = {.threads = threads, .isa = isa_};
+  if (request.weight_bytes + request.run_bytes > cache->limit()) {
+    options.residency = Residency::kStreamed;
+    request.weight_bytes = 0;
+    request.run_bytes += kStreamedLayerBytes;  // of every run
+    request.key += " streamed";
+  }
+  request.load = [&] { return LayerRunner::Load(task_.source_dir(), own_.layer(), options); };
   OCTAVO_ASSIGN_OR_RETURN(const LayerCache::Loan loan, cache->Borrow(request, stop));
   double read = 0, compute = 0, write = 0;
   Rows rows;
@@ -192,9 +201,8 @@ absl::StatusOr<v1::Receipt> CalibrateRun::Do(LayerCache* cache, int threads,
   {
     const Stopwatch watch(&compute);
     OCTAVO_RETURN_IF_ERROR(loan.layer().Run(
-        lengths, rows.data(),
-        [&](v1::ObservedPoint point, int32_t expert, const uint16_t* x, int64_t count,
-            int64_t columns) { return Look(point, expert, x, count, columns); }));
+        {lengths, own_.expert_quota()}, rows.data(),
+        [&](const Observed& seen) { return Look(seen); }, stop));
   }
   if (stop.stop_requested()) return MakeError(Reason::kCancelled, "the task was stopped");
   OCTAVO_RETURN_IF_ERROR(CheckUnchangedQuickly(store_, task_.source_dir(), sources));

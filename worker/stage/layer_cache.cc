@@ -33,10 +33,10 @@ absl::StatusOr<LayerCache::Loan> LayerCache::Borrow(const Request& request,
   const uint64_t most = request.weight_bytes + request.run_bytes;
   if (most > limit_) {
     return MakeError(Reason::kOutOfMemory,
-                     fmt::format("one layer takes {} bytes and its activations {}; the worker has "
+                     fmt::format("a layer takes {} bytes and its activations {}; the worker has "
                                  "{} for them",
                                  request.weight_bytes, request.run_bytes, limit_),
-                     {}, "Give workers more --memory");
+                     {}, "Give workers more --memory, or calibrate with shorter samples");
   }
   std::shared_ptr<Entry> entry;
   {

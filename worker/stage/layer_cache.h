@@ -54,6 +54,7 @@ class LayerCache {
   // Layers that nobody holds leave.
   void DropIdle();
 
+  uint64_t limit() const { return limit_; }
   uint64_t in_use() const;
 
  private:

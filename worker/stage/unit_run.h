@@ -99,6 +99,7 @@ class UnitRun {
   // UNIT_SCALES (unit_scales.cc).
   absl::Status ReadStats();
   absl::Status WriteScale(const v1::StaticScale& scale);
+  void ReportExperts();
   absl::Status WriteScales();
   // Joint statistics of the tie groups that lie wholly in this unit.
   absl::Status FindJointStats();

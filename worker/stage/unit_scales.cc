@@ -24,7 +24,8 @@ constexpr uint32_t kScaleCopiesMax = 4096;
 absl::Status Unseen(const v1::PointStat& stat, const v1::StaticScale& scale) {
   return MakeError(Reason::kBadData,
                    "calibration saw no token at " + PointName(stat) + ": no scale can be made",
-                   {.tensor = scale.tensor()}, "Calibrate with more, and more varied, samples");
+                   {.tensor = scale.tensor()},
+                   "Calibrate with more, and more varied, samples, or with coverage: quota 512");
 }
 
 // Everything seen at one place of the layer, over all micro-batches; with expert -1 in a mixture,
@@ -101,8 +102,20 @@ absl::Status UnitRun::WriteScale(const v1::StaticScale& scale) {
   return absl::OkStatus();
 }
 
+void UnitRun::ReportExperts() {
+  for (const v1::PointStat& stat : points_) {
+    if (stat.expert() < 0 || stat.point() != v1::OBSERVED_MLP_INPUT) continue;
+    v1::ExpertCoverage* expert = receipt_.add_experts();
+    expert->set_layer(static_cast<uint32_t>(stat.layer()));
+    expert->set_expert(static_cast<uint32_t>(stat.expert()));
+    expert->set_rows(stat.rows());
+    expert->set_routed(stat.routed());
+  }
+}
+
 absl::Status UnitRun::WriteScales() {
   OCTAVO_RETURN_IF_ERROR(ReadStats());
+  ReportExperts();
   for (const v1::StaticScale& scale : task_.unit().scales()) {
     OCTAVO_RETURN_IF_ERROR(WriteScale(scale));
   }

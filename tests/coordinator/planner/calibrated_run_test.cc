@@ -312,6 +312,35 @@ TEST_P(Calibrated, SaysWhatDoesNotFit) {
 
 INSTANTIATE_TEST_SUITE_P(Families, Calibrated, ::testing::Values("llama", "mixtral"));
 
+// One sample of one token: the router sends it to two of the four experts.
+TEST(CalibratedExperts, SeeTheirQuotaOrTheJobSaysWhichSawNothing) {
+  const TestFolder folder;
+  const std::string source = folder / "src";
+  ASSERT_TRUE(WriteSynthetic(Spec("mixtral"), 7, source).ok());
+  v1::CalibrationSet set;
+  set.add_sample_lengths(1);
+  set.set_ids(std::string(4, '\0'));
+  Stages stages(BestIsa());
+  v1::Recipe recipe = *Preset("fp8-static");
+  Made covered = Prepare(source, folder / "covered", recipe, set);
+  Finished(&covered, &stages, 1);
+  std::map<uint64_t, int> by_routed;
+  for (const v1::Receipt& receipt : covered.receipts) {
+    for (const v1::ExpertCoverage& expert : receipt.experts()) {
+      EXPECT_EQ(expert.rows(), 1u);
+      ++by_routed[expert.routed()];
+    }
+  }
+  // In each of three layers.
+  EXPECT_THAT(by_routed, ::testing::UnorderedElementsAre(std::pair(0, 6), std::pair(1, 6)));
+
+  recipe.mutable_calibration()->set_expert_quota(0);
+  Made natural = Prepare(source, folder / "natural", recipe, set);
+  const absl::Status refused = Workers(&natural, &stages, 1).Run(1);
+  EXPECT_EQ(ReasonOf(refused), Reason::kBadData);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("saw no token at layer "));
+}
+
 TEST(CalibrationPlan, CutsMicroBatchesBySamplesAlone) {
   const TestFolder folder;
   ASSERT_TRUE(WriteSynthetic(Spec("llama"), 7, folder / "src").ok());
@@ -321,12 +350,12 @@ TEST(CalibrationPlan, CutsMicroBatchesBySamplesAlone) {
   for (int i = 0; i < 128; ++i) set.add_sample_lengths(512);
   auto plan = PlanCalibration(*checkpoint, set);
   ASSERT_TRUE(plan.ok()) << plan.status();
-  ASSERT_EQ(plan->batches_size(), 32);
+  ASSERT_EQ(plan->batches_size(), 64);
   uint64_t token = 0;
   for (const v1::MicroBatch& batch : plan->batches()) {
     EXPECT_EQ(batch.token_begin(), token);
-    EXPECT_EQ(batch.token_end() - batch.token_begin(), 2048u);
-    EXPECT_EQ(batch.sample_end() - batch.sample_begin(), 4u);
+    EXPECT_EQ(batch.token_end() - batch.token_begin(), 1024u);
+    EXPECT_EQ(batch.sample_end() - batch.sample_begin(), 2u);
     token = batch.token_end();
   }
   set.add_sample_lengths(0);

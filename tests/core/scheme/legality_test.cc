@@ -36,7 +36,10 @@ TEST(Legality, StaticScalesRoundTrip) {
   for (const std::string_view dialect : {"compressed-tensors", "fp8", "quark"}) {
     for (const std::string_view rest :
          {"calibration: {observer: absmax, samples: 1, sample_length: 1048576}\n",
-          "calibration: {observer: mse, samples: 65536, sample_length: 7}\n",
+          "calibration: {observer: mse, samples: 65536, sample_length: 7, coverage: natural}\n",
+          "calibration: {observer: mse, samples: 6, sample_length: 7, coverage: all}\n",
+          "calibration: {observer: mse, samples: 6, sample_length: 7, coverage: quota "
+          "4294967294}\n",
           "calibration: {samples: 128, percentile: 99.99, sample_length: 512, observer: "
           "percentile}\nkv_cache: {type: fp8, scale: tensor}\n",
           "kv_cache: none\n"
@@ -82,6 +85,11 @@ TEST(Legality, CalibrationIsThereExactlyWhereSomethingIsStatic) {
       {"{observer: percentile, percentile: nan, samples: 2, sample_length: 3}",
        "percentile must be a number above 0"},
       {"{observer: mse, samples: 2, sample_length: 3, seed: 4}", "unknown key in calibration"},
+      {"{observer: mse, samples: 2, sample_length: 3, coverage: some}",
+       "coverage must be 'natural'"},
+      {"{observer: mse, samples: 2, sample_length: 3, coverage: quota 0}", "coverage must be"},
+      {"{observer: mse, samples: 2, sample_length: 3, coverage: quota 4294967295}", "or 'quota N'"},
+      {"{observer: mse, samples: 2, sample_length: 3, coverage: quota 7x}", "N of 1 or more"},
       {"absmax", "calibration must be a mapping"}};
   for (const auto& [text, what] : cases) {
     const std::string message = Message(Static("fp8", "calibration: " + std::string(text) + "\n"));
