@@ -15,6 +15,9 @@ struct PlanFlags {
   std::string recipe = "fp8-dynamic";
   CalibrationFlags calibration;
   int workers = 1;
+  std::string memory = "1GiB";
+  bool own_machines = false;
+  bool scaling = false;  // a table for 1 to 256 workers on machines of their own
   bool json = false;
 };
 

@@ -38,6 +38,7 @@ absl::StatusOr<ProbeRates> Probe(const std::string& dir, double seconds) {
   rates.cast_core = rate("cast_core_bytes_per_second");
   rates.cast_all = rate("cast_all_bytes_per_second");
   rates.memory_read_all = rate("memory_read_all_bytes_per_second");
+  rates.fma_flops_core = rate("fma_core_flops");
   rates.fma_flops_all = rate("fma_all_flops");
   return rates;
 }
@@ -48,7 +49,8 @@ ProbeRates Best(const ProbeRates& a, const ProbeRates& b) {
        {&ProbeRates::disk_read, &ProbeRates::disk_write, &ProbeRates::disk_both,
         &ProbeRates::page_cache_read_core, &ProbeRates::page_cache_read_all,
         &ProbeRates::digest_core, &ProbeRates::digest_all, &ProbeRates::cast_core,
-        &ProbeRates::cast_all, &ProbeRates::memory_read_all, &ProbeRates::fma_flops_all}) {
+        &ProbeRates::cast_all, &ProbeRates::memory_read_all, &ProbeRates::fma_flops_core,
+        &ProbeRates::fma_flops_all}) {
     best.*rate = std::max(a.*rate, b.*rate);
   }
   return best;
@@ -63,6 +65,8 @@ MachineRates RatesForPlans(const ProbeRates& probe) {
   if (probe.digest_core > 0 && probe.page_cache_read_core > 0) {
     rates.verify = 1.0 / (1.0 / probe.digest_core + 1.0 / probe.page_cache_read_core);
   }
+  rates.products_core = probe.fma_flops_core;
+  rates.products_all = probe.fma_flops_all;
   rates.cores = probe.threads;
   return rates;
 }

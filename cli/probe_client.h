@@ -20,6 +20,7 @@ struct ProbeRates {
   double digest_core = 0, digest_all = 0;
   double cast_core = 0, cast_all = 0;
   double memory_read_all = 0;
+  double fma_flops_core = 0;
   double fma_flops_all = 0;
 };
 

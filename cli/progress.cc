@@ -15,8 +15,7 @@ namespace {
 constexpr std::chrono::milliseconds kPlainInterval{2'000};
 
 double Fraction(const v1::JobProgress& progress) {
-  if (progress.units_total() == 0) return 0;
-  return static_cast<double>(progress.units_done()) / static_cast<double>(progress.units_total());
+  return progress.work_total() > 0 ? progress.work_done() / progress.work_total() : 0;
 }
 
 double Pace(const v1::JobProgress& progress) {
@@ -64,9 +63,9 @@ std::string LimitingResource(const v1::JobProgress& progress) {
 }
 
 double SecondsLeft(const v1::JobProgress& progress) {
-  const double pace = Pace(progress);
-  if (pace <= 0 || progress.source_bytes_total() < progress.source_bytes_done()) return -1;
-  return static_cast<double>(progress.source_bytes_total() - progress.source_bytes_done()) / pace;
+  if (progress.elapsed_seconds() <= 0 || progress.work_of_run() <= 0) return -1;
+  const double pace = progress.work_of_run() / progress.elapsed_seconds();
+  return std::max(0.0, progress.work_total() - progress.work_done()) / pace;
 }
 
 std::vector<std::string> ProgressLines(const v1::Job& job, int width) {

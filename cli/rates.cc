@@ -27,6 +27,8 @@ MachineRates LoadRates(const UserPlaces& places) {
   rates.disk = number("disk_bytes_per_second");
   rates.cast = number("cast_bytes_per_second");
   rates.verify = number("verify_bytes_per_second");
+  rates.products_core = number("products_core_per_second");
+  rates.products_all = number("products_all_per_second");
   rates.cores = std::max(1, static_cast<int>(number("cores")));
   return rates;
 }
@@ -34,10 +36,14 @@ MachineRates LoadRates(const UserPlaces& places) {
 absl::Status SaveRates(const UserPlaces& places, const MachineRates& rates) {
   std::error_code error;
   std::filesystem::create_directories(places.state_dir, error);
-  const nlohmann::ordered_json json = {
-      {"read_bytes_per_second", rates.read},     {"write_bytes_per_second", rates.write},
-      {"disk_bytes_per_second", rates.disk},     {"cast_bytes_per_second", rates.cast},
-      {"verify_bytes_per_second", rates.verify}, {"cores", rates.cores}};
+  const nlohmann::ordered_json json = {{"read_bytes_per_second", rates.read},
+                                       {"write_bytes_per_second", rates.write},
+                                       {"disk_bytes_per_second", rates.disk},
+                                       {"cast_bytes_per_second", rates.cast},
+                                       {"verify_bytes_per_second", rates.verify},
+                                       {"products_core_per_second", rates.products_core},
+                                       {"products_all_per_second", rates.products_all},
+                                       {"cores", rates.cores}};
   std::ofstream file(PathOf(places));
   file << json.dump(2) << "\n";
   file.close();

@@ -22,6 +22,7 @@
 #include "core/metrics/exposer.h"
 #include "core/metrics/metrics.h"
 #include "core/metrics/version.h"
+#include "core/plan/layer_plan.h"
 #include "core/rpc/server.h"
 #include "fmt/format.h"
 #include "grpcpp/impl/codegen/service_type.h"
@@ -55,11 +56,7 @@ struct Flags {
   std::string log_level = "info";
 };
 
-// What a worker takes before it holds a single tensor: libraries, gRPC, stacks.
-constexpr uint64_t kBaselineBytes = 96ull << 20;
 constexpr uint64_t kMemoryMin = 192ull << 20;
-// Buffers beyond this make no task faster.
-constexpr uint64_t kTaskBufferMax = 256ull << 20;
 constexpr int kSlotsMax = 8;
 
 // Freed buffers go back to the system, and threads share heaps: resident memory stays what is used.
@@ -89,11 +86,10 @@ class Worker {
                        "give at least 192MiB");
     }
     OCTAVO_ASSIGN_OR_RETURN(exposer_, Exposer::Start(&metrics_, flags_.metrics_listen));
-    const uint64_t budget = flags_.memory - kBaselineBytes;
-    const uint64_t buffers = std::min(budget / 2, kTaskBufferMax);
-    quantize_.emplace(QuantizeStage::Options{.buffer_bytes = buffers, .isa = isa});
+    quantize_.emplace(
+        QuantizeStage::Options{.buffer_bytes = TaskBufferBytes(flags_.memory), .isa = isa});
     calibrate_.emplace(CalibrateStage::Options{
-        .memory_bytes = budget - buffers, .threads = Threads(), .isa = isa});
+        .memory_bytes = CalibratingBytes(flags_.memory), .threads = Threads(), .isa = isa});
     OCTAVO_RETURN_IF_ERROR(Listen(token, isa));
     Attach(token, isa);
     return absl::OkStatus();

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "coordinator/planner/calibration_cost.h"
 #include "coordinator/planner/calibration_plan.h"
 #include "coordinator/planner/quantize_plan.h"
 
@@ -40,7 +41,10 @@ bool SameResult(const v1::Receipt& a, const v1::Receipt& b) {
 JobRun::JobRun(const v1::Job& job, v1::Plan plan, std::vector<v1::Receipt> kept)
     : job_(job), plan_(std::move(plan)), table_(EntriesOf(plan_)), receipts_(plan_.units_size()) {
   uint64_t total = 0;
-  for (const v1::Unit& unit : plan_.units()) total += unit.source_bytes();
+  for (const v1::Unit& unit : plan_.units()) {
+    total += unit.source_bytes();
+    sums_.set_work_total(sums_.work_total() + UnitWork(plan_, unit));
+  }
   sums_.set_units_total(plan_.units_size());
   sums_.set_source_bytes_total(total);
   uint64_t done = 0;
@@ -49,6 +53,7 @@ JobRun::JobRun(const v1::Job& job, v1::Plan plan, std::vector<v1::Receipt> kept)
     if (unit >= table_.size() || table_.done(unit)) continue;
     table_.MarkDone(unit);
     done += plan_.units(static_cast<int>(unit)).source_bytes();
+    sums_.set_work_done(sums_.work_done() + UnitWork(plan_, plan_.units(static_cast<int>(unit))));
     receipts_[unit] = std::move(receipt);
   }
   sums_.set_units_reused(table_.done_count());
@@ -107,6 +112,9 @@ JobRun::Answer JobRun::OnReceipt(const std::string& worker, const v1::Receipt& r
   sums_.set_write_seconds(sums_.write_seconds() + receipt.write_seconds());
   sums_.set_source_bytes_done(sums_.source_bytes_done() +
                               plan_.units(static_cast<int>(unit)).source_bytes());
+  const double work = UnitWork(plan_, plan_.units(static_cast<int>(unit)));
+  sums_.set_work_done(sums_.work_done() + work);
+  sums_.set_work_of_run(sums_.work_of_run() + work);
   samples_.emplace_back(now, sums_.source_bytes_done());
   while (now - samples_.front().first > kRateWindow) samples_.pop_front();
   return Answer::kDone;
@@ -119,6 +127,7 @@ void JobRun::Void(uint32_t unit) {
   for (const uint32_t open : reopened_) {
     sums_.set_source_bytes_done(sums_.source_bytes_done() -
                                 plan_.units(static_cast<int>(open)).source_bytes());
+    sums_.set_work_done(sums_.work_done() - UnitWork(plan_, plan_.units(static_cast<int>(open))));
     receipts_[open].Clear();
   }
 }

@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <set>
+#include <span>
+#include <string_view>
 
+#include "coordinator/planner/calibration_cost.h"
 #include "coordinator/planner/calibration_plan.h"
 #include "core/base/limits.h"
+#include "core/plan/layer_plan.h"
 
 namespace octavo {
 namespace {
@@ -29,9 +33,77 @@ uint64_t BufferBytes(const v1::Unit& unit) {
   return most;
 }
 
+// What a pass through a layer reaches of the multipliers' rate, norms, attention, observers and the
+// packing of weights included.
+constexpr double kProductEfficiency = 0.6;
+// Of a task and its receipt, whose files are synced.
+constexpr double kTaskSeconds = 0.004;
+
+struct Resource {
+  const char* name;
+  double seconds;
+};
+
+void ChooseLongest(std::span<const Resource> resources, Estimate* estimate) {
+  double most = 0;
+  for (const Resource& resource : resources) {
+    if (resource.seconds <= most) continue;
+    most = resource.seconds;
+    estimate->limit = resource.name;
+  }
+  estimate->seconds = most + kFixedSeconds;
+}
+
+// Bytes that all units cast or verify.
+struct Traffic {
+  uint64_t cast = 0;
+  uint64_t written = 0;
+};
+
+void EstimatePlain(const Traffic& traffic, const MachineRates& rates, double cores,
+                   Estimate* estimate) {
+  const auto read = static_cast<double>(estimate->source_bytes + estimate->reread_bytes);
+  const auto written = static_cast<double>(traffic.written);
+  const Resource resources[] = {{"read", read / rates.read},
+                                {"write", written / rates.write},
+                                {"disk", (read + written) / rates.disk},
+                                {"cast", static_cast<double>(traffic.cast) / rates.cast / cores},
+                                {"verify", written / rates.verify / cores}};
+  ChooseLongest(resources, estimate);
+}
+
+void EstimateCalibrated(const v1::Plan& plan, const Traffic& traffic, const MachineRates& rates,
+                        const Workforce& force, Estimate* estimate) {
+  const CalibrationCost cost = CostOfCalibration(plan);
+  const bool resident = force.memory_bytes >= estimate->memory_bytes_resident;
+  const double machines = force.own_machines ? force.workers : 1;
+  const double all = rates.products_all * kProductEfficiency;
+  const double core = rates.products_core * kProductEfficiency;
+  // A streamed pass has all cores of its worker.
+  const double unit = resident ? core : all;
+  const auto layers = static_cast<double>(std::max(1, plan.calibration().layers_size()));
+  estimate->operations = cost.operations;
+  estimate->layer_reread_bytes =
+      resident ? static_cast<uint64_t>(static_cast<double>(cost.weight_bytes) *
+                                       std::max(1.0, force.workers / layers))
+               : cost.streamed_bytes;
+  const auto written = static_cast<double>(traffic.written + cost.spilled_bytes);
+  const auto read = static_cast<double>(estimate->source_bytes + estimate->reread_bytes +
+                                        estimate->layer_reread_bytes + cost.spilled_bytes);
+  const double one_core = static_cast<double>(traffic.cast) / rates.cast +
+                          static_cast<double>(traffic.written) / rates.verify +
+                          plan.units_size() * kTaskSeconds;
+  const Resource resources[] = {
+      {"compute", cost.operations / (machines * all) + one_core / (machines * rates.cores)},
+      {"micro-batches", cost.operations / (cost.batches * unit)},
+      {"layers", cost.longest_chain / unit},
+      {"disk", (read + written) / rates.disk}};
+  ChooseLongest(resources, estimate);
+}
+
 }  // namespace
 
-Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, int workers) {
+Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, const Workforce& force) {
   Estimate estimate;
   estimate.units = static_cast<uint32_t>(plan.units_size());
   estimate.source_bytes = plan.source_bytes();
@@ -39,13 +111,14 @@ Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, int worker
   estimate.disk_bytes = plan.output_bytes() + SpillBytes(plan);
   std::set<std::string_view> quantized;
   std::set<std::string_view> kept;
-  uint64_t cast_bytes = 0;
-  uint64_t written = 0;
+  Traffic traffic;
   for (const v1::Unit& unit : plan.units()) {
     estimate.phases = std::max(estimate.phases, unit.phase() + 1);
     estimate.unit_bytes_max = std::max(estimate.unit_bytes_max, BufferBytes(unit));
-    written += unit.output_bytes();
-    if (unit.kind() != v1::UNIT_COPY) cast_bytes += unit.source_bytes();
+    traffic.written += unit.output_bytes();
+    if (unit.kind() != v1::UNIT_COPY && unit.kind() != v1::UNIT_CALIBRATE) {
+      traffic.cast += unit.source_bytes();
+    }
     if (unit.kind() == v1::UNIT_STAT_AMAX || unit.kind() == v1::UNIT_STAT_MSE) {
       estimate.reread_bytes += unit.source_bytes();
     }
@@ -56,29 +129,21 @@ Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, int worker
   estimate.quantized_tensors = quantized.size();
   estimate.kept_tensors = kept.size();
   estimate.memory_bytes_min = kProcessBytes + estimate.unit_bytes_max;
-  if (plan.has_calibration()) {  // a worker keeps as much again for casting
-    estimate.memory_bytes_min = kProcessBytes + 2 * CalibrateBytes(plan).streamed;
-    return estimate;  // no rate of products is measured yet: no time
+  if (plan.has_calibration()) {
+    const CalibrateMemory memory = CalibrateBytes(plan);
+    estimate.memory_bytes_min = MemoryForCalibrating(memory.streamed);
+    estimate.memory_bytes_resident = MemoryForCalibrating(memory.resident);
   }
   for (const double rate : {rates.read, rates.write, rates.disk, rates.cast, rates.verify}) {
     if (rate <= 0) return estimate;
   }
-
-  const double cores = std::max(1, std::min(workers, rates.cores));
-  const uint64_t read = estimate.source_bytes + estimate.reread_bytes;
-  const std::pair<const char*, double> times[] = {
-      {"read", static_cast<double>(read) / rates.read},
-      {"write", static_cast<double>(written) / rates.write},
-      {"disk", static_cast<double>(read + written) / rates.disk},
-      {"cast", static_cast<double>(cast_bytes) / rates.cast / cores},
-      {"verify", static_cast<double>(written) / rates.verify / cores}};
-  double most = 0;
-  for (const auto& [name, seconds] : times) {
-    if (seconds <= most) continue;
-    most = seconds;
-    estimate.limit = name;
+  if (!plan.has_calibration()) {
+    const int cores =
+        force.own_machines ? force.workers * rates.cores : std::min(force.workers, rates.cores);
+    EstimatePlain(traffic, rates, std::max(1, cores), &estimate);
+  } else if (rates.products_all > 0 && rates.products_core > 0) {
+    EstimateCalibrated(plan, traffic, rates, force, &estimate);
   }
-  estimate.seconds = most + kFixedSeconds;
   return estimate;
 }
 

@@ -10,14 +10,25 @@
 
 namespace octavo {
 
-// Bytes per second of this machine; 0: not measured.
+// Bytes per second of this machine, where nothing else is said; 0: not measured.
 struct MachineRates {
-  double read = 0;    // cold sequential reading
-  double write = 0;   // write with fdatasync
-  double disk = 0;    // both at once, their bytes added
-  double cast = 0;    // source bytes cast, one core
-  double verify = 0;  // digest and read-back, one core
+  double read = 0;           // cold sequential reading
+  double write = 0;          // write with fdatasync
+  double disk = 0;           // both at once, their bytes added
+  double cast = 0;           // source bytes cast, one core
+  double verify = 0;         // digest and read-back, one core
+  double products_core = 0;  // multiplications and additions per second: one core, all cores
+  double products_all = 0;
   int cores = 1;
+};
+
+// Who does a job.
+struct Workforce {
+  int workers = 1;
+  uint64_t memory_bytes = 1u << 30;  // of each
+  // False: all on the measured machine. True: each on a machine like it; all share one storage, as
+  // fast for all together as the measured disk.
+  bool own_machines = false;
 };
 
 struct Estimate {
@@ -32,9 +43,15 @@ struct Estimate {
   uint64_t quantized_tensors = 0;
   uint64_t kept_tensors = 0;
   std::optional<double> seconds;  // nothing without rates
-  std::string limit;              // "read", "write", "disk", "cast", "verify"; empty without rates
+  // "read", "write", "disk", "cast", "verify"; of calibrated jobs "disk", "compute", "layers" (one
+  // after the other) or "micro-batches" (no more at once); empty without rates
+  std::string limit;
+  // Calibrated jobs. Below this --memory, layers are read again for every micro-batch.
+  uint64_t memory_bytes_resident = 0;
+  double operations = 0;            // multiplications and additions
+  uint64_t layer_reread_bytes = 0;  // weights read for calibration
 };
 
-Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, int workers);
+Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, const Workforce& force);
 
 }  // namespace octavo

@@ -52,4 +52,17 @@ uint64_t LayerRunBytes(const v1::ServePlan& layer, int64_t rows, int64_t longest
   return static_cast<uint64_t>(rows * per_row * 5 / 4 + keys) + (4u << 20);
 }
 
+uint64_t TaskBufferBytes(uint64_t memory) {
+  const uint64_t budget = memory - std::min(memory, kWorkerBaselineBytes);
+  return std::min(budget / 2, kTaskBufferBytesMax);
+}
+
+uint64_t CalibratingBytes(uint64_t memory) {
+  return memory - std::min(memory, kWorkerBaselineBytes) - TaskBufferBytes(memory);
+}
+
+uint64_t MemoryForCalibrating(uint64_t bytes) {
+  return kWorkerBaselineBytes + bytes + std::min(bytes, kTaskBufferBytesMax);
+}
+
 }  // namespace octavo

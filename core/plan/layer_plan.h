@@ -23,4 +23,13 @@ inline constexpr uint64_t kStreamedLayerBytes = kWeightStreamBytes * 3 / 2;
 uint64_t LayerWeightBytes(const v1::ServePlan& layer);
 uint64_t LayerRunBytes(const v1::ServePlan& layer, int64_t rows, int64_t longest);
 
+// A worker's --memory, split: what it takes before it holds a tensor (libraries, gRPC, stacks); the
+// buffers of casts, more of which make none faster; and what is left for layers and the passes
+// through them. MemoryForCalibrating is the inverse of CalibratingBytes.
+inline constexpr uint64_t kWorkerBaselineBytes = 96u << 20;
+inline constexpr uint64_t kTaskBufferBytesMax = 256u << 20;
+uint64_t TaskBufferBytes(uint64_t memory);
+uint64_t CalibratingBytes(uint64_t memory);
+uint64_t MemoryForCalibrating(uint64_t bytes);
+
 }  // namespace octavo

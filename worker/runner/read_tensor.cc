@@ -103,7 +103,12 @@ absl::Status SliceReader::ReadRows(int64_t row_begin, int64_t row_end,
     return spec_.begin() +
            static_cast<uint64_t>((row * bounds_.columns + bounds_.column_begin) * in_size_);
   };
-  std::vector<std::byte> raw(static_cast<size_t>(rows * width * in_size_));
+  const DType dtype = FromProto(spec_.dtype());
+  const bool convert = dtype == DType::kF32 || dtype == DType::kF16;
+  std::vector<std::byte> stored;
+  std::vector<std::byte>& raw =
+      convert ? stored : *out;  // `out` keeps its memory from call to call
+  raw.resize(static_cast<size_t>(rows * width * in_size_));
   if (width == bounds_.columns) {
     OCTAVO_RETURN_IF_ERROR(files_->Read(spec_.file(), offset_of(row_begin), raw, spec_.name()));
   } else {
@@ -114,15 +119,12 @@ absl::Status SliceReader::ReadRows(int64_t row_begin, int64_t row_end,
           std::span(raw).subspan(static_cast<size_t>(row) * row_size, row_size), spec_.name()));
     }
   }
-  const DType dtype = FromProto(spec_.dtype());
-  if (dtype == DType::kF32 || dtype == DType::kF16) {
+  if (convert) {
     out->resize(static_cast<size_t>(rows * width * 2));
     for (int64_t i = 0; i < rows * width; ++i) {
       const uint16_t value = Bf16FromF32(StoredFloat(dtype, raw.data() + i * in_size_));
       std::memcpy(out->data() + i * 2, &value, 2);
     }
-  } else {
-    *out = std::move(raw);
   }
   for (int64_t row = 0; row < rows; ++row) {
     OCTAVO_RETURN_IF_ERROR(Check(std::span(*out).subspan(static_cast<size_t>(row * row_bytes()),

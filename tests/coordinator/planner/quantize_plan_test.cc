@@ -362,13 +362,14 @@ TEST(BuildPlan, MixedRecipeNamesModules) {
 
 TEST(Estimate, AddsUpAndNamesTheLimit) {
   const v1::Plan plan = PlanOf({.shards = 3}, *Preset("fp8-dynamic"));
-  const Estimate unknown = EstimateJob(plan, {}, 2);
+  const Estimate unknown = EstimateJob(plan, {}, {.workers = 2});
   EXPECT_FALSE(unknown.seconds.has_value());
   EXPECT_EQ(unknown.quantized_tensors, 14u);
   EXPECT_EQ(unknown.kept_tensors, 6u);
   EXPECT_EQ(unknown.units, static_cast<uint32_t>(plan.units_size()));
   const Estimate known = EstimateJob(
-      plan, {.read = 1e3, .write = 1e9, .disk = 1e9, .cast = 1e9, .verify = 1e9, .cores = 2}, 2);
+      plan, {.read = 1e3, .write = 1e9, .disk = 1e9, .cast = 1e9, .verify = 1e9, .cores = 2},
+      {.workers = 2});
   ASSERT_TRUE(known.seconds.has_value());
   EXPECT_EQ(known.limit, "read");
   EXPECT_NEAR(*known.seconds, static_cast<double>(plan.source_bytes()) / 1e3, 1);
