@@ -3,6 +3,8 @@
 import json
 import pathlib
 import re
+import subprocess
+import sys
 import time
 import unittest
 
@@ -66,6 +68,24 @@ class CalibrateTest(job_case.JobCase):
         self.assertGreater(peak, 0)
         self.assertLessEqual(peak, 256 << 10)
         self.assertEqual(digests(self.scratch / "streamed"), digests(self.scratch / "resident"))
+
+    def test_plans_of_the_published_shapes_need_headers_only(self):
+        script = pathlib.Path(__file__).parents[1] / "bench/header_only.py"
+        for shape, layers, tensors in [("mixtral-8x22b", 56, 56 * (4 + 24)), ("dbrx", 40, 40 * 5)]:
+            with self.subTest(shape=shape):
+                folder = self.scratch / shape
+                subprocess.run([sys.executable, script, shape, folder], check=True)
+                plan = json.loads(self.run_ok("plan", folder, "--recipe", "fp8-static", "--calibration", "random",
+                                              "--samples", 128, "--sample-length", 512, "--json").stdout())
+                self.assertEqual(plan["quantized_tensors"], tensors)
+                self.assertGreater(plan["source_bytes"], 2.6e11)
+                self.assertLess(plan["output_bytes"] / plan["source_bytes"], 0.51)
+                self.assertEqual(plan["calibration"]["micro_batches"], 64)
+                self.assertLess(plan["memory_bytes_min"], 1 << 30)
+                self.assertGreater(plan["calibration"]["memory_bytes_resident"], 5 << 30)
+                # 2 operations for each weight that a token meets: 39 and 36 billion of them.
+                active = plan["calibration"]["operations"] / (2 * 128 * 512)
+                self.assertTrue(35e9 < active < 40e9, active)
 
     def test_an_expert_that_saw_no_token_is_an_error(self):
         lonely = self.scratch / "lonely"
