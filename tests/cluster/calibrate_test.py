@@ -1,6 +1,7 @@
 """Calibrating on real processes: static scales from activations, the same bytes whatever the cluster, whatever dies."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -15,6 +16,18 @@ from harness import Run, digests
 SYNTH = ["--family", "mixtral", "--layers", 4, "--hidden", 128, "--intermediate", 192, "--heads", 8, "--kv-heads", 2,
          "--experts", 4, "--experts-per-token", 2, "--vocab", 512, "--seed", 7]
 CALIBRATION = ["--calibration", "random", "--samples", 40, "--sample-length", 64, "--seed", 3]
+
+
+def bytes_on_disk(folder):
+    """Of all files below, as the file system counts; files may come and go meanwhile."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_blocks * 512
+            except OSError:
+                pass
+    return total
 
 
 class CalibrateTest(job_case.JobCase):
@@ -68,6 +81,19 @@ class CalibrateTest(job_case.JobCase):
         self.assertGreater(peak, 0)
         self.assertLessEqual(peak, 256 << 10)
         self.assertEqual(digests(self.scratch / "streamed"), digests(self.scratch / "resident"))
+
+    def test_the_disk_holds_no_more_than_planned(self):
+        plan = json.loads(self.run_ok("plan", *self.quantize_args()[1:-2], "--json").stdout())
+        run = Run(*self.quantize_args("--workers", 2))
+        most = 0
+        while run.process.poll() is None:
+            most = max(most, bytes_on_disk(self.out) + bytes_on_disk(pathlib.Path(f"{self.out}.octavo")))
+            time.sleep(0.01)
+        self.assertEqual(run.wait(), 0, run.stderr())
+        output = bytes_on_disk(self.out)
+        print(f"disk: at most {most} bytes, planned {plan['disk_bytes']}, output {output}")
+        self.assertGreater(most, output)  # activations were seen
+        self.assertLessEqual(most, 1.01 * plan["disk_bytes"])
 
     def test_plans_of_the_published_shapes_need_headers_only(self):
         script = pathlib.Path(__file__).parents[1] / "bench/header_only.py"
