@@ -16,6 +16,7 @@
 #include "core/base/status.h"
 #include "core/checkpoint/hf_config.h"
 #include "core/checkpoint/summary.h"
+#include "core/scheme/compat.h"
 #include "core/store/local_store.h"
 #include "core/text/calibration_text.h"
 #include "fmt/format.h"
@@ -215,8 +216,9 @@ absl::StatusOr<std::optional<v1::CalibrationSet>> LoadCalibration(const v1::Reci
   OCTAVO_ASSIGN_OR_RETURN(const TextFolder folder, ReadTextFolder(source_dir));
   OCTAVO_ASSIGN_OR_RETURN(const v1::ModelSpec model,
                           ParseConfig(folder.config, folder.generation_config));
-  OCTAVO_ASSIGN_OR_RETURN(const CalibrationOptions options,
+  OCTAVO_ASSIGN_OR_RETURN(CalibrationOptions options,
                           OptionsOf(recipe.calibration(), flags, model.max_position()));
+  options.as_text_padded = CompatModeOf(recipe.compat()).chats_as_text;
   const absl::StatusOr<CalibrationSamples> samples =
       flags.input == kRandom
           ? RandomCalibration(model.vocab_size(), options)

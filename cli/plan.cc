@@ -120,7 +120,7 @@ absl::Status PrintScaling(const v1::Plan& plan, const MachineRates& rates, Workf
 }  // namespace
 
 absl::Status PrintPlan(const Context& context, const PlanFlags& flags) {
-  OCTAVO_ASSIGN_OR_RETURN(const v1::Recipe recipe, LoadRecipe(flags.recipe));
+  OCTAVO_ASSIGN_OR_RETURN(const v1::Recipe recipe, LoadRecipe(flags.recipe, flags.compat));
   OCTAVO_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                           OpenCheckpoint(LocalStore(), flags.source, Accept::kPlainOnly));
   OCTAVO_ASSIGN_OR_RETURN(const std::optional<v1::CalibrationSet> calibration,
@@ -146,6 +146,7 @@ void AddPlan(CLI::App& app, Context& context) {
   CLI::App* command = app.add_subcommand("plan", "What quantizing would do; reads headers only");
   command->add_option("SRC", flags->source, "A checkpoint folder")->required();
   command->add_option("--recipe", flags->recipe, "A preset or a YAML file")->capture_default_str();
+  AddCompatFlag(*command, flags->compat);
   AddCalibrationFlags(*command, flags->calibration);
   command->add_option("--workers", flags->workers, "Workers to estimate for")
       ->check(CLI::Range(1, 1024));

@@ -13,6 +13,7 @@ namespace octavo {
 struct PlanFlags {
   std::string source;
   std::string recipe = "fp8-dynamic";
+  std::string compat = {};
   CalibrationFlags calibration;
   int workers = 1;
   std::string memory = "1GiB";

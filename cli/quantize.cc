@@ -31,6 +31,7 @@ namespace fs = std::filesystem;
 struct QuantizeFlags {
   std::string source;
   std::string recipe = "fp8-dynamic";
+  std::string compat;
   std::string out;
   CalibrationFlags calibration;
   ClusterFlags cluster;
@@ -112,7 +113,7 @@ absl::Status Quantize(const Context& context, const QuantizeFlags& flags) {
   quantize.set_source_dir(Absolute(flags.source));
   quantize.set_output_dir(Absolute(flags.out));
   quantize.set_overwrite(flags.overwrite);
-  OCTAVO_ASSIGN_OR_RETURN(*quantize.mutable_recipe(), LoadRecipe(flags.recipe));
+  OCTAVO_ASSIGN_OR_RETURN(*quantize.mutable_recipe(), LoadRecipe(flags.recipe, flags.compat));
 
   const bool local = flags.cluster.coordinator.empty();
   // Before anything is made beside the output: a mistyped path must leave no trace.
@@ -158,6 +159,7 @@ void AddQuantize(CLI::App& app, Context& context) {
   command->add_option("SRC", flags->source, "A Hugging Face checkpoint folder")->required();
   command->add_option("--recipe", flags->recipe, "A preset (octavo recipe list) or a YAML file")
       ->capture_default_str();
+  AddCompatFlag(*command, flags->compat);
   command->add_option("--out", flags->out, "Folder to make")->required();
   AddCalibrationFlags(*command, flags->calibration);
   AddClusterFlags(*command, flags->cluster);
@@ -169,6 +171,7 @@ void AddQuantize(CLI::App& app, Context& context) {
       if (!flags->dry_run) return Quantize(context, *flags);
       return PrintPlan(context, {.source = flags->source,
                                  .recipe = flags->recipe,
+                                 .compat = flags->compat,
                                  .calibration = flags->calibration,
                                  .workers = flags->cluster.workers,
                                  .json = flags->json});

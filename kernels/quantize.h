@@ -30,9 +30,9 @@ struct CastFigures {
 struct CastRule {
   CodeType code = CodeType::kFp8;
   int int8_min = -127;  // or -128; INT8 only
-  // Rounds the quotient to the source's type before it becomes a code, as tools do that divide in
-  // the model's type. Plain code on every instruction set: for byte parity, not for speed.
-  bool round_quotient = false;
+  // Other than kExact, what tools do that compute in the model's type: plain code on every
+  // instruction set, for byte parity, not for speed.
+  Quotient quotient = Quotient::kExact;
 };
 
 struct QuantizeOps {
@@ -40,9 +40,9 @@ struct QuantizeOps {
   // kF32InfBits or more says that a NaN or an infinity is among them; 0 for count 0.
   uint32_t (*amax)(const void* source, SourceType type, size_t count);
 
-  // One row: code = round(clamp(fl(x / s))), one F32 division by the stored scale. `group_columns`
-  // is a multiple of 16 or >= columns. Writes `columns` codes (INT8 as its byte) and the row's
-  // figures. REQUIRES: finite sources; scales finite, >= 2^-126.
+  // One row: code = round(clamp(fl(x / s))), one F32 division by the stored scale (or
+  // rule.quotient). `group_columns` is a multiple of 16 or >= columns. Writes `columns` codes (INT8
+  // as its byte) and the row's figures. REQUIRES: finite sources; scales finite, >= 2^-126.
   void (*cast_row)(const void* source, SourceType type, size_t columns, const float* scales,
                    size_t group_columns, CastRule rule, uint8_t* codes, CastFigures* figures);
 

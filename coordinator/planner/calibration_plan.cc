@@ -9,6 +9,7 @@
 #include "core/checkpoint/checkpoint.h"
 #include "core/plan/layer_plan.h"
 #include "core/plan/serve_plan.h"
+#include "core/scheme/compat.h"
 #include "core/scheme/recipe.h"
 #include "core/tensor/bare/units.h"
 #include "fmt/format.h"
@@ -42,7 +43,8 @@ absl::Status CheckSamples(const v1::ModelSpec& model, const v1::CalibrationSet& 
   return absl::OkStatus();
 }
 
-void CutBatches(v1::CalibrationPlan* plan) {
+// `alone`: no two samples together.
+void CutBatches(bool alone, v1::CalibrationPlan* plan) {
   uint64_t tokens = 0;
   for (const uint32_t length : plan->sample_lengths()) tokens += length;
   const uint64_t most = std::clamp<uint64_t>(tokens / kBatchesMin, 1, kBatchTokensMax);
@@ -50,7 +52,7 @@ void CutBatches(v1::CalibrationPlan* plan) {
   uint64_t token = 0;
   for (int i = 0; i < plan->sample_lengths_size(); ++i) {
     const uint64_t end = token + plan->sample_lengths(i);
-    if (batch == nullptr || end - batch->token_begin() > most) {
+    if (batch == nullptr || alone || end - batch->token_begin() > most) {
       batch = plan->add_batches();
       batch->set_sample_begin(static_cast<uint32_t>(i));
       batch->set_token_begin(token);
@@ -64,12 +66,13 @@ void CutBatches(v1::CalibrationPlan* plan) {
 }  // namespace
 
 absl::StatusOr<v1::CalibrationPlan> PlanCalibration(const Checkpoint& checkpoint,
-                                                    const v1::CalibrationSet& set) {
+                                                    const v1::CalibrationSet& set,
+                                                    v1::Compat compat) {
   OCTAVO_RETURN_IF_ERROR(CheckSamples(checkpoint.model, set));
   v1::CalibrationPlan plan;
   *plan.mutable_ids() = set.digest();
   *plan.mutable_sample_lengths() = set.sample_lengths();
-  CutBatches(&plan);
+  CutBatches(CompatModeOf(compat).unvisited_amax_bits != 0, &plan);
 
   std::vector<ServedTensor> tensors;
   for (const v1::ModelTensor& tensor : checkpoint.tensors) {
@@ -151,7 +154,8 @@ CalibrateMemory CalibrateBytes(const v1::Plan& plan) {
 }
 
 uint32_t ExpertQuotaOfSample(const v1::Plan& plan) {
-  const uint32_t quota = plan.recipe().calibration().expert_quota();
+  const uint32_t quota = CompatModeOf(plan.recipe().compat())
+                             .expert_quota.value_or(plan.recipe().calibration().expert_quota());
   if (quota == 0 || quota == kExpertQuotaAll) return quota;
   const auto samples = static_cast<uint32_t>(plan.calibration().sample_lengths_size());
   return static_cast<uint32_t>(CeilDiv(int64_t{quota}, int64_t{samples}));

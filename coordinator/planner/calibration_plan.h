@@ -6,7 +6,7 @@
 // Micro-batch b of layer l comes after micro-batch b of layer l - 1 and after nothing else, so
 // layers work in parallel on different micro-batches. Micro-batches do not depend on the cluster:
 // at least kBatchesMin where there are as many samples, at most kBatchTokensMax tokens each but for
-// longer samples.
+// longer samples; one sample each where a compatibility mode has to know what a sample saw.
 
 #include <cstdint>
 #include <optional>
@@ -27,7 +27,8 @@ inline constexpr uint64_t kCalibrationTokensMax = 64u << 20;
 // kBadRequest: no samples, an empty one, one longer than the model's positions, more than
 // kCalibrationTokensMax tokens. kUnsupported where the decoder does not compute this model.
 absl::StatusOr<v1::CalibrationPlan> PlanCalibration(const Checkpoint& checkpoint,
-                                                    const v1::CalibrationSet& set);
+                                                    const v1::CalibrationSet& set,
+                                                    v1::Compat compat = v1::COMPAT_NONE);
 
 // Appends a UNIT_CALIBRATE of phase 0 for every layer and micro-batch, layer by layer. REQUIRES: no
 // units yet, plan->calibration() set.
@@ -48,7 +49,8 @@ struct CalibrateMemory {
 };
 CalibrateMemory CalibrateBytes(const v1::Plan& plan);
 
-// The recipe's quota of tokens for every expert, as the share of one sample.
+// The quota of tokens for every expert, by the recipe or its compatibility mode, as the share of
+// one sample.
 uint32_t ExpertQuotaOfSample(const v1::Plan& plan);
 
 // The unit that `unit`, a UNIT_CALIBRATE, comes after; nothing for the first layer's.

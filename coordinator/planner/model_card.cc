@@ -2,6 +2,7 @@
 
 #include "coordinator/planner/publish.h"
 #include "core/base/checksum.h"
+#include "core/scheme/compat.h"
 #include "core/scheme/legality.h"
 #include "core/scheme/recipe.h"
 #include "fmt/format.h"
@@ -13,9 +14,16 @@ constexpr size_t kWorstTensors = 5;
 
 std::string Hex(const v1::Digest& digest) { return Digest128{digest.low(), digest.high()}.Hex(); }
 
-bool IsPreset(const v1::Recipe& recipe) {
+// "fp8-static --compat autofp8", or a file where the recipe is no preset.
+std::string RecipeFlags(v1::Recipe recipe) {
+  const CompatMode& mode = CompatModeOf(recipe.compat());
+  recipe.set_compat(v1::COMPAT_NONE);
   const auto preset = Preset(recipe.name());
-  return preset.ok() && preset->SerializeAsString() == recipe.SerializeAsString();
+  if (!preset.ok() || preset->SerializeAsString() != recipe.SerializeAsString()) {
+    return "recipe.yaml";
+  }
+  return mode.name.empty() ? recipe.name()
+                           : fmt::format("{} --compat {}", recipe.name(), mode.name);
 }
 
 std::string ErrorSection(const v1::Manifest& manifest) {
@@ -52,13 +60,12 @@ std::string ErrorSection(const v1::Manifest& manifest) {
 
 std::string ModelCard(const v1::Plan& plan, const v1::Manifest& manifest) {
   const v1::Recipe& recipe = plan.recipe();
-  const bool preset = IsPreset(recipe);
   std::string out = fmt::format(
       "---\ntags:\n- octavo\n- {}\n---\n\n"
       "# {} weights, quantized with Octavo\n\n{}\n\n## Recipe\n\n```yaml\n{}```\n\n",
       recipe.dialect(), recipe.name(), recipe.description(), RecipeYaml(recipe));
   out += fmt::format("## Made with\n\n```\noctavo quantize SRC --recipe {} --out DST\n```\n\n",
-                     preset ? recipe.name() : "recipe.yaml");
+                     RecipeFlags(recipe));
   out += "Source files, with the XXH3-128 digests of their headers:\n\n";
   for (const v1::SourceFile& source : manifest.sources()) {
     out += fmt::format("- `{}` {} bytes, {}\n", source.name(), source.size(),

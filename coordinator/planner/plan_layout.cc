@@ -1,4 +1,6 @@
 #include <map>
+#include <utility>
+#include <vector>
 
 #include "coordinator/planner/plan_parts.h"
 #include "core/base/error.h"
@@ -7,13 +9,24 @@
 #include "core/checkpoint/dialect.h"
 #include "core/checkpoint/index.h"
 #include "core/checkpoint/safetensors.h"
+#include "core/scheme/compat.h"
 #include "core/tensor/dtype_proto.h"
 #include "fmt/format.h"
 
 namespace octavo {
 namespace {
 
-absl::Status CheckQuantizable(const v1::TensorSpec& spec) {
+DType StoredIn(const CompatMode& mode, DType of_dialect) {
+  return mode.bf16_scales ? DType::kBF16 : of_dialect;
+}
+
+absl::Status CheckQuantizable(const v1::TensorSpec& spec, const CompatMode& mode) {
+  if (mode.tensor_scales_only && spec.dtype() != v1::BF16) {
+    return MakeError(Reason::kUnsupported,
+                     fmt::format("compat {} is known for BF16 weights, not for {}", mode.name,
+                                 Name(FromProto(spec.dtype()))),
+                     {.file = spec.file(), .tensor = spec.name()}, "Leave out --compat");
+  }
   if (spec.shape_size() == 2 && IsSourceFloat(FromProto(spec.dtype())) &&
       spec.end() > spec.begin()) {
     return absl::OkStatus();
@@ -29,37 +42,63 @@ absl::Status CheckQuantizable(const v1::TensorSpec& spec) {
 struct OwnScale {
   ScaleShape tensor;
   v1::ObservedPoint point;
+  std::vector<v1::ObservedPoint> also = {};
+  bool of_input = true;
 };
+
+// Where the scale of the keys or values looks, `point` being where our own does.
+OwnScale CacheScaleIn(const CompatMode& mode, CacheScale cache, v1::TensorRole role) {
+  OwnScale own{std::move(cache.scale), cache.point, {}, false};
+  if (!mode.projected_cache) return own;
+  const bool key = own.point == v1::OBSERVED_KEY;
+  own.point = key ? v1::OBSERVED_KEY_PROJECTED : v1::OBSERVED_VALUE_PROJECTED;
+  if (!mode.joint_cache) return own;
+  own.also.push_back(key ? v1::OBSERVED_VALUE_PROJECTED : v1::OBSERVED_KEY_PROJECTED);
+  // Fused, it is the output of one layer, queries and all.
+  if (role == v1::FUSED_QKV) own.also.push_back(v1::OBSERVED_QUERY_PROJECTED);
+  return own;
+}
 
 // What calibration adds beside one tensor.
 std::vector<OwnScale> StaticScalesOf(const PlacedTensor& placed, const v1::ModelSpec& model,
                                      const v1::Recipe& recipe) {
   std::vector<OwnScale> scales;
+  const CompatMode& mode = CompatModeOf(recipe.compat());
   const v1::ModelTensor& tensor = *placed.source;
   if (placed.scheme.scheme != nullptr && HasStaticInput(*placed.scheme.scheme)) {
     scales.push_back({InputScaleOf(recipe.dialect(), model, tensor), InputPointOf(tensor.role())});
   }
   if (recipe.has_kv_cache()) {
     for (CacheScale& cache : CacheScalesOf(recipe.dialect(), tensor)) {
-      scales.push_back({std::move(cache.scale), cache.point});
+      scales.push_back(CacheScaleIn(mode, std::move(cache), tensor.role()));
     }
   }
+  for (OwnScale& scale : scales) scale.tensor.dtype = StoredIn(mode, scale.tensor.dtype);
   return scales;
 }
 
-v1::StaticScale Placed(const OwnScale& own, int32_t layer, uint32_t file,
-                       const v1::TensorSpec& spec) {
-  v1::StaticScale scale;
-  scale.set_tensor(own.tensor.name);
-  scale.set_layer(layer);
-  scale.set_expert(-1);
-  scale.set_point(own.point);
-  scale.set_dtype(ToProto(own.tensor.dtype));
-  scale.set_count(static_cast<uint32_t>((spec.end() - spec.begin()) / ByteSize(own.tensor.dtype)));
-  scale.mutable_out()->set_file(file);
-  scale.mutable_out()->set_begin(spec.begin());
-  scale.mutable_out()->set_end(spec.end());
-  return scale;
+// The scale at its place: one number as often as the tensor has elements, or, of a stack whose
+// experts are not tied, one for each.
+void Place(const OwnScale& own, const PlacedTensor& placed, bool tied, uint32_t file,
+           const v1::TensorSpec& spec, std::vector<v1::StaticScale>* scales) {
+  const v1::ModelTensor& source = *placed.source;
+  const auto size = static_cast<uint64_t>(ByteSize(own.tensor.dtype));
+  const uint64_t elements = (spec.end() - spec.begin()) / size;
+  const bool each = own.of_input && !tied && IsStack(source.role());
+  const uint64_t parts = each ? elements : 1;
+  for (uint64_t i = 0; i < parts; ++i) {
+    v1::StaticScale& scale = scales->emplace_back();
+    scale.set_tensor(own.tensor.name);
+    scale.set_layer(source.layer());
+    scale.set_expert(each ? static_cast<int32_t>(i) : own.of_input && !tied ? source.expert() : -1);
+    scale.set_point(own.point);
+    scale.mutable_also()->Add(own.also.begin(), own.also.end());
+    scale.set_dtype(ToProto(own.tensor.dtype));
+    scale.set_count(static_cast<uint32_t>(elements / parts));
+    scale.mutable_out()->set_file(file);
+    scale.mutable_out()->set_begin(spec.begin() + i * (elements / parts) * size);
+    scale.mutable_out()->set_end(scale.out().begin() + elements / parts * size);
+  }
 }
 
 class FileWriter {
@@ -82,8 +121,8 @@ class FileWriter {
     for (PlacedTensor* placed : inside) {
       const v1::ModelTensor& source = *placed->source;
       for (const OwnScale& own : StaticScalesOf(*placed, model_, recipe_)) {
-        layout_->scales.push_back(
-            Placed(own, source.layer(), output_file, *by_name.at(own.tensor.name)));
+        Place(own, *placed, CompatModeOf(recipe_.compat()).tied, output_file,
+              *by_name.at(own.tensor.name), &layout_->scales);
       }
       placed->output_file = output_file;
       if (placed->scheme.scheme == nullptr) {
@@ -106,7 +145,10 @@ class FileWriter {
 
  private:
   ScaleShape WeightScale(const PlacedTensor& placed) const {
-    return WeightScaleOf(recipe_.dialect(), model_, *placed.source, placed.scheme.scheme->weight());
+    ScaleShape scale =
+        WeightScaleOf(recipe_.dialect(), model_, *placed.source, placed.scheme.scheme->weight());
+    scale.dtype = StoredIn(CompatModeOf(recipe_.compat()), scale.dtype);
+    return scale;
   }
 
   // A source tensor as it will be stored, and its scales.
@@ -153,7 +195,9 @@ absl::StatusOr<Layout> LayOutFiles(const Checkpoint& checkpoint, const v1::Recip
   std::vector<std::vector<PlacedTensor*>> inside(checkpoint.files.size());
   for (size_t i = 0; i < layout.tensors.size(); ++i) {
     const v1::ModelTensor& tensor = checkpoint.tensors[i];
-    if (schemes[i].scheme != nullptr) OCTAVO_RETURN_IF_ERROR(CheckQuantizable(tensor.spec()));
+    if (schemes[i].scheme != nullptr) {
+      OCTAVO_RETURN_IF_ERROR(CheckQuantizable(tensor.spec(), CompatModeOf(recipe.compat())));
+    }
     const int64_t experts = IsStack(tensor.role()) ? checkpoint.model.expert_count() : 1;
     const auto file = file_index.find(tensor.spec().file());
     OCTAVO_CHECK(file != file_index.end());

@@ -43,11 +43,11 @@ struct Layout {
 // Fills plan->outputs (tensor files, config.json, index) in the dialect of `recipe`. Static scales
 // lie in the file of the weight that they belong to. Every linear layer of a layer that reads the
 // same thing has a scale of its own with the same value, and so have all experts: their inputs are
-// tied, since servers keep one scale for all of them.
+// tied, since servers keep one scale for all of them (not in a compatibility mode: compat.h).
 absl::StatusOr<Layout> LayOutFiles(const Checkpoint& checkpoint, const v1::Recipe& recipe,
                                    std::span<const TensorScheme> schemes, v1::Plan* plan);
 
-// Fills plan->units, tie_group_count, source_bytes.
+// Fills plan->units, tie_group_count, source_bytes. Looks at plan->recipe().
 void CutUnits(std::span<const PlacedTensor> tensors, v1::Plan* plan);
 
 }  // namespace octavo

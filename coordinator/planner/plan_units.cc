@@ -5,6 +5,7 @@
 
 #include "coordinator/planner/plan_parts.h"
 #include "core/base/limits.h"
+#include "core/scheme/compat.h"
 
 namespace octavo {
 namespace {
@@ -43,9 +44,11 @@ struct TieSet {
 };
 
 // q/k/v, and gate/up (of one expert), are fused by servers and share a per-tensor scale. The key is
-// (layer, expert, which), or a key of its own for every other run of rows.
-std::tuple<int32_t, int32_t, int64_t> TieKey(const PlacedRows& rows, int64_t own) {
+// (layer, expert, which), or a key of its own for every other run of rows, and for all unless
+// `tied`.
+std::tuple<int32_t, int32_t, int64_t> TieKey(const PlacedRows& rows, int64_t own, bool tied) {
   const v1::ModelTensor& source = *rows.tensor->source;
+  if (!tied) return {source.layer(), source.expert(), own};
   switch (source.role()) {
     case v1::Q_PROJ:
     case v1::K_PROJ:
@@ -220,12 +223,13 @@ void CutUnits(std::span<const PlacedTensor> tensors, v1::Plan* plan) {
     return std::pair(a->source_file, a->source->spec().begin()) <
            std::pair(b->source_file, b->source->spec().begin());
   });
+  const bool tied = CompatModeOf(plan->recipe().compat()).tied;
   std::vector<PlacedRows> runs;
   for (const PlacedTensor* tensor : ordered) AppendRows(*tensor, &runs);
   std::map<std::tuple<int32_t, int32_t, int64_t>, TieSet> ties;
   for (size_t i = 0; i < runs.size(); ++i) {
     if (!HasTensorScale(*runs[i].tensor)) continue;
-    TieSet& set = ties[TieKey(runs[i], static_cast<int64_t>(i))];
+    TieSet& set = ties[TieKey(runs[i], static_cast<int64_t>(i), tied)];
     set.members.push_back(&runs[i]);
     set.bytes += runs[i].source_bytes();
   }
@@ -238,7 +242,7 @@ void CutUnits(std::span<const PlacedTensor> tensors, v1::Plan* plan) {
       cutter.AddRows(kDirect, rows, -1);
       continue;
     }
-    const TieSet& set = ties.at(TieKey(rows, static_cast<int64_t>(i)));
+    const TieSet& set = ties.at(TieKey(rows, static_cast<int64_t>(i), tied));
     if (set.members.front() != &rows) continue;  // done with its first member
     const int32_t tie_group = tie_groups++;
     if (set.bytes <= kUnitSourceBytesMax) {

@@ -73,7 +73,8 @@ absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recip
   OCTAVO_ASSIGN_OR_RETURN(const auto schemes, ResolveSchemes(recipe, checkpoint.tensors));
   OCTAVO_ASSIGN_OR_RETURN(const Layout layout, LayOutFiles(checkpoint, recipe, schemes, &plan));
   if (recipe.has_calibration()) {
-    OCTAVO_ASSIGN_OR_RETURN(*plan.mutable_calibration(), PlanCalibration(checkpoint, calibration));
+    OCTAVO_ASSIGN_OR_RETURN(*plan.mutable_calibration(),
+                            PlanCalibration(checkpoint, calibration, recipe.compat()));
     AddCalibrateUnits(&plan);
   }
   CutUnits(layout.tensors, &plan);
@@ -183,6 +184,7 @@ v1::Task MakeTask(const v1::Job& job, const v1::Plan& plan, uint32_t unit, uint6
     if (files.contains(file.name())) *task.add_sources() = file;
   }
   for (const v1::OutputFile& output : plan.outputs()) task.add_output_names(output.name());
+  task.set_compat(plan.recipe().compat());
   if (plan.has_calibration()) AddCalibration(job, plan, &task);
   return task;
 }

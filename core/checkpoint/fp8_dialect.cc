@@ -4,6 +4,7 @@
 #include "core/checkpoint/dialect.h"
 #include "core/checkpoint/module_schemes.h"
 #include "core/checkpoint/quantization_json.h"
+#include "core/scheme/compat.h"
 #include "fmt/format.h"
 
 namespace octavo {
@@ -96,10 +97,13 @@ ordered_json Fp8Json(const v1::Recipe& recipe, const v1::ModelSpec&,
     config["modules_to_not_convert"] = kept;
     config["weight_block_size"] = {scheme->weight().block_rows(), scheme->weight().block_columns()};
   }
-  if (recipe.has_kv_cache()) {
+  const CompatMode& mode = CompatModeOf(recipe.compat());
+  if (mode.name.empty() ? recipe.has_kv_cache() : !mode.quark_version.empty()) {
     ordered_json& exported = config["export"];
-    exported["kv_cache_group"] =
-        fused ? ordered_json::array({"*Wqkv"}) : ordered_json::array({"*k_proj", "*v_proj"});
+    ordered_json& group = exported["kv_cache_group"] = ordered_json::array();
+    if (recipe.has_kv_cache()) {
+      group = fused ? ordered_json::array({"*Wqkv"}) : ordered_json::array({"*k_proj", "*v_proj"});
+    }
     exported["min_kv_scale"] = 0.0;
     exported["pack_method"] = "reorder";
     exported["weight_format"] = "real_quantized";

@@ -17,7 +17,8 @@
 namespace octavo {
 
 // The value of "quantization_config" (dialect.h). Kept modules are named in full: readers know no
-// patterns here. With a cache there is Quark's section `export`, which names what the cache is of.
+// patterns here. With a cache, and in Quark's compatibility modes, there is Quark's section
+// `export`, which names what the cache is of; AutoFP8's has none.
 nlohmann::ordered_json Fp8Json(const v1::Recipe& recipe, const v1::ModelSpec& model,
                                std::span<const v1::ModelTensor> tensors,
                                std::span<const TensorScheme> schemes);

@@ -3,11 +3,13 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "core/base/status.h"
 #include "core/checkpoint/dialect.h"
 #include "core/checkpoint/module_schemes.h"
 #include "core/checkpoint/quantization_json.h"
+#include "core/scheme/compat.h"
 #include "fmt/format.h"
 
 namespace octavo {
@@ -16,7 +18,7 @@ namespace {
 using nlohmann::ordered_json;
 
 // The version of the format that we write; readers show it and decide nothing by it.
-constexpr char kFormatVersion[] = "0.8";
+constexpr std::string_view kFormatVersion = "0.8";
 
 std::string_view ObserverClass(v1::Observer observer) {
   switch (observer) {
@@ -135,7 +137,8 @@ ordered_json QuarkJson(const v1::Recipe& recipe, const v1::ModelSpec&,
   ordered_json config;
   config["quant_method"] = "quark";
   config["quant_mode"] = "eager_mode";
-  config["version"] = kFormatVersion;
+  const CompatMode& mode = CompatModeOf(recipe.compat());
+  config["version"] = mode.quark_version.empty() ? kFormatVersion : mode.quark_version;
   config["algo_config"] = nullptr;
   config["softmax_quant_spec"] = nullptr;
   config["exclude"] = KeptModules(tensors, schemes);
@@ -149,6 +152,11 @@ ordered_json QuarkJson(const v1::Recipe& recipe, const v1::ModelSpec&,
       config["layer_quant_config"][pattern] = layer;
       cached.push_back(pattern);
     }
+  }
+  if (mode.compat == v1::COMPAT_QUARK_0_13) {  // where that version looks for the cache
+    ordered_json cache = config["layer_quant_config"];
+    config["kv_cache_quant_config"] = std::move(cache);
+    config["kv_cache_post_rope"] = false;
   }
   ordered_json& exported = config["export"];
   exported["kv_cache_group"] = std::move(cached);

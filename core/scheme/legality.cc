@@ -5,6 +5,7 @@
 
 #include "core/base/error.h"
 #include "core/base/status.h"
+#include "core/scheme/compat.h"
 #include "core/scheme/recipe.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
@@ -181,6 +182,7 @@ absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places) {
   const auto place = [](const std::string& given, std::string_view otherwise) {
     return given.empty() ? std::string(otherwise) : given;
   };
+  OCTAVO_RETURN_IF_ERROR(CheckCompat(recipe));
   const v1::Scheme* first = nullptr;
   std::string is_static;  // where the first static scale is asked for
   for (int i = 0; i < recipe.rules_size(); ++i) {

@@ -5,6 +5,7 @@
 
 #include "core/base/error.h"
 #include "core/base/status.h"
+#include "core/scheme/compat.h"
 #include "core/scheme/legality.h"
 #include "fmt/format.h"
 
@@ -143,6 +144,12 @@ absl::Status CheckSchemes(const v1::Recipe& recipe, std::span<const v1::ModelTen
     const v1::Scheme& scheme = *schemes[i].scheme;
     OCTAVO_RETURN_IF_ERROR(
         CheckLegal(scheme, schemes[i].algorithm, recipe.dialect(), home, module));
+    if (home == Home::kStack && !CompatModeOf(recipe.compat()).stacks) {
+      return MakeError(Reason::kBadRecipe,
+                       fmt::format("{}: compat {} knows no experts stacked in one tensor", module,
+                                   CompatModeOf(recipe.compat()).name),
+                       {}, "Leave out compat");
+    }
     if (first == nullptr) first = &scheme;
     OCTAVO_RETURN_IF_ERROR(CheckTogether(*first, scheme, recipe.dialect(), module));
   }

@@ -6,6 +6,7 @@
 //   name: fp8-dynamic
 //   description: one line
 //   dialect: compressed-tensors       # or fp8, quark (legality.h says what each can say)
+//   compat: llm-compressor            # or autofp8, quark-2024, quark-0.13; absent: our own way
 //   rules:                            # the first rule that matches a layer wins
 //     - roles: [down_proj]            # absent: every role
 //       name: model.layers.0.*        # glob (* and ?) over the module name; absent: every name

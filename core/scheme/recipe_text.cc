@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "core/scheme/compat.h"
 #include "core/scheme/recipe.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
@@ -104,7 +105,11 @@ std::string RecipeYaml(const v1::Recipe& recipe) {
   if (!recipe.description().empty()) {
     out += fmt::format("description: {}\n", Quoted(recipe.description()));
   }
-  out += fmt::format("dialect: {}\nrules:\n", recipe.dialect());
+  out += fmt::format("dialect: {}\n", recipe.dialect());
+  if (recipe.compat() != v1::COMPAT_NONE) {
+    out += fmt::format("compat: {}\n", CompatModeOf(recipe.compat()).name);
+  }
+  out += "rules:\n";
   for (const v1::Rule& rule : recipe.rules()) {
     std::string_view lead = "  - ";
     auto line = [&](std::string_view key, std::string_view value) {

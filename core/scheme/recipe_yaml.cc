@@ -4,6 +4,7 @@
 
 #include "core/base/error.h"
 #include "core/base/status.h"
+#include "core/scheme/compat.h"
 #include "core/scheme/legality.h"
 #include "core/scheme/recipe.h"
 #include "core/scheme/yaml_reader.h"
@@ -281,10 +282,18 @@ absl::StatusOr<v1::Recipe> RecipeReader::ReadRecipe(const YAML::Node& root) {
     places.calibration = Place(value.Mark());
     return ReadCalibration(value, recipe.mutable_calibration());
   };
-  const std::array<Key, 6> keys = {
-      Key{"name", true, read_name},        Key{"description", false, read_description},
-      Key{"dialect", false, read_dialect}, Key{"rules", true, read_rules},
-      Key{"kv_cache", false, read_cache},  Key{"calibration", false, read_calibration}};
+  auto read_compat = [&](const YAML::Node& value) -> absl::Status {
+    OCTAVO_ASSIGN_OR_RETURN(const size_t mode, Word(value, "compat", CompatNames()));
+    recipe.set_compat(FindCompatMode(CompatNames()[mode])->compat);
+    return absl::OkStatus();
+  };
+  const std::array<Key, 7> keys = {Key{"name", true, read_name},
+                                   Key{"description", false, read_description},
+                                   Key{"dialect", false, read_dialect},
+                                   Key{"compat", false, read_compat},
+                                   Key{"rules", true, read_rules},
+                                   Key{"kv_cache", false, read_cache},
+                                   Key{"calibration", false, read_calibration}};
   OCTAVO_RETURN_IF_ERROR(ReadMap(root, "a recipe", keys));
   // Only now: the dialect may stand below the rules.
   OCTAVO_RETURN_IF_ERROR(CheckRecipe(recipe, places));

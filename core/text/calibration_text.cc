@@ -101,6 +101,8 @@ class Reader {
                                               size_t length_max);
   // At least `wanted` ids of the whole file, or all of them.
   absl::StatusOr<Ids> Stream(size_t wanted);
+  // EOS after every sample, up to the length of the longest.
+  absl::Status PadWithEos(std::vector<Ids>* samples) const;
 
  private:
   absl::StatusOr<Ids> IdsOf(const CalibrationLine& line) const;
@@ -150,7 +152,8 @@ absl::StatusOr<Ids> Reader::EncodeConversation(const CalibrationLine& line) cons
   clock.Advance(kTemplateDay.time_since_epoch());
   const auto prompt = text_->chat_template->RenderVariables(std::move(variables), clock);
   if (!prompt.ok()) return LineError(file_, line, std::string(prompt.status().message()));
-  return Encode(*prompt, {.add_special_tokens = false, .parse_special = true}, &line);
+  return Encode(*prompt, {.add_special_tokens = options_.as_text_padded, .parse_special = true},
+                &line);
 }
 
 absl::StatusOr<Ids> Reader::IdsOf(const CalibrationLine& line) const {
@@ -279,6 +282,18 @@ absl::StatusOr<Ids> Reader::Stream(size_t wanted) {
   return StreamOfLines(wanted);
 }
 
+absl::Status Reader::PadWithEos(std::vector<Ids>* samples) const {
+  const std::optional<int32_t> eos = text_->tokenizer->TokenId(text_->eos_text);
+  if (!eos) {
+    return MakeError(Reason::kUnsupported, "the tokenizer names no EOS to pad samples with",
+                     {.file = file_.name}, "Give ids, or leave out the compatibility mode");
+  }
+  size_t longest = 0;
+  for (const Ids& ids : *samples) longest = std::max(longest, ids.size());
+  for (Ids& ids : *samples) ids.resize(longest, *eos);
+  return absl::OkStatus();
+}
+
 // Of `count` samples.
 std::vector<size_t> Chosen(size_t count, const CalibrationOptions& options) {
   if (options.seed) return ChooseSamples(count, options.samples, *options.seed);
@@ -315,8 +330,10 @@ absl::StatusOr<CalibrationSamples> SamplesOfLines(Reader& reader, const Calibrat
   OCTAVO_ASSIGN_OR_RETURN(const std::vector<CalibrationLine> lines, LinesOf(file));
   std::vector<CalibrationLine> chosen;
   for (const size_t i : Chosen(lines.size(), options)) chosen.push_back(lines[i]);
-  OCTAVO_ASSIGN_OR_RETURN(const std::vector<Ids> all,
-                          reader.IdsOfLines(chosen, options.sample_length));
+  OCTAVO_ASSIGN_OR_RETURN(std::vector<Ids> all, reader.IdsOfLines(chosen, options.sample_length));
+  if (options.as_text_padded && file.kind != CalibrationKind::kJsonIds) {
+    OCTAVO_RETURN_IF_ERROR(reader.PadWithEos(&all));
+  }
   CalibrationSamples samples;
   for (const Ids& ids : all) Append(ids, &samples);
   return samples;

@@ -7,7 +7,7 @@
 // special tokens. The texts of JSON lines are joined with two line feeds first. Conversations go
 // through the model's chat template, which writes BOS itself: no special tokens are added. What
 // `strftime_now` shows to a template is 2025-01-01, so that the ids do not depend on the day.
-// Padding does not exist.
+// Padding does not exist, but for the option that asks for it.
 //
 // The samples are the first ones, and no more is read and checked than they need; with a seed they
 // are chosen without replacement from all that the file has, in the order of the file. The choice
@@ -40,6 +40,10 @@ struct CalibrationOptions {
   size_t sample_length = 0;                        // tokens; at least 1
   std::optional<uint64_t> seed = {};               // absent: the first samples; 0 for random ids
   std::optional<CalibrationPacking> packing = {};  // absent: kPack for text, else kEach
+  // As scripts around a tokenizer do it that take a template's output for plain text: it gets the
+  // tokenizer's special tokens too (BOS twice), and samples that are lines of text or messages are
+  // padded with EOS at their ends to the longest of them, tokens like any other.
+  bool as_text_padded = false;
   size_t threads = 1;
   // Called now and then, by one thread at a time, with bytes of the file; false stops.
   std::function<bool(uint64_t done, uint64_t total)> progress = {};
@@ -58,7 +62,8 @@ inline constexpr size_t kCalibrationStretchBytes = kEncodeBytesMax;
 // kBadRequest for options beyond the bounds above; kBadData for what calibration_file.h refuses, a
 // template that fails, a line without any token, and where the file is too short for one sample;
 // kBadCheckpoint where the tokenizer makes ids that the model does not have; kUnsupported for
-// messages without a chat template; kCancelled. They name the file and, of lines, the line.
+// messages without a chat template, or for padding with an EOS that the tokenizer lacks;
+// kCancelled. They name the file and, of lines, the line.
 absl::StatusOr<CalibrationSamples> CalibrationFromFile(const CalibrationFile& file,
                                                        const TextBundle* text, int64_t vocabulary,
                                                        const CalibrationOptions& options);

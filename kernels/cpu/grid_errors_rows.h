@@ -36,7 +36,7 @@ void CodedGridErrors(const char* at, size_t columns, const float* scales, size_t
 template <class Row>
 void GridErrorsOf(const void* source, SourceType type, size_t columns, const float* scales,
                   size_t points, CastRule rule, double* errors) {
-  if (rule.round_quotient) {
+  if (rule.quotient != Quotient::kExact) {
     return kQuantizeReference.grid_errors_row(source, type, columns, scales, points, rule, errors);
   }
   const char* at = static_cast<const char*>(source);

@@ -177,7 +177,7 @@ void CastTyped(const char* at, size_t columns, const float* scales, size_t group
 
 void CastRow(const void* source, SourceType type, size_t columns, const float* scales,
              size_t group_columns, CastRule rule, uint8_t* codes, CastFigures* figures) {
-  if (rule.round_quotient) {
+  if (rule.quotient != Quotient::kExact) {
     return kQuantizeReference.cast_row(source, type, columns, scales, group_columns, rule, codes,
                                        figures);
   }

@@ -33,12 +33,18 @@ struct Coded {
   bool saturated;
 };
 
-// x / scale, one F32 division; then, if the rule says so, rounded to the source's type.
-float Quotient(float x, float scale, SourceType type, CastRule rule) {
+float RoundTo(SourceType type, float value) {
+  if (type == SourceType::kF32) return value;
+  return type == SourceType::kF16 ? F32FromF16(F16FromF32(value)) : F32FromBf16(Bf16FromF32(value));
+}
+
+// What becomes a code.
+float QuotientOf(float x, float scale, SourceType type, CastRule rule) {
+  if (rule.quotient == Quotient::kByReciprocal) {
+    return RoundTo(type, FlushSubnormal(x * RoundTo(type, 1.0f / scale)));
+  }
   const float quotient = FlushSubnormal(x / scale);
-  if (!rule.round_quotient || type == SourceType::kF32) return quotient;
-  return type == SourceType::kF16 ? F32FromF16(F16FromF32(quotient))
-                                  : F32FromBf16(Bf16FromF32(quotient));
+  return rule.quotient == Quotient::kExact ? quotient : RoundTo(type, quotient);
 }
 
 Coded Encode(float quotient, CastRule rule) {
@@ -73,7 +79,7 @@ void CastRow(const void* source, SourceType type, size_t columns, const float* s
   for (size_t j = 0; j < columns; ++j) {
     const float x = Load(source, type, j);
     const float scale = scales[j / group_columns];
-    const Coded coded = Encode(Quotient(x, scale, type, rule), rule);
+    const Coded coded = Encode(QuotientOf(x, scale, type, rule), rule);
     codes[j] = coded.code;
     saturated += coded.saturated ? 1 : 0;
     const double error = static_cast<double>(Error(coded.value, scale, x));
@@ -92,7 +98,7 @@ void GridErrorsRow(const void* source, SourceType type, size_t columns, const fl
   for (size_t p = 0; p < points; ++p) {
     LaneSum<double> sum;
     for (size_t j = 0; j < columns; ++j) {
-      const float quotient = Quotient(Load(source, type, j), scales[p], type, rule);
+      const float quotient = QuotientOf(Load(source, type, j), scales[p], type, rule);
       const float error = std::fabs(Encode(quotient, rule).value - quotient);
       sum.Add(j, static_cast<double>(ErrorPower(error)));
     }

@@ -21,8 +21,9 @@ TOOL = pathlib.Path(os.environ["OCTAVO_BIN_DIR"]).parent / "tests" / "text_tool"
 ROLES = ["user", "assistant"]
 
 
-def calibrate(path, samples, length, packing=None, seed=None, vocabulary=None):
-    settings = {"vocabulary": vocabulary, "samples": samples, "sample_length": length, "packing": packing, "seed": seed}
+def calibrate(path, samples, length, packing=None, seed=None, vocabulary=None, as_text_padded=False):
+    settings = {"vocabulary": vocabulary, "samples": samples, "sample_length": length, "packing": packing, "seed": seed,
+                "as_text_padded": as_text_padded}
     done = subprocess.run([str(TOOL), "calibrate", str(smol.bf16()), str(path), json.dumps(settings)], text=True,
                           capture_output=True, check=True)
     return json.loads(done.stdout)
@@ -71,8 +72,8 @@ def main():
     rng = random.Random(5)
     checks = Checks()
 
-    def ours(path, *args):
-        return calibrate(path, *args, vocabulary=vocabulary)
+    def ours(path, *args, **options):
+        return calibrate(path, *args, vocabulary=vocabulary, **options)
 
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
@@ -98,6 +99,13 @@ def main():
         ids = [tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False) for chat in chats]
         checks.equal("conversations", ours(path, 300, 4096), [one[:4096] for one in ids])
         checks.equal("conversations, cut", ours(path, 200, 50), [one[:50] for one in ids[:200]])
+        # As the scripts around AutoFP8 do it: the text tokenized like any other, padded on the right with EOS.
+        tokenizer.pad_token = tokenizer.eos_token
+        rendered = [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats[:100]]
+        for length in (4096, 60):
+            padded = tokenizer(rendered, padding=True, padding_side="right", truncation=True, max_length=length)["input_ids"]
+            checks.equal(f"conversations as padded text, at most {length}",
+                         ours(path, 100, length, as_text_padded=True), padded)
         joined = list(itertools.chain.from_iterable(ids))
         checks.equal("conversations, packed", ours(path, 100, 128, "pack"), cut(joined, 100, 128))
         chosen = ours(path, 100, 4096, None, 3)

@@ -162,20 +162,15 @@ absl::StatusOr<CastSetup> MakeCastSetup(const QuantizeRule& rule, Isa isa) {
     return unsupported("scales are stored as F32, BF16 or F16");
   }
   setup.scale_type = SourceTypeOf(rule.scale_dtype);
-  if (rule.compat.empty()) return setup;
-  if (rule.compat != "llm-compressor") {
-    return unsupported(fmt::format("unknown compatibility mode \"{}\"", rule.compat));
+  if (!v1::Compat_IsValid(rule.compat)) {
+    return unsupported(fmt::format("unknown compatibility mode {}", static_cast<int>(rule.compat)));
   }
-  // That tool: INT8 over 127.5 with -128 allowed, the division in the model's type, and an epsilon
-  // of the scale's type for a group that is all zero.
-  setup.cast.round_quotient = true;
-  if (setup.code == CodeType::kInt8) {
+  setup.mode = &CompatModeOf(rule.compat);
+  setup.cast.quotient = setup.mode->quotient;
+  if (setup.code == CodeType::kInt8 && setup.mode->int8_full_range) {
     setup.code_max = 127.5f;
     setup.cast.int8_min = -128;
   }
-  setup.zero_scale = setup.scale_type == SourceType::kF32   ? 0x1p-23f
-                     : setup.scale_type == SourceType::kF16 ? 0x1p-10f
-                                                            : 0x1p-7f;
   return setup;
 }
 
@@ -197,7 +192,8 @@ absl::StatusOr<v1::PieceReport> QuantizePiece(const CastSetup& setup, const Weig
       OCTAVO_ASSIGN_OR_RETURN(uint32_t amax, WindowAmax(*setup.ops, rows, window));
       const bool whole = !per_tensor || joint == nullptr;
       if (!whole) amax = joint->amax_bits();
-      const float scale = amax == 0 ? setup.zero_scale : choose(rows, window, amax);
+      const float scale = amax == 0 ? CompatScale(*setup.mode, 0, setup.code_max, setup.scale_type)
+                                    : choose(rows, window, amax);
       if (amax == 0 && (whole || rows.row_begin == 0)) ++report.zero_groups;
       band_scales.push_back(scale);
       StoreScale(scale, setup.scale_type, scale_at);

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/scheme/compat.h"
 #include "core/tensor/bare/scale.h"
 #include "kernels/quantize.h"
 #include "worker/quant/quantizer.h"
@@ -22,7 +23,7 @@ struct CastSetup {
   CastRule cast;
   float code_max = kFp8Max;  // divisor of amax
   SourceType scale_type = SourceType::kF32;
-  float zero_scale = 1.0f;  // of a group that is all zero
+  const CompatMode* mode = nullptr;
   v1::NumericFormat format;
   const QuantizeOps* ops = nullptr;
 };

@@ -20,7 +20,7 @@ absl::StatusOr<std::unique_ptr<Quantizer>> MakeQuantizer(const QuantizeRule& rul
     case v1::ABSMAX:
       return std::make_unique<RoundToNearest>(std::move(setup));
     case v1::MSE:
-      if (!rule.compat.empty()) {
+      if (rule.compat != v1::COMPAT_NONE) {
         return MakeError(Reason::kUnsupported,
                          "the MSE search has no compatibility mode: the tool's own result for a "
                          "row depends on the other rows",

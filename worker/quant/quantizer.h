@@ -48,7 +48,7 @@ struct QuantizeRule {
   v1::NumericFormat format;  // FP8_E4M3 or INT8; PER_TENSOR, PER_CHANNEL or PER_BLOCK
   v1::Algorithm algorithm = v1::ABSMAX;
   DType scale_dtype = DType::kInvalid;  // BF16, F16 or F32: how scales are stored
-  std::string compat = {};              // "" or "llm-compressor" (Recipe.compat)
+  v1::Compat compat = v1::COMPAT_NONE;  // Recipe.compat
 };
 
 // Points of the MSE grid: point i shrinks the maximum by 1 - i/100.

@@ -19,7 +19,7 @@ absl::StatusOr<v1::PieceReport> RoundToNearest::Quantize(const WeightRows& rows,
                                                          std::span<std::byte> scales) const {
   FpEnv env;
   const auto choose = [this](const WeightRows&, const Window&, uint32_t amax_bits) {
-    return WeightScale(amax_bits, setup_.code_max, setup_.scale_type);
+    return CompatScale(*setup_.mode, amax_bits, setup_.code_max, setup_.scale_type);
   };
   return QuantizePiece(setup_, rows, joint, choose, codes, scales);
 }

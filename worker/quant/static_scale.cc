@@ -70,20 +70,22 @@ float MseScale(const v1::PointStat& stat, CodeType code, SourceType stored) {
 }  // namespace
 
 absl::StatusOr<float> StaticScale(const v1::PointStat& stat, const v1::Calibration& calibration,
-                                  CodeType code, DType stored) {
+                                  CodeType code, DType stored, const CompatMode& mode) {
   FpEnv env;
   if (!IsSourceFloat(stored)) {
     return MakeError(Reason::kUnsupported, "static scales are stored as F32, BF16 or F16");
   }
   OCTAVO_RETURN_IF_ERROR(CheckPointStat(stat));
-  if (stat.rows() == 0) {
+  if (stat.rows() == 0 && stat.amax_bits() == 0) {
     return MakeError(Reason::kBadData,
                      fmt::format("calibration saw no token at {}", PointName(stat)), {},
                      "Calibrate with more samples");
   }
   const SourceType type = SourceTypeOf(stored);
   const v1::Observer observer = calibration.observer();
-  if (observer == v1::OBSERVER_ABSMAX) return WeightScale(stat.amax_bits(), CodeMax(code), type);
+  if (observer == v1::OBSERVER_ABSMAX) {
+    return CompatScale(mode, stat.amax_bits(), CodeMax(code), type);
+  }
   if (stat.bins().empty() &&
       (observer == v1::OBSERVER_PERCENTILE || observer == v1::OBSERVER_MSE)) {
     return MakeError(Reason::kCorrupted,

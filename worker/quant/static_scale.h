@@ -18,6 +18,7 @@
 // The same bits on every machine.
 
 #include "absl/status/statusor.h"
+#include "core/scheme/compat.h"
 #include "core/tensor/bare/scale.h"
 #include "core/tensor/dtype.h"
 #include "octavo/v1/recipe.pb.h"
@@ -28,13 +29,15 @@ namespace octavo {
 // Points of the MSE grid: point i shrinks the maximum by 1 - i/100.
 inline constexpr int kStaticMseGridPoints = 100;
 
-// The scale, exactly representable in `stored` (BF16, F16 or F32). 1 where everything seen was zero
-// (stat.amax_bits() == 0): worth a line in the report.
-// Errors: kBadData where nothing was seen (rows == 0); kUnsupported for a `stored` that is not
+// The scale, exactly representable in `stored` (BF16, F16 or F32); absmax with the formula of a
+// compatibility mode. 1 where everything seen was zero (stat.amax_bits() == 0) and the mode has no
+// other number for it: worth a line in the report. Errors: kBadData where nothing was seen (no
+// rows, and no maximum); kUnsupported for a `stored` that is not
 // one of the three; kBadRecipe for a percentile not in (0, 100] or no observer; kCorrupted for
 // statistics that fail CheckPointStat (core/scheme/point_stats.h) or lack the counts that the
 // observer needs.
 absl::StatusOr<float> StaticScale(const v1::PointStat& stat, const v1::Calibration& calibration,
-                                  CodeType code, DType stored);
+                                  CodeType code, DType stored,
+                                  const CompatMode& mode = CompatModeOf(v1::COMPAT_NONE));
 
 }  // namespace octavo

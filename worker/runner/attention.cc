@@ -122,6 +122,11 @@ absl::Status Forward::Attention(int64_t layer, const v1::Step& step, const StepR
     jobs[i].output.stride = linears[i]->channels;
   }
   OCTAVO_RETURN_IF_ERROR(Products(jobs));
+  const int64_t keys = kv_heads_ * head_dim_;
+  OCTAVO_RETURN_IF_ERROR(
+      See(v1::OBSERVED_QUERY_PROJECTED, query_, rows.rows(), keys * queries_per_head_));
+  OCTAVO_RETURN_IF_ERROR(See(v1::OBSERVED_KEY_PROJECTED, key_, rows.rows(), keys));
+  OCTAVO_RETURN_IF_ERROR(See(v1::OBSERVED_VALUE_PROJECTED, value_, rows.rows(), keys));
   if (plan_.model().clip_qkv() > 0) {
     const auto limit = static_cast<float>(plan_.model().clip_qkv());
     pool_->ParallelFor(rows.rows(), 8, [&](int64_t begin, int64_t end, int) {
@@ -134,7 +139,6 @@ absl::Status Forward::Attention(int64_t layer, const v1::Step& step, const StepR
   pool_->ParallelFor(kv_heads_, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t head = begin; head < end; ++head) RotateAndStore(layer, step, rows, head);
   });
-  const int64_t keys = kv_heads_ * head_dim_;
   OCTAVO_RETURN_IF_ERROR(See(v1::OBSERVED_KEY, key_, rows.rows(), keys));
   OCTAVO_RETURN_IF_ERROR(See(v1::OBSERVED_VALUE, value_, rows.rows(), keys));
   const auto span_count = static_cast<int64_t>(spans_.size());

@@ -45,9 +45,10 @@ class LayerRunner {
   ~LayerRunner();
 
   // Takes samples through the layer. `x` is the residual stream, [sum of lengths][hidden] BF16, and
-  // is replaced. `observe` sees what every linear layer reads, and keys and values as they are
-  // cached. Several threads may run at once. kNonFinite: an activation overflowed; where weights
-  // are streamed also the errors of Load, and kCancelled when stopped.
+  // is replaced. `observe` sees what every linear layer reads, queries, keys and values as
+  // projected, and the latter two as cached. Several threads may run at once. kNonFinite: an
+  // activation overflowed; where weights are streamed also the errors of Load, and kCancelled when
+  // stopped.
   absl::Status Run(const Samples& samples, uint16_t* x, const Observe& observe,
                    const std::stop_token& stop) const;
 

@@ -19,6 +19,7 @@
 #include "core/checkpoint/checkpoint.h"
 #include "core/plan/layer_plan.h"
 #include "core/plan/scratch_files.h"
+#include "core/scheme/compat.h"
 #include "core/scheme/point_stats.h"
 #include "core/store/local_store.h"
 #include "fmt/format.h"
@@ -31,6 +32,21 @@ namespace octavo {
 namespace {
 
 using Rows = std::vector<uint16_t>;  // [tokens][hidden] BF16
+
+// Keys and values are observed as they are cached, or, where a mode looks there, as projected.
+bool IsWanted(const CompatMode& mode, v1::ObservedPoint point) {
+  switch (point) {
+    case v1::OBSERVED_KEY:
+    case v1::OBSERVED_VALUE:
+      return !mode.projected_cache;
+    case v1::OBSERVED_QUERY_PROJECTED:
+    case v1::OBSERVED_KEY_PROJECTED:
+    case v1::OBSERVED_VALUE_PROJECTED:
+      return mode.projected_cache;
+    default:
+      return true;
+  }
+}
 
 std::span<std::byte> BytesOf(auto& values) { return std::as_writable_bytes(std::span(values)); }
 
@@ -113,6 +129,7 @@ std::string CalibrateRun::PlaceOf(int64_t row) const {
 }
 
 absl::Status CalibrateRun::Look(const Observed& seen) {
+  if (!IsWanted(CompatModeOf(task_.compat()), seen.point)) return absl::OkStatus();
   const std::pair<int32_t, int> key = {seen.expert, static_cast<int>(seen.point)};
   Point& point = points_.try_emplace(key, Point{{own_.observer(), isa_}}).first->second;
   point.routed += static_cast<uint64_t>(seen.routed);

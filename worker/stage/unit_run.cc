@@ -16,8 +16,9 @@
 namespace octavo {
 namespace {
 
-QuantizeRule RuleOf(const v1::Piece& piece) {
+QuantizeRule RuleOf(const v1::Piece& piece, v1::Compat compat = v1::COMPAT_NONE) {
   QuantizeRule rule;
+  rule.compat = compat;
   rule.format = piece.format();
   rule.algorithm = piece.algorithm();
   rule.scale_dtype = FromProto(piece.scale_dtype());
@@ -68,7 +69,7 @@ absl::StatusOr<std::unique_ptr<UnitRun>> UnitRun::Open(const v1::Task& task, Isa
     bytes = std::max(bytes, BufferBytes(piece));
     quantizers.emplace_back();
     if (!piece.has_format()) continue;
-    OCTAVO_ASSIGN_OR_RETURN(quantizers.back(), MakeQuantizer(RuleOf(piece), isa));
+    OCTAVO_ASSIGN_OR_RETURN(quantizers.back(), MakeQuantizer(RuleOf(piece, task.compat()), isa));
   }
   OCTAVO_ASSIGN_OR_RETURN(BufferBudget::Loan loan, budget->Borrow(bytes, stop));
   std::unique_ptr<UnitRun> run(

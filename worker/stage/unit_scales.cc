@@ -1,11 +1,15 @@
 // UNIT_SCALES: what calibration saw of a layer becomes scalars in the output.
 
+#include <algorithm>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/error.h"
 #include "core/base/status.h"
 #include "core/plan/scratch_files.h"
+#include "core/scheme/compat.h"
 #include "core/scheme/point_stats.h"
 #include "core/store/local_store.h"
 #include "core/tensor/bare/float_bits.h"
@@ -28,6 +32,32 @@ absl::Status Unseen(const v1::PointStat& stat, const v1::StaticScale& scale) {
                    "Calibrate with more, and more varied, samples, or with coverage: quota 512");
 }
 
+// Experts that a mode counts as seen have a maximum without rows (AddUnvisited).
+bool NothingSeen(const v1::PointStat& stat) { return stat.rows() == 0 && stat.amax_bits() == 0; }
+
+bool Covers(const v1::StaticScale& scale, v1::ObservedPoint point) {
+  return scale.point() == point ||
+         std::find(scale.also().begin(), scale.also().end(), point) != scale.also().end();
+}
+
+// For every expert that has a scale and that no row of this micro-batch visited, a statistic with
+// the maximum that `mode` counts for it.
+void AddUnvisited(const CompatMode& mode, const v1::Unit& unit, v1::LayerStats* stats) {
+  if (mode.unvisited_amax_bits == 0) return;
+  std::set<std::pair<int32_t, int>> seen;
+  for (const v1::PointStat& stat : stats->points()) {
+    if (stat.rows() > 0) seen.emplace(stat.expert(), stat.point());
+  }
+  for (const v1::StaticScale& scale : unit.scales()) {
+    if (scale.expert() < 0 || !seen.emplace(scale.expert(), scale.point()).second) continue;
+    v1::PointStat* stat = stats->add_points();
+    stat->set_layer(scale.layer());
+    stat->set_expert(scale.expert());
+    stat->set_point(scale.point());
+    stat->set_amax_bits(mode.unvisited_amax_bits);
+  }
+}
+
 // Everything seen at one place of the layer, over all micro-batches; with expert -1 in a mixture,
 // over all experts, of which each must have been seen.
 absl::StatusOr<v1::PointStat> StatOfScale(const v1::StaticScale& scale,
@@ -37,12 +67,12 @@ absl::StatusOr<v1::PointStat> StatOfScale(const v1::StaticScale& scale,
   merged.set_expert(scale.expert());
   merged.set_point(scale.point());
   for (const v1::PointStat& stat : stats) {
-    if (stat.layer() != scale.layer() || stat.point() != scale.point()) continue;
+    if (stat.layer() != scale.layer() || !Covers(scale, stat.point())) continue;
     if (scale.expert() >= 0 && stat.expert() != scale.expert()) continue;
-    if (stat.rows() == 0) return Unseen(stat, scale);
+    if (NothingSeen(stat)) return Unseen(stat, scale);
     OCTAVO_RETURN_IF_ERROR(AddPointStat(stat, &merged));
   }
-  if (merged.rows() == 0) return Unseen(merged, scale);
+  if (NothingSeen(merged)) return Unseen(merged, scale);
   return merged;
 }
 
@@ -71,6 +101,7 @@ absl::Status UnitRun::ReadStats() {
     if (!stats.ParseFromString(bytes)) {
       return MakeError(Reason::kCorrupted, "cannot parse the statistics", {.file = path});
     }
+    AddUnvisited(CompatModeOf(task_.compat()), task_.unit(), &stats);
     all.insert(all.end(), stats.points().begin(), stats.points().end());
     OCTAVO_ASSIGN_OR_RETURN(all, MergePointStats(all));
   }
@@ -81,8 +112,8 @@ absl::Status UnitRun::ReadStats() {
 absl::Status UnitRun::WriteScale(const v1::StaticScale& scale) {
   const DType dtype = FromProto(scale.dtype());
   OCTAVO_ASSIGN_OR_RETURN(const v1::PointStat stat, StatOfScale(scale, points_));
-  OCTAVO_ASSIGN_OR_RETURN(const float value,
-                          StaticScale(stat, task_.calibration(), CodeType::kFp8, dtype));
+  OCTAVO_ASSIGN_OR_RETURN(const float value, StaticScale(stat, task_.calibration(), CodeType::kFp8,
+                                                         dtype, CompatModeOf(task_.compat())));
   if (scale.count() == 0 || scale.count() > kScaleCopiesMax) {
     return MakeError(Reason::kInternal, "a static scale with an impossible count",
                      {.tensor = scale.tensor()});

@@ -48,6 +48,42 @@ enum class CodeType : uint8_t { kFp8 = 0, kInt8 = 1 };
   return RoundScale(FloatFromBits(amax_bits) / code_max, stored);
 }
 
+// ---- As other tools make scales and codes (core/scheme/compat.h) ----
+
+enum class ScaleFormula : uint8_t {
+  kF32,             // WeightScale
+  kBf16Quotient,    // amax / code_max, rounded to BF16; then stored
+  kBf16Reciprocal,  // FP8 only: 1 / Bf16Factor, one F32 division; then stored
+};
+
+// How the number that becomes a code follows from x and the scale.
+enum class Quotient : uint8_t {
+  kExact,         // x / scale in F32
+  kRounded,       // the same, rounded to the source's type
+  kByReciprocal,  // x times 1 / scale, both rounded to the source's type
+};
+
+// What a BF16 value is multiplied by: 448 / amax as BF16 arithmetic has it that takes the
+// reciprocal first and rounds twice. Maxima below 1e-12 count as that.
+[[gnu::always_inline]] inline constexpr float Bf16Factor(uint32_t amax_bits) {
+  constexpr uint32_t kAmaxMinBits = 0x2b8d0000u;  // 1e-12 as BF16
+  const float amax = FloatFromBits(amax_bits < kAmaxMinBits ? kAmaxMinBits : amax_bits);
+  const float reciprocal = F32FromBf16(Bf16FromF32(1.0f / amax));
+  return F32FromBf16(Bf16FromF32(reciprocal * kFp8Max));
+}
+
+// REQUIRES: amax_bits finite; not 0 but for kBf16Reciprocal.
+[[gnu::always_inline]] inline constexpr float ScaleByFormula(ScaleFormula formula,
+                                                             uint32_t amax_bits, float code_max,
+                                                             SourceType stored) {
+  if (formula == ScaleFormula::kBf16Reciprocal) {
+    return RoundScale(1.0f / Bf16Factor(amax_bits), stored);
+  }
+  const float scale = FloatFromBits(amax_bits) / code_max;
+  const bool rounded = formula == ScaleFormula::kBf16Quotient;
+  return RoundScale(rounded ? RoundScale(scale, SourceType::kBf16) : scale, stored);
+}
+
 // Bits of a scale in its stored type, in the low half for the two 16-bit types. Exact for values
 // that RoundScale returned.
 [[gnu::always_inline]] inline constexpr uint32_t StoredScaleBits(float scale, SourceType stored) {

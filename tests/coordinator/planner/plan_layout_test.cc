@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "coordinator/planner/plan_parts.h"
 #include "core/checkpoint/checkpoint.h"
@@ -33,7 +34,9 @@ LaidOut LayOut(const TinyLlama& tiny, const v1::Recipe& recipe) {
   for (const PlacedTensor& placed : layout->tensors) {
     if (placed.scheme.scheme == nullptr) continue;
     out.quantized.push_back(placed.source->spec().name());
-    EXPECT_EQ(placed.scale_dtype, recipe.dialect() == "compressed-tensors" ? v1::BF16 : v1::F32);
+    const bool bf16 =
+        recipe.dialect() == "compressed-tensors" || recipe.compat() == v1::COMPAT_QUARK_0_13;
+    EXPECT_EQ(placed.scale_dtype, bf16 ? v1::BF16 : v1::F32);
   }
   for (const v1::OutputFile& file : out.plan.outputs()) {
     if (!file.name().ends_with(".safetensors")) continue;
@@ -80,6 +83,37 @@ TEST(PlanLayout, StaticScalesHavePlacesOfTheirOwn) {
       }
       // Sources, a weight scale for each, static scales; and nothing else.
       EXPECT_EQ(out.tensors.size(), 2u + 3 * 9 + 3 * 7 + out.scales.size());
+    }
+  }
+}
+
+TEST(PlanLayout, CompatibilityModesLookAndStoreAsTheirToolsDo) {
+  for (const v1::Compat compat :
+       {v1::COMPAT_AUTOFP8, v1::COMPAT_QUARK_2024, v1::COMPAT_QUARK_0_13}) {
+    v1::Recipe recipe = Static("fp8", true);
+    recipe.set_compat(compat);
+    const LaidOut out = LayOut({.layers = 2}, recipe);
+    ASSERT_EQ(out.scales.size(), 2u * 9);
+    for (const v1::StaticScale& scale : out.scales) {
+      const v1::TensorSpec& spec = out.tensors.at(scale.tensor());
+      EXPECT_EQ(spec.dtype(), compat == v1::COMPAT_QUARK_0_13 ? v1::BF16 : v1::F32);
+      EXPECT_EQ(spec.dtype(), scale.dtype());
+      EXPECT_EQ(spec.shape_size(), 0);
+      EXPECT_EQ(spec.begin(), scale.out().begin());
+      EXPECT_EQ(spec.end(), scale.out().end());
+      EXPECT_EQ(scale.expert(), -1);
+      std::set<int> points = {scale.point()};
+      points.insert(scale.also().begin(), scale.also().end());
+      if (!scale.tensor().ends_with("k_scale") && !scale.tensor().ends_with("v_scale")) {
+        EXPECT_THAT(points, ::testing::ElementsAre(::testing::Lt(v1::OBSERVED_KEY)));
+      } else if (compat == v1::COMPAT_AUTOFP8) {
+        EXPECT_THAT(points, ::testing::ElementsAre(scale.tensor().ends_with("k_scale")
+                                                       ? v1::OBSERVED_KEY_PROJECTED
+                                                       : v1::OBSERVED_VALUE_PROJECTED));
+      } else {
+        EXPECT_THAT(points, ::testing::ElementsAre(v1::OBSERVED_KEY_PROJECTED,
+                                                   v1::OBSERVED_VALUE_PROJECTED));
+      }
     }
   }
 }

@@ -265,6 +265,15 @@ TEST(BuildPlan, SmallTieGroupsStayInOneUnit) {
   }
 }
 
+TEST(BuildPlan, CompatibilityModesTieNothing) {
+  v1::Recipe recipe = Custom("  - weight: {type: fp8, scale: tensor}\n");
+  recipe.set_compat(v1::COMPAT_LLM_COMPRESSOR);
+  const v1::Plan plan = PlanOf({.layers = 3}, recipe);
+  EXPECT_EQ(plan.tie_group_count(), 3u * 7);
+  ExpectTiled(plan);
+  EXPECT_EQ(MakeTask({}, plan, 0, 1, {}).compat(), v1::COMPAT_LLM_COMPRESSOR);
+}
+
 TEST(BuildPlan, LargeTieGroupsTakePhases) {
   const TinyLlama big{.hidden = 1024, .intermediate = 8300, .layers = 1, .heads = 8, .kv_heads = 4};
   const v1::Plan absmax = PlanOf(big, Custom("  - weight: {type: fp8, scale: tensor}\n"));

@@ -168,6 +168,24 @@ TEST(Dialect, ConfigOfFp8) {
             R"("weight_block_size":[128,128]})");
 }
 
+TEST(Dialect, OnlyQuarkHasAnExportSection) {
+  const auto exported = [](const std::string& compat, const std::string& cache) {
+    const ordered_json config = ordered_json::parse(
+        Config("dialect: fp8\ncompat: " + compat + "\n" + kStatic + cache + kCalibration));
+    EXPECT_EQ(config["quant_method"], "fp8");
+    EXPECT_EQ(config.value("kv_cache_scheme", ""), cache.empty() ? "" : "static");
+    return config.value("export", ordered_json()).value("kv_cache_group", ordered_json("none"));
+  };
+  for (const char* quark : {"quark-2024", "quark-0.13"}) {
+    EXPECT_EQ(exported(quark, ""), ordered_json::array());
+    EXPECT_EQ(exported(quark, kCache), ordered_json({"*k_proj", "*v_proj"}));
+  }
+  EXPECT_EQ(ordered_json::parse(
+                Config("dialect: fp8\ncompat: autofp8\n" + kStatic + kCache + kCalibration))
+                .count("export"),
+            0u);
+}
+
 TEST(Dialect, ConfigOfCompressedTensors) {
   const ordered_json config =
       ordered_json::parse(Config(kStatic + kCache +

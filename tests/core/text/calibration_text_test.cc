@@ -142,6 +142,21 @@ TEST_F(CalibrationTextTest, ConversationsGoThroughTheTemplateAndHaveOneBos) {
   EXPECT_EQ(packed->ids, Ids(samples->ids.begin(), samples->ids.begin() + 20));
 }
 
+TEST_F(CalibrationTextTest, AsTextPaddedHasBosTwiceAndEosUpToTheLongest) {
+  options_ = {.samples = 9, .sample_length = 1000, .as_text_padded = true};
+  const std::string_view lines = R"({"messages": [{"role": "user", "content": "Hi there, you"}]}
+      {"messages": [{"role": "user", "content": "?"}]})";
+  EXPECT_THAT(Refusal(lines, "chats", Reason::kUnsupported), HasSubstr("names no EOS"));
+  text_.eos_text = "<|end_of_text|>";
+  const Ids longer = Encoded("<|begin_of_text|>[user]Hi there, you2025-01-01");
+  EXPECT_THAT(std::vector(longer.begin(), longer.begin() + 2), Each(*text_.bos_id));
+  Ids expected = Encoded("<|begin_of_text|>[user]?2025-01-01");
+  expected.resize(longer.size(), *text_.tokenizer->TokenId(text_.eos_text));
+  expected.insert(expected.begin(), longer.begin(), longer.end());
+  EXPECT_EQ(Make(lines, "chats")->ids, expected);
+  EXPECT_THAT(Make("{\"ids\": [1, 2]}\n{\"ids\": [3]}", "a.jsonl")->lengths, ElementsAre(2, 1));
+}
+
 TEST_F(CalibrationTextTest, IdsNeedNoTokenizer) {
   const std::string lines = "{\"ids\": [5, 0, 6, 7]}\n{\"ids\": [1]}\n";
   options_ = {.samples = 2, .sample_length = 3};

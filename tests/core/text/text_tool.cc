@@ -7,7 +7,7 @@
 //   render                          {"template": "...", "variables": {}, "now_ns": n} -> "text"
 //                                   (without "template", that of the line before)
 //   calibrate FOLDER FILE {"vocabulary": n, "samples": n, "sample_length": n, "seed": n or null,
-//                          "packing": "pack", "each" or null}
+//                          "packing": "pack", "each" or null, "as_text_padded": bool or absent}
 //                                   nothing in; [[ids], ...], or an {"error": ..., "reason": ...}
 
 #include <algorithm>
@@ -133,6 +133,7 @@ absl::StatusOr<CalibrationSamples> Calibrate(const std::string& folder, const st
   if (settings["seed"].is_number()) options.seed = settings["seed"].get<uint64_t>();
   if (settings["packing"] == "pack") options.packing = CalibrationPacking::kPack;
   if (settings["packing"] == "each") options.packing = CalibrationPacking::kEach;
+  options.as_text_padded = settings.value("as_text_padded", false);
   const std::string bytes = ReadFile(path);
   OCTAVO_ASSIGN_OR_RETURN(const CalibrationFile file, OpenCalibrationFile(bytes, path));
   return CalibrationFromFile(file, &text, settings["vocabulary"].get<int64_t>(), options);

@@ -335,7 +335,7 @@ TEST(Quantizer, CompatibilityModeDividesAsTheToolDoes) {
   for (int64_t c = 0; c < 200; ++c) Set(weight, 5, c, 0.0f);
   for (const v1::NumericType type : kTypes) {
     QuantizeRule rule = Rule(type, v1::PER_CHANNEL, v1::ABSMAX, DType::kBF16);
-    rule.compat = "llm-compressor";
+    rule.compat = v1::COMPAT_LLM_COMPRESSOR;
     const Output out = QuantizeAll(rule, BestIsa(), weight.All());
     const double half_range = type == v1::NUMERIC_INT8 ? 127.5 : 448;
     const std::vector<double> maxima = GroupMaxima(rule, weight);
@@ -368,11 +368,11 @@ TEST(MakeQuantizer, RefusesWhatItCannotDo) {
   bad.scale_dtype = DType::kI8;
   EXPECT_EQ(ReasonOf(MakeQuantizer(bad, BestIsa()).status()), Reason::kUnsupported);
   bad = good;
-  bad.compat = "some-tool";
+  bad.compat = static_cast<v1::Compat>(99);
   EXPECT_EQ(ReasonOf(MakeQuantizer(bad, BestIsa()).status()), Reason::kUnsupported);
   bad = good;
   bad.algorithm = v1::MSE;
-  bad.compat = "llm-compressor";
+  bad.compat = v1::COMPAT_LLM_COMPRESSOR;
   EXPECT_EQ(ReasonOf(MakeQuantizer(bad, BestIsa()).status()), Reason::kUnsupported);
   bad = Rule(v1::NUMERIC_INT8, v1::PER_BLOCK, v1::ABSMAX, DType::kBF16);
   bad.format.set_block_columns(100);

@@ -227,5 +227,29 @@ TEST(StaticScale, WhatItRefuses) {
   EXPECT_EQ(reason(damaged, absmax), Reason::kCorrupted);
 }
 
+// All magnitudes of BF16 that a maximum may have.
+TEST(StaticScale, FollowsTheFormulaOfAMode) {
+  const auto bf16 = [](double x) {
+    return static_cast<double>(F32FromBf16(Bf16FromF32(static_cast<float>(x))));
+  };
+  for (uint32_t bits = 0x0080; bits < 0x7f80; ++bits) {
+    v1::PointStat stat;
+    stat.set_rows(1);
+    stat.set_amax_bits(bits << 16);
+    const double amax = FloatFromBits(bits << 16);
+    const auto scale = [&](v1::Compat compat, DType stored) {
+      return *StaticScale(stat, Calibration(v1::OBSERVER_ABSMAX), CodeType::kFp8, stored,
+                          CompatModeOf(compat));
+    };
+    // Below 2^-126 a scale is 2^-126.
+    const double quotient = std::max(bf16(amax / 448), 0x1p-126);
+    ASSERT_EQ(scale(v1::COMPAT_QUARK_2024, DType::kF32), quotient) << amax;
+    ASSERT_EQ(scale(v1::COMPAT_QUARK_0_13, DType::kBF16), quotient) << amax;
+    if (amax > 0x1p+120) continue;  // reciprocals that BF16 does not hold
+    const double factor = bf16(bf16(1 / std::max(amax, bf16(1e-12))) * 448);
+    ASSERT_EQ(scale(v1::COMPAT_AUTOFP8, DType::kF32), static_cast<float>(1 / factor)) << amax;
+  }
+}
+
 }  // namespace
 }  // namespace octavo
