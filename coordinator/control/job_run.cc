@@ -34,8 +34,10 @@ bool SameResult(const v1::Receipt& a, const v1::Receipt& b) {
     }
     return true;
   };
+  // Figures go into the published report: they must agree as well.
   return same(a.ranges(), b.ranges()) && same(a.stats(), b.stats()) &&
-         same(a.scratch(), b.scratch());
+         same(a.scratch(), b.scratch()) && same(a.reports(), b.reports()) &&
+         same(a.scales(), b.scales()) && same(a.experts(), b.experts());
 }
 
 JobRun::JobRun(const v1::Job& job, v1::Plan plan, std::vector<v1::Receipt> kept)

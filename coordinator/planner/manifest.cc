@@ -1,13 +1,14 @@
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <map>
+#include <utility>
+#include <vector>
 
 #include "coordinator/planner/publish.h"
+#include "coordinator/report/figures.h"
+#include "coordinator/report/report.h"
 #include "core/base/checksum.h"
 #include "core/base/error.h"
 #include "core/base/status.h"
-#include "core/tensor/bare/tree.h"
 #include "fmt/format.h"
 
 namespace octavo {
@@ -90,50 +91,20 @@ absl::StatusOr<std::vector<const v1::Receipt*>> ByUnit(const v1::Plan& plan,
   return by_unit;
 }
 
-struct ErrorSums {
-  std::vector<std::array<double, 2>> pieces;  // squared error, squared source
-  double max_abs_error = 0;
-  uint64_t zero_groups = 0;
-};
-
-// One entry per quantized tensor, in the order of the plan's units; pieces merge over Tree.
-void AddErrors(std::span<const v1::Receipt* const> by_unit, v1::Manifest* manifest) {
-  std::map<std::string_view, size_t> index;
-  std::vector<std::pair<std::string_view, ErrorSums>> tensors;
-  for (const v1::Receipt* receipt : by_unit) {
-    for (const v1::PieceReport& report : receipt->reports()) {
-      const auto [entry, inserted] = index.try_emplace(report.tensor(), tensors.size());
-      if (inserted) tensors.push_back({report.tensor(), {}});
-      ErrorSums& sums = tensors[entry->second].second;
-      sums.pieces.push_back({report.squared_error(), report.squared_source()});
-      sums.max_abs_error = std::max(sums.max_abs_error, report.max_abs_error());
-      sums.zero_groups += report.zero_groups();
-    }
-  }
-  for (auto& [name, sums] : tensors) {
-    for (const MergeStep& step : MergeSteps(static_cast<int>(sums.pieces.size()))) {
-      for (int i = 0; i < 2; ++i) sums.pieces[step.into][i] += sums.pieces[step.from][i];
-    }
-    const auto [error, source] = sums.pieces.front();
+// One entry per quantized tensor, in model order.
+void AddErrors(const Figures& figures, v1::Manifest* manifest) {
+  for (const TensorFigures& tensor : figures.tensors) {
     v1::TensorError* out = manifest->add_errors();
-    out->set_tensor(std::string(name));
-    out->set_relative_error(source > 0 ? std::sqrt(error / source) : 0);
-    out->set_max_abs_error(sums.max_abs_error);
-    out->set_zero_groups(sums.zero_groups);
+    out->set_tensor(tensor.name);
+    out->set_relative_error(tensor.weights.RelativeError());
+    out->set_max_abs_error(tensor.weights.max_abs_error);
+    out->set_zero_groups(tensor.weights.zero_groups);
   }
 }
 
-}  // namespace
-
-absl::StatusOr<v1::Manifest> MakeManifest(const v1::Plan& plan,
-                                          std::span<const v1::Receipt> receipts) {
-  OCTAVO_ASSIGN_OR_RETURN(const auto by_unit, ByUnit(plan, receipts));
-  v1::Manifest manifest;
-  manifest.set_format("octavo-manifest-1");
-  *manifest.mutable_recipe() = plan.recipe();
-  *manifest.mutable_sources() = plan.sources();
-  AddErrors(by_unit, &manifest);
-
+// Everything that units wrote or that was carried over, with its digest.
+absl::StatusOr<std::vector<v1::ManifestFile>> DataFiles(
+    const v1::Plan& plan, std::span<const v1::Receipt* const> by_unit) {
   std::vector<v1::ManifestFile> files(plan.outputs_size());
   for (int i = 0; i < plan.outputs_size(); ++i) {
     const v1::OutputFile& output = plan.outputs(i);
@@ -152,21 +123,51 @@ absl::StatusOr<v1::Manifest> MakeManifest(const v1::Plan& plan,
   for (const v1::SourceFile& side : plan.side_files()) {
     files.push_back(SmallFile(side.name(), side.size(), side.header_digest()));
   }
-  for (v1::ManifestFile& file : files) OCTAVO_RETURN_IF_ERROR(Seal(&file));
-  std::sort(files.begin(), files.end(), [](const v1::ManifestFile& a, const v1::ManifestFile& b) {
-    return a.name() < b.name();
-  });
-  for (v1::ManifestFile& file : files) *manifest.add_files() = std::move(file);
+  return files;
+}
 
-  const std::string card = ModelCard(plan, manifest);
-  v1::ManifestFile card_file = SmallFile("README.md", card.size(), ToProto(DigestOf(card)));
-  OCTAVO_RETURN_IF_ERROR(Seal(&card_file));
-  auto* all = manifest.mutable_files();
-  *all->Add() = std::move(card_file);
-  std::sort(all->begin(), all->end(), [](const v1::ManifestFile& a, const v1::ManifestFile& b) {
-    return a.name() < b.name();
-  });
-  return manifest;
+// Adds files to the manifest, which stays sorted by name.
+absl::Status AddFiles(std::vector<v1::ManifestFile> files, v1::Manifest* manifest) {
+  for (v1::ManifestFile& file : files) {
+    OCTAVO_RETURN_IF_ERROR(Seal(&file));
+    *manifest->add_files() = std::move(file);
+  }
+  std::sort(
+      manifest->mutable_files()->begin(), manifest->mutable_files()->end(),
+      [](const v1::ManifestFile& a, const v1::ManifestFile& b) { return a.name() < b.name(); });
+  return absl::OkStatus();
+}
+
+v1::ManifestFile TextFile(const std::string& name, const std::string& text) {
+  return SmallFile(name, text.size(), ToProto(DigestOf(text)));
+}
+
+}  // namespace
+
+absl::StatusOr<FolderTexts> MakeFolderTexts(const v1::Plan& plan,
+                                            std::span<const v1::Receipt> receipts) {
+  OCTAVO_ASSIGN_OR_RETURN(const auto by_unit, ByUnit(plan, receipts));
+  const Figures figures = MakeFigures(plan, by_unit);
+  FolderTexts texts;
+  v1::Manifest& manifest = texts.manifest;
+  manifest.set_format("octavo-manifest-1");
+  *manifest.mutable_recipe() = plan.recipe();
+  *manifest.mutable_sources() = plan.sources();
+  AddErrors(figures, &manifest);
+  OCTAVO_ASSIGN_OR_RETURN(std::vector<v1::ManifestFile> files, DataFiles(plan, by_unit));
+  OCTAVO_RETURN_IF_ERROR(AddFiles(std::move(files), &manifest));
+
+  // Each text lists the files that were there before it.
+  std::string& report = texts.files[kReportName];
+  std::string& page = texts.files[kReportPageName];
+  report = ReportJson(plan, manifest, figures);
+  page = ReportPage(plan, manifest, figures);
+  OCTAVO_RETURN_IF_ERROR(
+      AddFiles({TextFile(kReportName, report), TextFile(kReportPageName, page)}, &manifest));
+  std::string& card = texts.files[kCardName];
+  card = ModelCard(plan, manifest, figures);
+  OCTAVO_RETURN_IF_ERROR(AddFiles({TextFile(kCardName, card)}, &manifest));
+  return texts;
 }
 
 }  // namespace octavo

@@ -1,7 +1,8 @@
 #include <algorithm>
 
 #include "coordinator/planner/publish.h"
-#include "core/base/checksum.h"
+#include "coordinator/report/figures.h"
+#include "coordinator/report/report.h"
 #include "core/scheme/compat.h"
 #include "core/scheme/legality.h"
 #include "core/scheme/recipe.h"
@@ -10,9 +11,7 @@
 namespace octavo {
 namespace {
 
-constexpr size_t kWorstTensors = 5;
-
-std::string Hex(const v1::Digest& digest) { return Digest128{digest.low(), digest.high()}.Hex(); }
+constexpr size_t kWorstInCard = 5;
 
 // "fp8-static --compat autofp8", or a file where the recipe is no preset.
 std::string RecipeFlags(v1::Recipe recipe) {
@@ -26,67 +25,114 @@ std::string RecipeFlags(v1::Recipe recipe) {
                            : fmt::format("{} --compat {}", recipe.name(), mode.name);
 }
 
-std::string ErrorSection(const v1::Manifest& manifest) {
-  if (manifest.errors_size() == 0) return "No tensor was quantized.\n";
-  std::vector<const v1::TensorError*> worst;
-  double sum = 0;
-  uint64_t zero_groups = 0;
-  for (const v1::TensorError& error : manifest.errors()) {
-    worst.push_back(&error);
-    sum += error.relative_error();
-    zero_groups += error.zero_groups();
-  }
-  std::stable_sort(worst.begin(), worst.end(),
-                   [](const v1::TensorError* a, const v1::TensorError* b) {
-                     return a->relative_error() > b->relative_error();
-                   });
+uint32_t LongestSample(const v1::CalibrationPlan& calibration) {
+  uint32_t longest = 0;
+  for (const uint32_t length : calibration.sample_lengths()) longest = std::max(longest, length);
+  return longest;
+}
+
+std::string Intro(const v1::Plan& plan, const Figures& figures) {
+  const v1::Recipe& recipe = plan.recipe();
+  const v1::ModelSpec& model = plan.model();
   std::string out = fmt::format(
-      "{} tensors were quantized. Relative error of the weights (root mean square of the error "
-      "over "
-      "that of the source): mean {:.5f}.\n",
-      worst.size(), sum / static_cast<double>(worst.size()));
-  if (zero_groups > 0) {
-    out += fmt::format("{} groups of weights were all zero and got the scale 1.\n", zero_groups);
+      "---\ntags:\n- octavo\n- {}\n---\n\n"
+      "# {} weights, quantized with Octavo\n\n{}\n\n",
+      recipe.dialect(), recipe.name(), recipe.description());
+  out += fmt::format("A {} model of {} layers", model.family(), model.layer_count());
+  if (model.expert_count() > 0) out += fmt::format(" with {} experts each", model.expert_count());
+  out += fmt::format(
+      ". {} weights are quantized, {} tensors are as they were; {} bytes of tensors became a "
+      "folder "
+      "of {}. The source's terms go on applying.\n\n",
+      figures.all.tensors, figures.kept_tensors, plan.source_bytes(), plan.output_bytes());
+  return out + fmt::format("## Recipe\n\n```yaml\n{}```\n\n", RecipeYaml(recipe));
+}
+
+std::string MadeWith(const v1::Plan& plan, const v1::Manifest& manifest) {
+  const v1::CalibrationPlan& calibration = plan.calibration();
+  std::string out = fmt::format("## Made with\n\n```\noctavo quantize SRC --recipe {} ",
+                                RecipeFlags(plan.recipe()));
+  if (plan.has_calibration()) {
+    out += fmt::format("--calibration DATA --samples {} --sample-length {} ",
+                       calibration.sample_lengths_size(), LongestSample(calibration));
   }
-  out += "\n| largest errors | relative | largest single error |\n|---|---|---|\n";
-  for (size_t i = 0; i < std::min(kWorstTensors, worst.size()); ++i) {
-    out += fmt::format("| {} | {:.5f} | {:.6g} |\n", worst[i]->tensor(), worst[i]->relative_error(),
-                       worst[i]->max_abs_error());
+  out += "--out DST\n```\n\n";
+  if (plan.has_calibration()) {
+    uint64_t tokens = 0;
+    for (const uint32_t length : calibration.sample_lengths()) tokens += length;
+    out += fmt::format(
+        "DATA gave {} samples, {} tokens in all; the XXH3-128 digest of their ids (I32, one after "
+        "the other) is `{}`. The same ids give the same bytes.\n\n",
+        calibration.sample_lengths_size(), tokens, FigureDigest(calibration.ids()));
   }
-  return out;
+  out += "Source files, with the XXH3-128 digests of their headers:\n\n";
+  for (const v1::SourceFile& source : manifest.sources()) {
+    out += fmt::format("- `{}` {} bytes, {}\n", source.name(), source.size(),
+                       FigureDigest(source.header_digest()));
+  }
+  return out + "\n";
+}
+
+std::string ErrorSection(const Figures& figures) {
+  if (figures.tensors.empty()) return "## Error\n\nNo tensor was quantized.\n\n";
+  std::string out = fmt::format(
+      "## Error\n\nRelative error of all quantized weights (root mean square of the error over "
+      "that "
+      "of the source): {:.5f}.\n",
+      figures.all.RelativeError());
+  if (figures.all.zero_groups > 0) {
+    out += fmt::format("Groups of weights that are all zero: {}.\n", figures.all.zero_groups);
+  }
+  out += "\n| role | tensors | relative error | largest single error |\n|---|---|---|---|\n";
+  for (const GroupFigures& group : figures.roles) {
+    out += fmt::format("| {} | {} | {:.5f} | {:.6g} |\n", RoleName(group.place.role),
+                       group.weights.tensors, group.weights.RelativeError(),
+                       group.weights.max_abs_error);
+  }
+  out += "\n| largest errors | relative error | largest single error |\n|---|---|---|\n";
+  for (size_t i = 0; i < std::min(kWorstInCard, figures.worst.size()); ++i) {
+    const TensorFigures& tensor = *figures.worst[i];
+    out += fmt::format("| {} | {:.5f} | {:.6g} |\n", tensor.name, tensor.weights.RelativeError(),
+                       tensor.weights.max_abs_error);
+  }
+  return out + fmt::format("\nBy layer, with scales{}: [{}]({}); for programs [{}]({}).\n\n",
+                           figures.experts.empty() ? "" : " and the coverage of experts",
+                           kReportPageName, kReportPageName, kReportName, kReportName);
+}
+
+// What text the model would be measured on is for its users to choose: no figure is given that was
+// not measured.
+constexpr char kQuality[] =
+    "## Quality\n\n"
+    "Perplexity and divergence from the source were not measured when this folder was made. To "
+    "measure them on a text of your own:\n\n"
+    "```\noctavo eval compare SRC DST --text FILE\n```\n\n";
+
+std::string Loading(const v1::Recipe& recipe) {
+  const char* cache = recipe.has_kv_cache() ? " --kv-cache-dtype fp8" : "";
+  std::string out = fmt::format(
+      "\n## Loading\n\nThe folder is a {} checkpoint{}.\n\n"
+      "```\noctavo serve DST{}\nvllm serve DST{}\n```\n",
+      recipe.dialect(), recipe.has_kv_cache() ? " with scales for an FP8 KV cache" : "", cache,
+      cache);
+  // transformers reads the other dialects in part only.
+  if (recipe.dialect() != kCompressedTensors) return out;
+  return out +
+         "\n```python\nfrom transformers import AutoModelForCausalLM\n"
+         "model = AutoModelForCausalLM.from_pretrained(\"DST\", dtype=\"auto\")\n```\n";
 }
 
 }  // namespace
 
-std::string ModelCard(const v1::Plan& plan, const v1::Manifest& manifest) {
-  const v1::Recipe& recipe = plan.recipe();
-  std::string out = fmt::format(
-      "---\ntags:\n- octavo\n- {}\n---\n\n"
-      "# {} weights, quantized with Octavo\n\n{}\n\n## Recipe\n\n```yaml\n{}```\n\n",
-      recipe.dialect(), recipe.name(), recipe.description(), RecipeYaml(recipe));
-  out += fmt::format("## Made with\n\n```\noctavo quantize SRC --recipe {} --out DST\n```\n\n",
-                     RecipeFlags(recipe));
-  out += "Source files, with the XXH3-128 digests of their headers:\n\n";
-  for (const v1::SourceFile& source : manifest.sources()) {
-    out += fmt::format("- `{}` {} bytes, {}\n", source.name(), source.size(),
-                       Hex(source.header_digest()));
-  }
-  out += "\n## Error\n\n" + ErrorSection(manifest);
-  out +=
-      "\n## Files\n\nEvery file, its size and digest; octavo_manifest.json has them by range.\n\n";
+std::string ModelCard(const v1::Plan& plan, const v1::Manifest& manifest, const Figures& figures) {
+  std::string out =
+      Intro(plan, figures) + MadeWith(plan, manifest) + ErrorSection(figures) + kQuality;
+  out += "## Files\n\nEvery file, its size and digest; octavo_manifest.json has them by range.\n\n";
   for (const v1::ManifestFile& file : manifest.files()) {
-    out += fmt::format("- `{}` {} bytes, {}\n", file.name(), file.size(), Hex(file.digest()));
+    out +=
+        fmt::format("- `{}` {} bytes, {}\n", file.name(), file.size(), FigureDigest(file.digest()));
   }
-  out += fmt::format(
-      "\n## Loading\n\nThe folder is a {} checkpoint.\n\n"
-      "```\noctavo serve DST\nvllm serve DST\n```\n",
-      recipe.dialect());
-  // transformers reads the other dialects in part only.
-  if (recipe.dialect() != kCompressedTensors) return out;
-  out +=
-      "\n```python\nfrom transformers import AutoModelForCausalLM\n"
-      "model = AutoModelForCausalLM.from_pretrained(\"DST\", dtype=\"auto\")\n```\n";
-  return out;
+  return out + Loading(plan.recipe());
 }
 
 }  // namespace octavo

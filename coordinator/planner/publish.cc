@@ -200,15 +200,11 @@ absl::Status FinishFolder(const v1::Job& job, const v1::Plan& plan,
                           std::span<const v1::Receipt> receipts) {
   LocalStore store;
   const std::string& dir = job.staging_dir();
-  OCTAVO_ASSIGN_OR_RETURN(const v1::Manifest manifest, MakeManifest(plan, receipts));
-  // The card inside the manifest was made before the card's own entry was added: make the same.
-  v1::Manifest without_card = manifest;
-  auto* files = without_card.mutable_files();
-  for (int i = 0; i < files->size(); ++i) {
-    if (files->Get(i).name() == "README.md") files->DeleteSubrange(i--, 1);
+  OCTAVO_ASSIGN_OR_RETURN(const FolderTexts texts, MakeFolderTexts(plan, receipts));
+  const v1::Manifest& manifest = texts.manifest;
+  for (const auto& [name, text] : texts.files) {
+    OCTAVO_RETURN_IF_ERROR(WriteWhole(store, JoinPath(dir, name), text));
   }
-  OCTAVO_RETURN_IF_ERROR(
-      WriteWhole(store, JoinPath(dir, "README.md"), ModelCard(plan, without_card)));
   OCTAVO_RETURN_IF_ERROR(WriteWhole(store, JoinPath(dir, kManifestName), ManifestText(manifest)));
   for (const v1::ManifestFile& file : manifest.files()) {
     const std::string path = JoinPath(dir, file.name());

@@ -7,6 +7,7 @@
 // Everything happens in the staging folder, beside the output on the same file system; the output
 // name appears in one rename. Every step may be repeated after a crash.
 
+#include <map>
 #include <span>
 #include <string>
 
@@ -19,7 +20,10 @@
 
 namespace octavo {
 
+struct Figures;  // coordinator/report/figures.h
+
 inline constexpr char kManifestName[] = "octavo_manifest.json";
+inline constexpr char kCardName[] = "README.md";
 
 // Refuses, before any work, an output that is the source, inside it or around it, an output or a
 // parent that cannot be written, and an output that is a mount point (kOutputUnwritable, kUsage).
@@ -44,19 +48,24 @@ absl::StatusOr<OutputLook> LookAtOutput(const std::string& output_dir, const v1:
 // resumed job calls it again. kDiskFull says how many bytes are needed.
 absl::Status StageFolder(const v1::Job& job, const v1::Plan& plan);
 
-// Writes octavo_manifest.json and README.md (the model card) from one receipt per unit, and syncs
-// every file and the folder. Byte-identical for any order of receipts. kInternal if ranges do not
-// tile the files exactly.
+// Writes what FolderTexts holds, from one receipt per unit, and syncs every file and the folder.
+// Byte-identical for any order of receipts. kInternal if ranges do not tile the files exactly.
 absl::Status FinishFolder(const v1::Job& job, const v1::Plan& plan,
                           std::span<const v1::Receipt> receipts);
 
-// The manifest that FinishFolder writes.
-absl::StatusOr<v1::Manifest> MakeManifest(const v1::Plan& plan,
-                                          std::span<const v1::Receipt> receipts);
+// What is said in a folder about what lies there: the manifest, and the files that it lists like
+// all others (the report in both forms, the model card), by name.
+struct FolderTexts {
+  v1::Manifest manifest;
+  std::map<std::string, std::string> files;
+};
+absl::StatusOr<FolderTexts> MakeFolderTexts(const v1::Plan& plan,
+                                            std::span<const v1::Receipt> receipts);
 
-// The model card (README.md): recipe, command with SRC and DST, error figures, how to load it.
-// Lists the files of `manifest`, which does not hold the card itself yet.
-std::string ModelCard(const v1::Plan& plan, const v1::Manifest& manifest);
+// The model card (README.md): recipe, command with SRC and DST, error figures, how to load it. Only
+// what the job itself measured or did is in it. Lists the files of `manifest`, which does not hold
+// the card itself yet.
+std::string ModelCard(const v1::Plan& plan, const v1::Manifest& manifest, const Figures& figures);
 
 // Moves a finished staging folder to its final name: one rename that never replaces anything
 // (kOutputExists); with `overwrite` an exchange, after which the old folder is removed. Syncs the

@@ -6,6 +6,8 @@
 
 #include "coordinator/planner/calibration_plan.h"
 #include "coordinator/planner/plan_parts.h"
+#include "coordinator/planner/publish.h"
+#include "coordinator/report/report.h"
 #include "core/base/checksum.h"
 #include "core/base/error.h"
 #include "core/base/status.h"
@@ -80,7 +82,7 @@ absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recip
   CutUnits(layout.tensors, &plan);
   AddScaleUnits(layout.scales, &plan);
 
-  std::set<std::string> taken = {"octavo_manifest.json", "README.md"};
+  std::set<std::string> taken = {kManifestName, kCardName, kReportName, kReportPageName};
   for (const v1::OutputFile& output : plan.outputs()) taken.insert(output.name());
   for (const v1::SourceFile& file : checkpoint.files) {
     v1::SourceFile* source = plan.add_sources();

@@ -9,7 +9,7 @@ bool IsSideFile(std::string_view name) {
   constexpr std::array<std::string_view, 6> kEndings = {".json",  ".jinja",    ".txt",
                                                         ".model", ".tiktoken", ".py"};
   if (name.empty() || name[0] == '.' || name == "config.json" || name == "octavo_manifest.json" ||
-      name.ends_with(".index.json")) {
+      name == "octavo_report.json" || name.ends_with(".index.json")) {
     return false;
   }
   const bool legal = name.starts_with("LICENSE") || name.starts_with("LICENCE") ||

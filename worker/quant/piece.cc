@@ -69,6 +69,13 @@ struct Report {
   double max_abs_error = 0;
   uint64_t zero_groups = 0;
   uint64_t saturated = 0;
+  float scale_min = 0;  // of groups that are not all zero; 0: none yet
+  float scale_max = 0;
+
+  void AddScale(float scale) {
+    scale_min = scale_min == 0 ? scale : std::min(scale_min, scale);
+    scale_max = std::max(scale_max, scale);
+  }
 };
 
 void CastBand(const CastSetup& setup, const WeightRows& rows, int64_t begin, int64_t end,
@@ -195,6 +202,7 @@ absl::StatusOr<v1::PieceReport> QuantizePiece(const CastSetup& setup, const Weig
       const float scale = amax == 0 ? CompatScale(*setup.mode, 0, setup.code_max, setup.scale_type)
                                     : choose(rows, window, amax);
       if (amax == 0 && (whole || rows.row_begin == 0)) ++report.zero_groups;
+      if (amax != 0) report.AddScale(scale);
       band_scales.push_back(scale);
       StoreScale(scale, setup.scale_type, scale_at);
       scale_at += ByteSize(setup.scale_type);
@@ -210,6 +218,8 @@ absl::StatusOr<v1::PieceReport> QuantizePiece(const CastSetup& setup, const Weig
   out.set_elements(static_cast<uint64_t>(rows.rows) * static_cast<uint64_t>(rows.columns));
   out.set_zero_groups(report.zero_groups);
   out.set_saturated(report.saturated);
+  out.set_scale_min(report.scale_min);
+  out.set_scale_max(report.scale_max);
   return out;
 }
 

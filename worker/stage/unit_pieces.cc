@@ -22,6 +22,10 @@ v1::PieceReport MergeReports(std::vector<v1::PieceReport> blocks) {
     into.set_elements(into.elements() + from.elements());
     into.set_zero_groups(into.zero_groups() + from.zero_groups());
     into.set_saturated(into.saturated() + from.saturated());
+    if (from.scale_max() == 0) continue;  // nothing but zero groups
+    into.set_scale_min(into.scale_max() == 0 ? from.scale_min()
+                                             : std::min(into.scale_min(), from.scale_min()));
+    into.set_scale_max(std::max(into.scale_max(), from.scale_max()));
   }
   return std::move(blocks.front());
 }

@@ -133,10 +133,19 @@ absl::Status UnitRun::WriteScale(const v1::StaticScale& scale) {
   return absl::OkStatus();
 }
 
+// Points are in the order of (layer, expert, point).
 void UnitRun::ReportExperts() {
   for (const v1::PointStat& stat : points_) {
-    if (stat.expert() < 0 || stat.point() != v1::OBSERVED_MLP_INPUT) continue;
+    if (stat.expert() < 0) continue;
+    if (stat.point() == v1::OBSERVED_MLP_INNER && !receipt_.experts().empty()) {
+      v1::ExpertCoverage* expert = receipt_.mutable_experts(receipt_.experts_size() - 1);
+      if (expert->expert() == static_cast<uint32_t>(stat.expert())) {
+        expert->set_inner_amax(FloatFromBits(stat.amax_bits()));
+      }
+    }
+    if (stat.point() != v1::OBSERVED_MLP_INPUT) continue;
     v1::ExpertCoverage* expert = receipt_.add_experts();
+    expert->set_input_amax(FloatFromBits(stat.amax_bits()));
     expert->set_layer(static_cast<uint32_t>(stat.layer()));
     expert->set_expert(static_cast<uint32_t>(stat.expert()));
     expert->set_rows(stat.rows());

@@ -47,7 +47,9 @@ struct Folder {
     }
     files["config.json"] = ConfigText(model);
     files["tokenizer.json"] = "{}";
-    files["README.md"] = "hello";
+    for (const char* about : {"README.md", "octavo_manifest.json", "octavo_report.json"}) {
+      files[about] = "of another folder";
+    }
   }
 
   absl::StatusOr<Checkpoint> Open(Accept accept = Accept::kPlainOrQuantized) {

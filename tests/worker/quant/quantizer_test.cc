@@ -154,6 +154,10 @@ TEST(RoundToNearest, ScalesAndCodesFollowTheFormulas) {
         for (size_t g = 0; g < maxima.size(); ++g) {
           EXPECT_EQ(ScaleAt(rule, out, g), RoundTo(RoundTo(maxima[g] / limit, 24), 8));
         }
+        EXPECT_EQ(out.report.scale_min(),
+                  RoundTo(RoundTo(*std::ranges::min_element(maxima) / limit, 24), 8));
+        EXPECT_EQ(out.report.scale_max(),
+                  RoundTo(RoundTo(*std::ranges::max_element(maxima) / limit, 24), 8));
         double error = 0;
         for (int64_t r = 0; r < weight.rows; ++r) {
           for (int64_t c = 0; c < weight.columns; ++c) {
@@ -289,10 +293,13 @@ TEST(Quantizer, ZeroGroupsGetScaleOneAndAreCounted) {
     const Output rows = QuantizeAll(channel, BestIsa(), weight.All());
     EXPECT_EQ(rows.report.zero_groups(), 1u);
     EXPECT_EQ(ScaleAt(channel, rows, 200), 1.0);
+    EXPECT_LT(rows.report.scale_max(), 1) << "of the other groups";
+    EXPECT_GT(rows.report.scale_min(), 0);
     const QuantizeRule block = Rule(v1::NUMERIC_INT8, v1::PER_BLOCK, algorithm, DType::kF32);
     const Output blocks = QuantizeAll(block, BestIsa(), weight.All());
     EXPECT_EQ(blocks.report.zero_groups(), 1u);
     EXPECT_EQ(ScaleAt(block, blocks, 0), 1.0);
+    EXPECT_LT(blocks.report.scale_max(), 1);
     for (int64_t c = 0; c < 128; ++c) EXPECT_EQ(blocks.codes[c], std::byte{0});
   }
 }
