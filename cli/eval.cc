@@ -3,7 +3,8 @@
 //
 // The text is tokenized once with the tokenizer's default special tokens, cut into windows of 2,048
 // tokens without overlap, the tail dropped; the result is exp of the mean window NLL
-// (docs/numerics.md, quality measures).
+// (docs/numerics.md, quality measures). With --pseudo-quant a checkpoint that is not quantized is
+// measured as a recipe would make it.
 
 #include "cli/eval.h"
 
@@ -72,17 +73,18 @@ absl::StatusOr<Result> ScoreAll(const Session& session, const StopSignal& stop,
   return result;
 }
 
-void Print(const Result& result, bool json) {
+void Print(const Result& result, const EvalFlags& flags) {
   const size_t windows = result.window_nll.size();
   const double nll = std::accumulate(result.window_nll.begin(), result.window_nll.end(), 0.0) /
                      static_cast<double>(windows);
-  if (json) {
-    const nlohmann::ordered_json object = {{"nll", nll},
-                                           {"perplexity", std::exp(nll)},
-                                           {"windows", windows},
-                                           {"tokens", result.tokens},
-                                           {"seconds", result.seconds},
-                                           {"window_nll", result.window_nll}};
+  if (flags.json) {
+    nlohmann::ordered_json object = {{"nll", nll},
+                                     {"perplexity", std::exp(nll)},
+                                     {"windows", windows},
+                                     {"tokens", result.tokens},
+                                     {"seconds", result.seconds},
+                                     {"window_nll", result.window_nll}};
+    if (!flags.pseudo_quant.recipe.empty()) object["recipe"] = flags.pseudo_quant.recipe;
     fmt::print("{}\n", object.dump());
   } else {
     fmt::print("perplexity {:.4f} (NLL {:.5f}) over {} windows, {} tokens, {:.0f} tokens/s\n",
@@ -95,14 +97,20 @@ absl::Status Perplexity(const Context& context, EvalFlags flags) {
   StopSignal stop;
   flags.cluster.workers = std::max(flags.cluster.workers, flags.request.tensor_parallel);
   if (flags.request.max_model_len == 0) flags.request.max_model_len = flags.window_tokens;
+  // Outlives the session: what the workers of a local cluster read is removed when they are gone.
+  std::unique_ptr<PseudoQuantized> quantized;
+  OCTAVO_ASSIGN_OR_RETURN(quantized, PseudoQuantized::Prepare(flags, stop));
   OCTAVO_ASSIGN_OR_RETURN(auto session, Session::Open(context, flags.cluster));
+  if (!flags.pseudo_quant.recipe.empty()) {
+    OCTAVO_ASSIGN_OR_RETURN(flags.request.dir, quantized->Make(*session, stop));
+  }
   OCTAVO_ASSIGN_OR_RETURN(LoadedModel model, LoadedModel::Load(*session, stop, flags.request));
   const absl::StatusOr<Result> result = ScoreAll(*session, stop, model.id(), flags);
   const absl::Status unloaded = model.Unload();
   session->Stop();
   OCTAVO_RETURN_IF_ERROR(result.status());
   OCTAVO_RETURN_IF_ERROR(unloaded);
-  Print(*result, flags.json);
+  Print(*result, flags);
   return absl::OkStatus();
 }
 
@@ -123,12 +131,19 @@ void AddEval(CLI::App& app, Context& context) {
   CLI::App* perplexity = command->add_subcommand("ppl", "Perplexity");
   perplexity->add_option("DIR", ppl->request.dir, "A checkpoint folder, quantized or not")
       ->required();
+  perplexity->add_option("--pseudo-quant", ppl->pseudo_quant.recipe,
+                         "As if quantized by this recipe: a quantized copy is made and removed");
+  perplexity->add_option("--scratch", ppl->pseudo_quant.scratch,
+                         "Folder for that copy (default: the system's for temporary files)");
+  AddCalibrationFlags(*perplexity, ppl->pseudo_quant.calibration);
   add(perplexity, ppl, Perplexity);
   auto pair = std::make_shared<EvalFlags>();
   CLI::App* compare =
       command->add_subcommand("compare", "How far a checkpoint is from another one");
   compare->add_option("REFERENCE", pair->reference, "The checkpoint to compare with")->required();
   compare->add_option("DIR", pair->request.dir, "A checkpoint made from it")->required();
+  compare->add_flag("--layers", pair->layers,
+                    "Also how far the residual stream is off after every layer");
   add(compare, pair, CompareModels);
 }
 

@@ -29,8 +29,25 @@ struct Compared {
   std::vector<double> divergence;
   std::vector<double> agreement;  // share of positions with the same most likely token
   std::vector<double> positions;
+  std::vector<v1::LayerDistance> layers;  // sums over all windows; where asked for
   double seconds = 0;
+
+  void AddLayers(const v1::Comparison& window) {
+    layers.resize(static_cast<size_t>(window.layers_size()));
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const v1::LayerDistance& part = window.layers(static_cast<int>(i));
+      layers[i].set_squared_difference(layers[i].squared_difference() + part.squared_difference());
+      layers[i].set_squared_reference(layers[i].squared_reference() + part.squared_reference());
+    }
+  }
 };
+
+// L2 of the difference over that of the reference.
+double RelativeDistance(const v1::LayerDistance& sums) {
+  return sums.squared_reference() > 0
+             ? std::sqrt(sums.squared_difference() / sums.squared_reference())
+             : 0;
+}
 
 double MeanNll(const google::protobuf::RepeatedField<float>& logprobs) {
   double sum = 0;
@@ -40,8 +57,9 @@ double MeanNll(const google::protobuf::RepeatedField<float>& logprobs) {
 
 absl::StatusOr<v1::Comparison> CompareWindow(const Session& session, const StopSignal& stop,
                                              const std::string& model, const std::string& reference,
-                                             const Window& window) {
+                                             const Window& window, bool layers) {
   v1::CompareRequest request;
+  request.set_layers(layers);
   request.set_model(model);
   request.set_reference(reference);
   request.mutable_token_ids()->mutable_ids()->Add(window.begin(), window.end());
@@ -75,8 +93,10 @@ absl::StatusOr<Compared> CompareAll(const Session& session, const StopSignal& st
   Compared all;
   const auto start = std::chrono::steady_clock::now();
   for (size_t i = 0; i < windows.size(); ++i) {
-    OCTAVO_ASSIGN_OR_RETURN(const v1::Comparison window,
-                            CompareWindow(session, stop, model, reference, windows[i]));
+    OCTAVO_ASSIGN_OR_RETURN(
+        const v1::Comparison window,
+        CompareWindow(session, stop, model, reference, windows[i], flags.layers));
+    all.AddLayers(window);
     const std::vector<double> divergences(window.divergences().begin(), window.divergences().end());
     const auto count = static_cast<double>(divergences.size());
     all.reference_nll.push_back(MeanNll(window.reference_logprobs()));
@@ -112,7 +132,7 @@ void PrintJson(const Compared& all) {
   divergence["windows"] = all.divergence;
   nlohmann::ordered_json agreement = JsonOf(MeanOf(all.agreement));
   agreement["windows"] = all.agreement;
-  const nlohmann::ordered_json object = {
+  nlohmann::ordered_json object = {
       {"reference", JsonOf(all.reference_nll)},
       {"model", JsonOf(all.nll)},
       {"nll_difference", JsonOf(PairedDifference(all.reference_nll, all.nll))},
@@ -121,6 +141,12 @@ void PrintJson(const Compared& all) {
       {"windows", all.nll.size()},
       {"tokens", all.positions.size()},
       {"seconds", all.seconds}};
+  if (!all.layers.empty()) {
+    object["layers"] = nlohmann::ordered_json::array();
+    for (const v1::LayerDistance& layer : all.layers) {
+      object["layers"].push_back(RelativeDistance(layer));
+    }
+  }
   fmt::print("{}\n", object.dump());
 }
 
@@ -143,6 +169,10 @@ void Print(const Compared& all) {
              divergence.mean, ErrorText(divergence, 1, 6), Quantile(all.positions, 0.5),
              Quantile(all.positions, 0.99), Quantile(all.positions, 1.0));
   fmt::print("same top token   {:.3f}{} %\n", 100 * agreement.mean, ErrorText(agreement, 100, 3));
+  if (!all.layers.empty()) fmt::print("after layer      residual stream, relative L2 distance\n");
+  for (size_t i = 0; i < all.layers.size(); ++i) {
+    fmt::print("{:>16} {:.5f}\n", i, RelativeDistance(all.layers[i]));
+  }
   fmt::print(
       "over {} windows, {} positions, {:.0f} tokens/s; whole vocabulary, nothing approximated; "
       "+- is one standard error over windows\n",

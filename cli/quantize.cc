@@ -1,9 +1,7 @@
 // octavo quantize SRC --recipe R --out DST
 
-#include <chrono>
 #include <filesystem>
 #include <memory>
-#include <thread>
 
 #include "CLI/CLI.hpp"
 #include "cli/calibration_source.h"
@@ -11,12 +9,13 @@
 #include "cli/job_client.h"
 #include "cli/job_folder.h"
 #include "cli/plan.h"
-#include "cli/progress.h"
 #include "cli/quantity.h"
 #include "cli/recipe_source.h"
+#include "cli/run_job.h"
 #include "cli/session.h"
 #include "cli/stop_signal.h"
 #include "coordinator/planner/publish.h"
+#include "coordinator/report/report.h"
 #include "core/base/error.h"
 #include "core/base/log.h"
 #include "core/base/status.h"
@@ -64,46 +63,8 @@ void PrintResult(const v1::Job& job, bool json) {
              DurationText(seconds),
              seconds > 0 ? ", " + RateText(static_cast<double>(progress.bytes_read()) / seconds)
                          : std::string());
-  if (!job.report_path().empty()) fmt::print("report: {}\n", job.report_path());
-}
-
-constexpr int kSubmissionsMax = 50;
-constexpr auto kSettlePoll = std::chrono::milliseconds(50);
-constexpr int kSettlePollsMax = 600;
-
-// Cancels a job and waits for how it ended: one that is being published will be there in a moment.
-absl::StatusOr<v1::Job> Settle(const Session& session, const std::string& id) {
-  auto job = CancelJob(session, id);
-  for (int poll = 0; job.ok() && !IsTerminal(job->state()) && poll < kSettlePollsMax; ++poll) {
-    std::this_thread::sleep_for(kSettlePoll);
-    job = GetJob(session, id);
-  }
-  return job.ok() ? job : WithContext(job.status(), "the job could not be cancelled");
-}
-
-absl::StatusOr<v1::Job> RunJob(const Session& session, const StopSignal& stop,
-                               const v1::SubmitJobRequest& request) {
-  ProgressDisplay display(stderr);
-  for (int submission = 0;; ++submission) {
-    OCTAVO_ASSIGN_OR_RETURN(const v1::Job job, SubmitJob(session, stop, request));
-    if (submission == 0) {
-      for (const v1::Warning& warning : job.warnings()) {
-        fmt::print(stderr, "warning: {}{}{}\n", warning.tensor(),
-                   warning.tensor().empty() ? "" : ": ", warning.text());
-      }
-    }
-    if (IsTerminal(job.state())) return job;
-    auto followed =
-        FollowJob(session, stop, job.id(), [&](const v1::Job& now) { display.Show(now); });
-    if (!followed.ok()) {
-      return stop.requested() ? Settle(session, job.id()) : followed.status();
-    }
-    if (followed->job.state() != v1::JOB_CANCELLED || !followed->coordinator_restarted ||
-        submission == kSubmissionsMax) {
-      display.Finish();
-      return followed->job;
-    }
-  }
+  fmt::print("report: {}/{} (for programs {})\n", out, kReportPageName, kReportName);
+  if (!job.report_path().empty()) fmt::print("times: {}\n", job.report_path());
 }
 
 absl::Status Quantize(const Context& context, const QuantizeFlags& flags) {

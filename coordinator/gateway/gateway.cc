@@ -322,6 +322,7 @@ absl::Status Gateway::Impl::CompareFor(LiveCalls::Call& call, const grpc::Server
   engine.set_reference_address(reference.leader_address());
   // Two comparisons never wait for each other: everyone asks the same model of a pair first.
   engine.set_reference_first(reference.model_id() < model.model_id());
+  engine.set_layers(request.layers());
   metrics_->Add(metric::kPromptTokens, engine.ids_size());
   grpc::ClientContext client;
   client.set_deadline(context.deadline());

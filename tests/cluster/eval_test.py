@@ -63,6 +63,68 @@ class EvalTest(ClusterTest):
         self.assertEqual(result["top1_agreement"]["mean"], 1)
         self.assertEqual(result["nll_difference"], {"mean": 0, "standard_error": 0})
 
+    def test_layers_do_not_depend_on_ranks_or_instruction_sets(self):
+        first = self.run_ok("eval", "compare", self.bf16, self.fp8, *self.windows, "--layers").result()
+        self.assertEqual(len(first["layers"]), 2)
+        # FP8 rounds weights and inputs by some 2 to 3 %: neither nothing nor most of a layer's output.
+        for distance in first["layers"]:
+            self.assertGreater(distance, 0.005)
+            self.assertLess(distance, 0.2)
+        for extra in [["--tp", 2], ["--isa", "reference"]]:
+            with self.subTest(extra=extra):
+                run = self.run_ok("eval", "compare", self.bf16, self.fp8, *self.windows, "--layers", *extra)
+                self.assertEqual(without_time(run.result()), without_time(first))
+        without = self.run_ok("eval", "compare", self.bf16, self.fp8, *self.windows).result()
+        first.pop("layers")
+        self.assertEqual(without_time(without), without_time(first))
+        same = self.run_ok("eval", "compare", self.bf16, self.bf16, *self.windows, "--layers").result()
+        self.assertEqual(same["layers"], [0, 0])
+
+    def test_layers_of_models_that_differ_in_them_are_refused(self):
+        deeper = self.scratch / "deeper"
+        self.run_ok("synth", *[3 if arg == 2 and SYNTH[i - 1] == "--layers" else arg for i, arg in enumerate(SYNTH)],
+                    "--out", deeper)
+        run = self.run_fails(64, "eval", "compare", self.bf16, deeper, "--ids", self.two_ids(), "--layers")
+        self.assertIn("2 layers", run.stderr().splitlines()[-1])
+        self.run_ok("eval", "compare", self.bf16, deeper, "--ids", self.two_ids())
+
+    def test_pseudo_quantized_is_what_quantizing_gives(self):
+        static = self.scratch / "static"
+        calibration = ["--calibration", "random", "--samples", 8, "--sample-length", 64, "--seed", 2]
+        self.run_ok("quantize", self.bf16, "--recipe", "fp8-static", *calibration, "--out", static)
+        scratch = self.scratch / "scratch"
+        scratch.mkdir()
+        for recipe, folder, more in [("fp8-dynamic", self.fp8, []), ("fp8-static", static, calibration)]:
+            with self.subTest(recipe=recipe):
+                kept = self.run_ok("eval", "ppl", folder, *self.windows).result()
+                run = self.run_ok("eval", "ppl", self.bf16, "--pseudo-quant", recipe, "--scratch", scratch, *more,
+                                  *self.windows, "--workers", 2)
+                self.assertEqual(run.result()["window_nll"], kept["window_nll"])
+                self.assertEqual(run.result()["recipe"], recipe)
+                self.assertIn(str(scratch), run.stderr())
+                self.assertEqual(list(scratch.iterdir()), [], "the copy went")
+
+    def test_pseudo_quantizing_leaves_nothing_when_interrupted_or_refused(self):
+        scratch = self.scratch / "gone"
+        scratch.mkdir()
+        long = self.scratch / "longer"
+        long.write_text("abcdefgh " * 40_000)
+        run = Run("eval", "ppl", self.bf16, "--pseudo-quant", "int8-dynamic", "--scratch", scratch, "--text", long)
+        wait_until(lambda: "window 1 of" in run.stderr() or run.process.poll() is not None, 60, "windows are scored")
+        self.assertNotEqual(list(scratch.iterdir()), [])
+        run.process.send_signal(signal.SIGINT)
+        self.assertEqual(run.wait(20), 75, run.stderr())
+        self.assert_no_orphans(run)
+        self.assertEqual(list(scratch.iterdir()), [])
+        source = ["eval", "ppl", self.bf16, *self.windows]
+        self.run_fails(64, *source, "--pseudo-quant", "fp8-static", "--scratch", scratch)
+        self.run_fails(64, *source, "--calibration", "random")
+        self.run_fails(64, *source, "--pseudo-quant", "fp8-dynamic", "--coordinator", "127.0.0.1:1")
+        self.run_fails(65, "eval", "ppl", self.fp8, *self.windows, "--pseudo-quant", "fp8-dynamic", "--scratch", scratch)
+        self.run_fails(66, "eval", "ppl", self.scratch / "nobody", *self.windows, "--pseudo-quant", "fp8-dynamic",
+                       "--scratch", scratch)
+        self.assertEqual(list(scratch.iterdir()), [])
+
     def test_the_divergence_is_that_of_scored_distributions(self):
         ids = self.scratch / "pairs"
         ids.write_text("".join(json.dumps({"ids": pair}) + "\n" for pair in PAIRS))

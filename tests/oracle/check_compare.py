@@ -1,8 +1,12 @@
-"""`octavo eval compare` of SmolLM2 in BF16 and quantized, against transformers in float32 on the same windows.
+"""`octavo eval compare --layers` of SmolLM2 in BF16 and quantized, against transformers in float32 on the same windows.
 
 Octavo computes in BF16 and the oracle in float32. What rounding does to a distribution comes on top of what quantizing
 does, once for each of the two models; `rounding` is that divergence, measured with transformers alone: of the BF16 model run
 in float32 from itself run in bfloat16. So Octavo's KL is to lie above the oracle's, by no more than three times `rounding`.
+
+Distances of residual streams are taken after every layer but the last, behind which transformers shows the stream only after
+the final norm. Errors that do not know of one another add up by their squares: the square of Octavo's distance is to lie
+between the oracle's and the oracle's with rounding's, once for each model, and 5 % more.
 """
 
 import json
@@ -33,6 +37,29 @@ def log_probabilities(model, window):
     return torch.log_softmax((hidden.float() @ model.lm_head.weight.float().T).double(), -1)
 
 
+@torch.no_grad()
+def layer_sums(reference, model, ids):
+    """Per layer but the last: sums of squared differences, and of squares, over the scored positions of all windows."""
+    sums = 0
+    for window in ids:
+        streams = [torch.stack(m(window[None], output_hidden_states=True).hidden_states[1:-1])[:, 0, :-1].double()
+                   for m in (reference, model)]
+        sums = sums + torch.stack([((streams[1] - streams[0])**2).sum((1, 2)), (streams[0]**2).sum((1, 2))])
+    return sums
+
+
+def check_layers(recipe, mine, sums, rounding):
+    theirs, noise = sums[0] / sums[1], rounding[0] / rounding[1]
+    squares = torch.tensor(mine[:-1], dtype=torch.float64)**2
+    low, high = 0.95 * theirs, 1.05 * (theirs + 2 * noise)
+    bad = int(((squares < low) | (squares > high)).sum())
+    for layer in {0, len(squares) // 2, len(squares) - 1}:
+        print(f"{recipe:16s} after layer {layer:2d} octavo {squares[layer]**0.5:.5f}  oracle {theirs[layer]**0.5:.5f}  "
+              f"rounding {noise[layer]**0.5:.5f}")
+    print(f"{recipe:16s} layers         {len(squares) - bad} of {len(squares)} within {'FAIL' if bad else 'ok'}", flush=True)
+    return bad
+
+
 def figures(reference, model, ids):
     """Per window: NLL of both, mean KL(reference || model), share of positions with the same top token."""
     rows = []
@@ -46,10 +73,10 @@ def figures(reference, model, ids):
 
 def ours(folder, count):
     done = smol.octavo("eval", "compare", smol.bf16(), folder, "--text", smol.handbook(), "--window", WINDOW,
-                       "--windows", count, "--json", capture_output=True)
+                       "--windows", count, "--layers", "--json", capture_output=True)
     result = json.loads(done.stdout.strip().splitlines()[-1])
     return [result["reference"]["window_nll"], result["model"]["window_nll"], result["kl_divergence"]["windows"],
-            result["top1_agreement"]["windows"]]
+            result["top1_agreement"]["windows"]], result["layers"]
 
 
 def main():
@@ -60,10 +87,14 @@ def main():
     failures = 0
     coarse = transformers.AutoModelForCausalLM.from_pretrained(smol.bf16(), dtype=torch.bfloat16).eval()
     rounding = statistics.mean(figures(reference, coarse, ids)[2])
+    layer_rounding = layer_sums(reference, coarse, ids)
     print(f"means over {count} windows of {WINDOW} tokens; KL of rounding to BF16: {rounding:.6f}")
     for recipe in RECIPES:
         folder = smol.quantized(recipe)
-        mine, theirs = ours(folder, count), figures(reference, load(folder), ids)
+        mine, layers = ours(folder, count)
+        quantized = load(folder)
+        theirs = figures(reference, quantized, ids)
+        failures += check_layers(recipe, layers, layer_sums(reference, quantized, ids), layer_rounding)
         bars = {"NLL reference": 0.002, "NLL model": 0.004, "KL": 0.0, "same top": 0.01}
         for (name, bar), a, b in zip(bars.items(), mine, theirs, strict=True):
             differences = [x - y for x, y in zip(a, b, strict=True)]

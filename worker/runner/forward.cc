@@ -181,7 +181,11 @@ void Forward::Norm(const std::vector<uint16_t>& weight, std::span<const int64_t>
 absl::Status Forward::Head(const StepRows& rows, Logits* out) {
   const auto count = static_cast<int64_t>(rows.logits.size());
   const int64_t vocab = plan_.model().vocab_size();
-  if (out != nullptr) *out = {count, vocab, {}};
+  if (out != nullptr) {
+    out->rows = count;
+    out->vocab = vocab;
+    out->values.clear();
+  }
   if (count == 0) return absl::OkStatus();
   Norm(weights_.final_norm, rows.logits);
   const Linear* linears[] = {&weights_.head};
@@ -244,13 +248,28 @@ absl::Status Forward::Layer(int64_t layer, const v1::Step& step, const StepRows&
   return mixture ? Moe(layer, step, rows) : Mlp(layer, rows);
 }
 
+void Forward::KeepResiduals(int64_t layer, const StepRows& rows, Logits* out) const {
+  int64_t place = layer;  // of a stream among all rows' and layers'
+  for (const int64_t row : rows.residuals) {
+    std::memcpy(out->residuals.data() + place * hidden_, x_.as<uint16_t>() + row * hidden_,
+                static_cast<size_t>(hidden_) * 2);
+    place += plan_.model().layer_count();
+  }
+}
+
 absl::Status Forward::Run(const v1::Step& step, const StepRows& rows, Logits* out) {
   const FpEnv env;
   OCTAVO_RETURN_IF_ERROR(Reserve(step, rows));
   PrepareRotation(rows);
   OCTAVO_RETURN_IF_ERROR(Embed(rows));
+  const bool keeps = exchange_.rank() == 0 && out != nullptr;
+  if (keeps) {
+    out->residuals.resize(rows.residuals.size() *
+                          static_cast<size_t>(plan_.model().layer_count() * hidden_));
+  }
   for (int64_t layer = 0; layer < plan_.model().layer_count(); ++layer) {
     OCTAVO_RETURN_IF_ERROR(Layer(layer, step, rows));
+    if (keeps) KeepResiduals(layer, rows, out);
   }
   return Head(rows, out);
 }

@@ -71,6 +71,8 @@ class Forward {
   absl::Status Mlp(int64_t layer, const StepRows& rows);
   absl::Status Moe(int64_t layer, const v1::Step& step, const StepRows& rows);
   absl::Status Head(const StepRows& rows, Logits* out);
+  // Copies the wanted rows of the residual stream after `layer`.
+  void KeepResiduals(int64_t layer, const StepRows& rows, Logits* out) const;
 
   // normed_ = the model's norm of the given rows of the residual stream.
   void Norm(const std::vector<uint16_t>& weight, std::span<const int64_t> rows);

@@ -26,11 +26,12 @@ struct RunnerOptions {
 };
 
 // F32 logits, filled on rank 0 only: one row per requested position, in the order of the step's
-// chunks and of positions within a chunk.
+// chunks and of positions within a chunk. The same of residual streams, after every layer.
 struct Logits {
   int64_t rows = 0;
   int64_t vocab = 0;
-  std::vector<float> values;  // [rows, vocab]
+  std::vector<float> values;             // [rows, vocab]
+  std::vector<uint16_t> residuals = {};  // BF16 [requested positions, layers, hidden]
 };
 
 class ModelRunner {

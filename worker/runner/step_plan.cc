@@ -45,6 +45,7 @@ absl::StatusOr<StepRows> FlattenStep(const v1::Step& step, const v1::ServePlan& 
     for (int i = 0; i < chunk.tokens_size(); ++i) {
       const bool last = i + 1 == chunk.tokens_size();
       if (chunk.logits_all() || (chunk.logits_last() && last)) rows.logits.push_back(rows.rows());
+      if (chunk.residuals()) rows.residuals.push_back(rows.rows());
       rows.ids.push_back(chunk.tokens(i));
       rows.positions.push_back(int64_t{chunk.start()} + i);
       rows.chunks.push_back(index);

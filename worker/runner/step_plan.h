@@ -16,6 +16,7 @@ struct StepRows {
   std::vector<int64_t> positions;  // [rows]
   std::vector<int> chunks;         // [rows]: index into the step's chunks
   std::vector<int64_t> logits;     // rows whose logits are wanted, ascending
+  std::vector<int64_t> residuals;  // rows whose residual streams are wanted, ascending
   int64_t context_max = 0;         // largest position + 1
   int64_t rows() const { return static_cast<int64_t>(ids.size()); }
 };

@@ -15,7 +15,7 @@ namespace {
 
 // An idle engine looks for expired deadlines this often.
 constexpr std::chrono::milliseconds kIdleWait{20};
-// Logits of a scored chunk stay under this, whatever the vocabulary.
+// Logits and residual streams of a scored chunk stay under this, whatever the model.
 constexpr uint64_t kScoreLogitsBytes = 32u << 20;
 
 absl::Status FromFailure(const v1::Failure& failure, uint64_t rank) {
@@ -23,10 +23,10 @@ absl::Status FromFailure(const v1::Failure& failure, uint64_t rank) {
   return MakeError(reason, fmt::format("rank {}: {}", rank, failure.message()));
 }
 
-uint32_t ScoreChunk(uint32_t asked, int64_t vocab_size) {
-  const uint64_t row = static_cast<uint64_t>(vocab_size) * sizeof(float);
+// Tokens of a chunk whose rows take `row_bytes` each.
+uint32_t ScoreChunk(uint32_t asked, uint64_t row_bytes) {
   const auto fits =
-      static_cast<uint32_t>(std::clamp<uint64_t>(kScoreLogitsBytes / row, 1, 1 << 20));
+      static_cast<uint32_t>(std::clamp<uint64_t>(kScoreLogitsBytes / row_bytes, 1, 1 << 20));
   return asked == 0 ? fits : std::min(asked, fits);
 }
 
@@ -94,7 +94,12 @@ absl::StatusOr<std::shared_ptr<EngineCall>> Engine::QueueIds(const v1::EngineSco
   OCTAVO_RETURN_IF_ERROR(CheckIds(request.ids()));
   NewSequence sequence;
   sequence.tokens.assign(request.ids().begin(), request.ids().end());
-  sequence.chunk_tokens = ScoreChunk(request.chunk(), options_.vocab_size);
+  sequence.residuals = active.kind == Active::Kind::kLogits && request.want_residuals();
+  const auto residual_bytes =
+      static_cast<uint64_t>(options_.layer_count * options_.hidden_size) * sizeof(uint16_t);
+  sequence.chunk_tokens =
+      ScoreChunk(request.chunk(), static_cast<uint64_t>(options_.vocab_size) * sizeof(float) +
+                                      (sequence.residuals ? residual_bytes : 0));
   sequence.logits_all = true;
   sequence.deadline = deadline;
   active.score = request;
@@ -214,7 +219,10 @@ absl::Status Engine::CompareStates(const v1::Step& step, const std::vector<v1::S
 absl::Status Engine::Absorb(const v1::Step& step, std::span<const float> logits) {
   const auto vocab = static_cast<size_t>(options_.vocab_size);
   size_t row = 0;
+  size_t residual_row = 0;
   for (const v1::StepChunk& chunk : step.chunks()) {
+    const size_t own_residuals = residual_row;
+    if (chunk.residuals()) residual_row += static_cast<size_t>(chunk.tokens_size());
     const size_t rows = chunk.logits_all()    ? static_cast<size_t>(chunk.tokens_size())
                         : chunk.logits_last() ? 1
                                               : 0;
@@ -233,7 +241,7 @@ absl::Status Engine::Absorb(const v1::Step& step, std::span<const float> logits)
     }
     if (active == nullptr || rows == 0) continue;
     if (active->kind == Active::Kind::kLogits) {
-      AbsorbRows(*active, chunk, mine);
+      AbsorbRows(*active, chunk, mine, own_residuals);
       continue;
     }
     OCTAVO_RETURN_IF_ERROR(active->kind == Active::Kind::kScore ? AbsorbScore(*active, chunk, mine)
@@ -264,9 +272,20 @@ absl::Status Engine::AbsorbScore(Active& active, const v1::StepChunk& chunk,
   return absl::OkStatus();
 }
 
-void Engine::AbsorbRows(Active& active, const v1::StepChunk& chunk, std::span<const float> logits) {
-  active.call->AddRows(
-      {.start = chunk.start(), .logits = std::vector<float>(logits.begin(), logits.end())});
+void Engine::AbsorbRows(Active& active, const v1::StepChunk& chunk, std::span<const float> logits,
+                        size_t residual_row) {
+  EngineCall::Rows rows;
+  rows.start = chunk.start();
+  rows.logits.assign(logits.begin(), logits.end());
+  if (chunk.residuals()) {
+    const auto width = static_cast<size_t>(options_.layer_count * options_.hidden_size);
+    const std::span<const uint16_t> all = hooks_.residuals();
+    const size_t count = static_cast<size_t>(chunk.tokens_size()) * width;
+    OCTAVO_CHECK(residual_row * width + count <= all.size());
+    const auto mine = all.subspan(residual_row * width, count);
+    rows.residuals.assign(mine.begin(), mine.end());
+  }
+  active.call->AddRows(std::move(rows));
   FinishAtEnd(active, chunk);
 }
 

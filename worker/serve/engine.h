@@ -41,6 +41,8 @@ class Engine {
   struct Options {
     uint64_t group_epoch = 0;
     int64_t vocab_size = 0;
+    int64_t layer_count = 0;  // of residual streams
+    int64_t hidden_size = 0;
     Isa isa = BestIsa();
     SchedulerLimits limits;
   };
@@ -50,6 +52,9 @@ class Engine {
     // Runs a step on this rank. The rows of logits asked for, [rows, vocab_size], in the order of
     // chunks and positions; valid until the next call.
     std::function<absl::StatusOr<std::span<const float>>(const v1::Step&)> run;
+    // The residual streams that the last step asked for, [positions, layers, hidden] BF16; valid as
+    // long as its logits.
+    std::function<std::span<const uint16_t>()> residuals;
     // Waits until every follower has acknowledged step `index`: one StepDone each. Must end with
     // kGroupLost soon after the group is aborted.
     std::function<absl::StatusOr<std::vector<v1::StepDone>>(uint64_t index)> collect;
@@ -84,6 +89,8 @@ class Engine {
 
   EngineFigures figures() const;
   int64_t vocab_size() const { return options_.vocab_size; }
+  int64_t layer_count() const { return options_.layer_count; }
+  int64_t hidden_size() const { return options_.hidden_size; }
   Isa isa() const { return options_.isa; }
 
  private:
@@ -112,7 +119,8 @@ class Engine {
   absl::Status Absorb(const v1::Step& step, std::span<const float> logits);
   absl::Status AbsorbScore(Active& active, const v1::StepChunk& chunk,
                            std::span<const float> logits);
-  void AbsorbRows(Active& active, const v1::StepChunk& chunk, std::span<const float> logits);
+  void AbsorbRows(Active& active, const v1::StepChunk& chunk, std::span<const float> logits,
+                  size_t residual_row);
   // Where `chunk` was the last one.
   void FinishAtEnd(Active& active, const v1::StepChunk& chunk);
   absl::Status AbsorbToken(Active& active, std::span<const float> row);

@@ -21,10 +21,12 @@ class EngineCall {
   // What Wait found.
   enum class News { kNothing, kEvent, kFinished, kFailed };
 
-  // Logits of consecutive positions, [n, vocabulary].
+  // Logits of consecutive positions, [n, vocabulary]; where asked for, the residual stream after
+  // every layer, BF16 [n, layers, hidden].
   struct Rows {
     uint32_t start = 0;
     std::vector<float> logits;
+    std::vector<uint16_t> residuals = {};
   };
 
   explicit EngineCall(uint64_t id) : id_(id) {}

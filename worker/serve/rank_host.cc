@@ -241,11 +241,14 @@ void RankHost::Lead(const v1::LoadRank& load, const std::shared_ptr<Serving>& se
       Engine::Options{
           .group_epoch = epoch,
           .vocab_size = load.plan().model().vocab_size(),
+          .layer_count = load.plan().model().layer_count(),
+          .hidden_size = load.plan().model().hidden_size(),
           .isa = options_.isa,
           .limits = {.block_count = serving->model.kv_block_count,
                      .max_model_len = static_cast<uint32_t>(load.plan().max_model_len())}},
       Engine::Hooks{.send = link.send,
                     .run = [this, raw](const v1::Step& step) { return TimedRun(*raw, step); },
+                    .residuals = [raw] { return std::span<const uint16_t>(raw->logits.residuals); },
                     .collect = link.collect,
                     .broken =
                         [this, raw, epoch](const absl::Status& why) {

@@ -97,6 +97,7 @@ v1::StepChunk Scheduler::NextChunk(Sequence& sequence) {
                               tokens.begin() + static_cast<ptrdiff_t>(end));
   chunk.mutable_blocks()->Add(sequence.blocks.begin(), sequence.blocks.end());
   chunk.set_logits_all(sequence.facts.logits_all);
+  chunk.set_residuals(sequence.facts.residuals);
   chunk.set_logits_last(!sequence.facts.logits_all && end == tokens.size());
   sequence.computed = end;
   return chunk;

@@ -32,6 +32,7 @@ struct NewSequence {
   uint32_t max_new_tokens = 0;  // room is kept for so many more; 0 for scoring
   uint32_t chunk_tokens = 0;    // 0: the scheduler's limit
   bool logits_all = false;      // logits of every position, not of the last
+  bool residuals = false;       // residual streams of every position
   std::optional<Clock::Nanos> deadline = std::nullopt;
 };
 

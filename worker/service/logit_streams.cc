@@ -62,12 +62,12 @@ class RemoteRows {
  public:
   RemoteRows(const std::string& address, const std::string& token,
              const v1::EngineScoreRequest& request, const grpc::ServerContext& context,
-             int64_t vocab_size)
+             const Engine& engine)
       : address_(address),
         stub_(v1::Engine::NewStub(MakeChannel(address, token))),
         request_(request),
         client_(grpc::ClientContext::FromServerContext(context)),
-        vocab_size_(vocab_size) {}
+        engine_(engine) {}
   ~RemoteRows() {
     if (stream_ == nullptr) return;
     client_->TryCancel();
@@ -80,20 +80,39 @@ class RemoteRows {
     if (stream_ == nullptr) stream_ = stub_->Logits(client_.get(), request_);
     v1::LogitRows message;
     if (!stream_->Read(&message)) return Ended();
-    if (message.vocab_size() != vocab_size_) {
+    if (message.vocab_size() != engine_.vocab_size()) {
       return MakeError(Reason::kBadRequest,
                        fmt::format("the reference has a vocabulary of {}, the model one of {}",
-                                   message.vocab_size(), vocab_size_),
+                                   message.vocab_size(), engine_.vocab_size()),
                        {}, "Compare models with the same tokenizer");
     }
+    OCTAVO_RETURN_IF_ERROR(CheckLayers(message));
     EngineCall::Rows rows;
     rows.start = message.start();
     rows.logits.resize(message.logits().size() / sizeof(float));
     std::memcpy(rows.logits.data(), message.logits().data(), rows.logits.size() * sizeof(float));
+    rows.residuals.resize(message.residuals().size() / sizeof(uint16_t));
+    std::memcpy(rows.residuals.data(), message.residuals().data(),
+                rows.residuals.size() * sizeof(uint16_t));
     return rows;
   }
 
  private:
+  absl::Status CheckLayers(const v1::LogitRows& message) const {
+    if (!request_.want_residuals()) return absl::OkStatus();
+    const uint64_t rows = message.logits().size() / sizeof(float) / message.vocab_size();
+    const uint64_t values = message.residuals().size() / sizeof(uint16_t);
+    const uint64_t row_values = rows == 0 ? 0 : values / rows;
+    const auto layers = static_cast<uint64_t>(engine_.layer_count());
+    const auto hidden = static_cast<uint64_t>(engine_.hidden_size());
+    if (message.layer_count() == layers && row_values == layers * hidden) return absl::OkStatus();
+    return MakeError(
+        Reason::kBadRequest,
+        fmt::format("the reference has {} layers of {}, the model {} of {}", message.layer_count(),
+                    row_values / std::max(message.layer_count(), 1u), layers, hidden),
+        {}, "Compare them without their layers");
+  }
+
   absl::StatusOr<EngineCall::Rows> Ended() {
     const absl::Status status = FromGrpc(std::exchange(stream_, nullptr)->Finish());
     if (status.ok()) return EngineCall::Rows();
@@ -107,7 +126,7 @@ class RemoteRows {
   const std::unique_ptr<v1::Engine::Stub> stub_;
   const v1::EngineScoreRequest& request_;
   const std::unique_ptr<grpc::ClientContext> client_;
-  const int64_t vocab_size_;
+  const Engine& engine_;  // of the model under test
   std::unique_ptr<grpc::ClientReader<v1::LogitRows>> stream_;
 };
 
@@ -125,7 +144,11 @@ absl::Status StreamLogits(Engine& engine, const v1::EngineScoreRequest& request,
                           grpc::ServerWriter<v1::LogitRows>& writer) {
   LocalRows source(engine, request, context);
   const auto vocab = static_cast<size_t>(engine.vocab_size());
-  const size_t most = std::max<size_t>(kLogitMessageBytes / sizeof(float) / vocab, 1) * vocab;
+  const auto width = request.want_residuals()
+                         ? static_cast<size_t>(engine.layer_count() * engine.hidden_size())
+                         : 0;
+  const size_t row_bytes = vocab * sizeof(float) + width * sizeof(uint16_t);
+  const size_t most = std::max<size_t>(kLogitMessageBytes / row_bytes, 1) * vocab;
   while (true) {
     OCTAVO_ASSIGN_OR_RETURN(const EngineCall::Rows rows, source.Next());
     if (rows.logits.empty()) return absl::OkStatus();
@@ -135,6 +158,11 @@ absl::Status StreamLogits(Engine& engine, const v1::EngineScoreRequest& request,
       message.set_start(rows.start + static_cast<uint32_t>(at / vocab));
       message.set_vocab_size(static_cast<uint32_t>(vocab));
       message.set_logits(rows.logits.data() + at, count * sizeof(float));
+      if (width > 0) {
+        message.set_layer_count(static_cast<uint32_t>(engine.layer_count()));
+        message.set_residuals(rows.residuals.data() + at / vocab * width,
+                              count / vocab * width * sizeof(uint16_t));
+      }
       if (!writer.Write(message)) return MakeError(Reason::kCancelled, "the reader went away");
     }
   }
@@ -155,14 +183,17 @@ absl::Status CompareWithReference(Engine& engine, const v1::EngineCompareRequest
   v1::EngineScoreRequest prefix;
   prefix.set_request_id(request.request_id());
   prefix.mutable_ids()->Add(ids.begin(), ids.end() - 1);
-  RemoteRows reference(request.reference_address(), token, prefix, context, engine.vocab_size());
+  prefix.set_want_residuals(request.layers());
+  RemoteRows reference(request.reference_address(), token, prefix, context, engine);
   LocalRows model(engine, prefix, context);
-  OCTAVO_ASSIGN_OR_RETURN(*result,
-                          CompareSequence(ids, {.reference = [&] { return reference.Next(); },
-                                                .model = [&] { return model.Next(); },
-                                                .reference_first = request.reference_first(),
-                                                .vocab_size = engine.vocab_size(),
-                                                .isa = engine.isa()}));
+  OCTAVO_ASSIGN_OR_RETURN(
+      *result, CompareSequence(ids, {.reference = [&] { return reference.Next(); },
+                                     .model = [&] { return model.Next(); },
+                                     .reference_first = request.reference_first(),
+                                     .vocab_size = engine.vocab_size(),
+                                     .layer_count = request.layers() ? engine.layer_count() : 0,
+                                     .hidden_size = engine.hidden_size(),
+                                     .isa = engine.isa()}));
   return absl::OkStatus();
 }
 

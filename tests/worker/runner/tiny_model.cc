@@ -130,6 +130,7 @@ void RunRank(const TinyModel& model, const v1::ServePlan& plan, uint32_t rank,
     v1::StepChunk* chunk = step.add_chunks();
     chunk->set_start(static_cast<uint32_t>(start));
     chunk->set_logits_all(true);
+    chunk->set_residuals(true);
     const int64_t end = std::min(start + size, count);
     for (int64_t i = start; i < end; ++i) chunk->add_tokens(tokens[static_cast<size_t>(i)]);
     const auto blocks = static_cast<uint32_t>((end + 31) / 32);
@@ -145,7 +146,13 @@ void RunRank(const TinyModel& model, const v1::ServePlan& plan, uint32_t rank,
       const std::span<const float> values(logits.values.data() + row * logits.vocab,
                                           static_cast<size_t>(logits.vocab));
       for (const float value : values) ASSERT_TRUE(std::isfinite(value));
-      digests->push_back(DigestOf(std::as_bytes(values)));
+      const size_t width = logits.residuals.size() / static_cast<size_t>(logits.rows);
+      ASSERT_EQ(static_cast<int64_t>(width), model.spec.layer_count() * model.spec.hidden_size());
+      DigestStream digest;
+      digest.Add(std::as_bytes(values));
+      digest.Add(std::as_bytes(std::span<const uint16_t>(
+          logits.residuals.data() + static_cast<size_t>(row) * width, width)));
+      digests->push_back(digest.Finish());
     }
   }
 }

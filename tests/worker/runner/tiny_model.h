@@ -59,7 +59,7 @@ struct RunSettings {
   v1::CacheType cache = v1::CACHE_AUTO;
 };
 
-// Digests of the logits of every position of `tokens`.
+// Digests of the logits of every position of `tokens`, and of its residual stream after each layer.
 std::vector<Digest128> RunModel(const TinyModel& model, const std::vector<int32_t>& tokens,
                                 const RunSettings& settings);
 

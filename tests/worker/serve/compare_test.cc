@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/base/error.h"
+#include "core/tensor/bare/float_bits.h"
 #include "gtest/gtest.h"
 
 namespace octavo {
@@ -126,6 +127,70 @@ TEST(CompareSequence, AModelEqualsItself) {
   ASSERT_TRUE(result.ok()) << result.status();
   for (const double divergence : result->divergences()) EXPECT_EQ(divergence, 0.0);
   EXPECT_EQ(result->disagreements_size(), 0);
+}
+
+// Rows with residual streams beside them, in runs of `run`.
+NextRows WithResiduals(const std::vector<Row>& rows, const std::vector<uint16_t>& residuals,
+                       size_t run) {
+  return [source = SourceOf(rows, run), residuals, count = rows.size(),
+          run]() mutable -> absl::StatusOr<EngineCall::Rows> {
+    auto out = source();
+    if (!out.ok()) return out;
+    const size_t width = residuals.size() / count;
+    const auto begin = residuals.begin() + static_cast<ptrdiff_t>(out->start * width);
+    const size_t rows_left = std::min(run, count - out->start);
+    out->residuals.assign(begin, begin + static_cast<ptrdiff_t>(rows_left * width));
+    return out;
+  };
+}
+
+TEST(CompareSequence, LayersAreComparedHoweverRowsAreCut) {
+  constexpr int64_t kLayers = 3;
+  constexpr int64_t kHidden = 5;
+  constexpr size_t kPositions = 11;
+  const Case c = RandomCase(kPositions);
+  std::mt19937 random(4);
+  std::vector<uint16_t> a, b;
+  for (size_t i = 0; i < kPositions * kLayers * kHidden; ++i) {
+    const float value = std::normal_distribution<float>()(random);
+    a.push_back(Bf16FromF32(value));
+    const auto layer = static_cast<float>(i / kHidden % kLayers);
+    b.push_back(Bf16FromF32(value + 0.1f * layer * std::normal_distribution<float>()(random)));
+  }
+  std::vector<double> difference(kLayers), square(kLayers);
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double from = F32FromBf16(a[i]), to = F32FromBf16(b[i]);
+    difference[i / kHidden % kLayers] += (to - from) * (to - from);
+    square[i / kHidden % kLayers] += from * from;
+  }
+  std::string expected;
+  for (const size_t run_a : {1u, 4u, 11u}) {
+    for (const size_t run_b : {1u, 3u, 11u}) {
+      CompareParts parts =
+          Parts(WithResiduals(c.reference, a, run_a), WithResiduals(c.model, b, run_b));
+      parts.layer_count = kLayers;
+      parts.hidden_size = kHidden;
+      const auto result = CompareSequence(c.ids, parts);
+      ASSERT_TRUE(result.ok()) << result.status();
+      if (expected.empty()) expected = result->SerializeAsString();
+      EXPECT_EQ(result->SerializeAsString(), expected);
+      ASSERT_EQ(result->layers_size(), kLayers);
+      EXPECT_EQ(result->layers(0).squared_difference(), 0);
+      for (int layer = 0; layer < kLayers; ++layer) {
+        const auto l = static_cast<size_t>(layer);
+        EXPECT_NEAR(result->layers(layer).squared_difference(), difference[l], 1e-12);
+        EXPECT_NEAR(result->layers(layer).squared_reference(), square[l], 1e-10);
+      }
+    }
+  }
+  // Residual streams of another width, or none.
+  a.pop_back();
+  CompareParts parts = Parts(WithResiduals(c.reference, a, 1), WithResiduals(c.model, b, 1));
+  parts.layer_count = kLayers;
+  parts.hidden_size = kHidden;
+  EXPECT_EQ(ReasonOf(CompareSequence(c.ids, parts).status()), Reason::kStateMismatch);
+  parts.reference = SourceOf(c.reference, 1);
+  EXPECT_EQ(ReasonOf(CompareSequence(c.ids, parts).status()), Reason::kStateMismatch);
 }
 
 TEST(CompareSequence, AsksTheChosenModelFirst) {

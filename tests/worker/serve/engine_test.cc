@@ -15,6 +15,8 @@ using std::chrono::milliseconds;
 using News = EngineCall::News;
 
 constexpr int64_t kVocab = 16;
+constexpr int64_t kLayers = 3;
+constexpr int64_t kHidden = 2;
 
 // A model of one rule: after token t comes t + 1 (mod 16), with certainty that falls with t.
 class FakeGroup {
@@ -25,9 +27,14 @@ class FakeGroup {
           std::make_unique<Follower>(9, [](const v1::Step&) { return absl::OkStatus(); }));
     }
     engine = std::make_unique<Engine>(
-        Engine::Options{.group_epoch = 9, .vocab_size = kVocab, .limits = limits},
+        Engine::Options{.group_epoch = 9,
+                        .vocab_size = kVocab,
+                        .layer_count = kLayers,
+                        .hidden_size = kHidden,
+                        .limits = limits},
         Engine::Hooks{.send = [this](const v1::Step& step) { return Send(step); },
                       .run = [this](const v1::Step& step) { return Run(step); },
+                      .residuals = [this] { return std::span<const uint16_t>(residuals_); },
                       .collect = [this](uint64_t) { return done_; },
                       .broken = [this](const absl::Status&) { ++broken; }},
         Clock::System());
@@ -73,9 +80,15 @@ class FakeGroup {
     std::this_thread::sleep_for(milliseconds(delay_ms));
     if (!run_failure.ok()) return run_failure;
     logits_.clear();
+    residuals_.clear();
     for (const v1::StepChunk& chunk : step.chunks()) {
       for (int i = 0; i < chunk.tokens_size(); ++i) {
         const bool last = i + 1 == chunk.tokens_size();
+        // Every value says its position.
+        if (chunk.residuals()) {
+          residuals_.insert(residuals_.end(), kLayers * kHidden,
+                            static_cast<uint16_t>(chunk.start() + static_cast<uint32_t>(i)));
+        }
         if (!chunk.logits_all() && !(chunk.logits_last() && last)) continue;
         std::vector<float> row(kVocab, 0.0f);
         row[static_cast<size_t>((chunk.tokens(i) + 1) % kVocab)] =
@@ -89,6 +102,7 @@ class FakeGroup {
   std::vector<std::unique_ptr<Follower>> followers_;
   std::vector<v1::StepDone> done_;
   std::vector<float> logits_;
+  std::vector<uint16_t> residuals_;
 };
 
 v1::EngineRequest Request(std::vector<int32_t> prompt, uint32_t max_tokens) {
@@ -194,6 +208,32 @@ TEST(Engine, LogitsComeChunkByChunkAsTheyAreTaken) {
   EXPECT_EQ(sizes, (std::vector<size_t>{64, 64, 22}));
   EXPECT_EQ(FakeGroup::Drain(*call).finish(), v1::FINISH_STOP);
   EXPECT_FALSE(group.engine->TakeRows(*call).has_value());
+}
+
+TEST(Engine, ResidualStreamsComeWithTheirRows) {
+  FakeGroup group(1);
+  for (const bool wanted : {true, false}) {
+    v1::EngineScoreRequest request = Squares(100);
+    request.set_chunk(64);
+    request.set_want_residuals(wanted);
+    const auto call = *group.engine->Logits(request);
+    uint32_t position = 0;
+    while (position < 100) {
+      AwaitRows(*call);
+      const std::optional<EngineCall::Rows> rows = group.engine->TakeRows(*call);
+      ASSERT_TRUE(rows.has_value());
+      const size_t count = rows->logits.size() / kVocab;
+      ASSERT_EQ(rows->residuals.size(), wanted ? count * kLayers * kHidden : 0);
+      for (size_t i = 0; i < rows->residuals.size(); ++i) {
+        EXPECT_EQ(rows->residuals[i], position + i / (kLayers * kHidden));
+      }
+      position += static_cast<uint32_t>(count);
+    }
+  }
+  // A score has no use for them.
+  v1::EngineScoreRequest score = Squares(20);
+  score.set_want_residuals(true);
+  EXPECT_EQ(FakeGroup::Drain(**group.engine->Score(score)).finish(), v1::FINISH_STOP);
 }
 
 TEST(Engine, LogitsThatNobodyTakesEndByCancelOrDeadline) {
