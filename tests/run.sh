@@ -100,7 +100,8 @@ if ((oracles)); then
   count "oracle environment" $status
   for check in tests/oracle/check_*.py; do
     [[ $check == */check_vllm.py ]] && continue
-    [[ $check == */check_perplexity.py ]] && ((full == 0)) && continue  # ten minutes: --oracles --full
+    # A quarter of an hour each: --oracles --full.
+    [[ $check == */check_@(perplexity|compat).py ]] && ((full == 0)) && continue
     args=()
     [[ $check =~ check_(tokenizer|sentencepiece) ]] && ((full == 0)) && args=(--lines 10000)  # 100,000 with --full
     ((status != 0)) || oracle "$venv" "$check" "${args[@]}"

@@ -62,7 +62,7 @@ void BM_Cast(benchmark::State& state, Isa isa, SourceType type, CodeType code, s
   const std::vector<char> source = MakeRows(type, rows);
   std::vector<uint8_t> codes(rows * kColumns);
   const QuantizeOps& ops = QuantizeOpsFor(isa);
-  const CastRule rule = {code, -127, false};
+  const CastRule rule = {code, -127, Quotient::kExact};
   std::vector<float> scales(kColumns / group);
   for (auto _ : state) {
     for (size_t row = 0; row < rows; ++row) {
@@ -88,7 +88,7 @@ void BM_GridErrors(benchmark::State& state, Isa isa, CodeType code) {
   double errors[20];
   for (auto _ : state) {
     QuantizeOpsFor(isa).grid_errors_row(source.data(), SourceType::kBf16, 4 * kColumns,
-                                        scales.data(), 20, {code, -127, false}, errors);
+                                        scales.data(), 20, {code, -127, Quotient::kExact}, errors);
     benchmark::DoNotOptimize(errors);
   }
   state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * source.size()));
