@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 seconds=${1:-60}
 shift || true
 targets=("$@")
-if ((${#targets[@]} == 0)); then targets=(safetensors index config gguf tokenizer sentencepiece recipe template calibration); fi
+if ((${#targets[@]} == 0)); then targets=(safetensors index config doctor gguf tokenizer sentencepiece recipe template calibration); fi
 binaries=("${targets[@]/%/_fuzz}")
 
 mkdir -p build
