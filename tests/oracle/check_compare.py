@@ -5,8 +5,10 @@ does, once for each of the two models; `rounding` is that divergence, measured w
 in float32 from itself run in bfloat16. So Octavo's KL is to lie above the oracle's, by no more than three times `rounding`.
 
 Distances of residual streams are taken after every layer but the last, behind which transformers shows the stream only after
-the final norm. Errors that do not know of one another add up by their squares: the square of Octavo's distance is to lie
-between the oracle's and the oracle's with rounding's, once for each model, and 5 % more.
+the final norm. Each of Octavo's two streams is as far from the oracle's as rounding is, so their distance differs from the
+oracle's by no more than twice that (the triangle inequality), and a tenth more because Octavo's rounding is not quite bfloat16's
+of transformers. A few tokens carry values a thousand times larger than the rest and make up most of a distance, so it does not
+grow by the squares of rounding, as errors of many values would. Over all layers the mean is to be within 10 %.
 """
 
 import json
@@ -49,15 +51,16 @@ def layer_sums(reference, model, ids):
 
 
 def check_layers(recipe, mine, sums, rounding):
-    theirs, noise = sums[0] / sums[1], rounding[0] / rounding[1]
-    squares = torch.tensor(mine[:-1], dtype=torch.float64)**2
-    low, high = 0.95 * theirs, 1.05 * (theirs + 2 * noise)
-    bad = int(((squares < low) | (squares > high)).sum())
-    for layer in {0, len(squares) // 2, len(squares) - 1}:
-        print(f"{recipe:16s} after layer {layer:2d} octavo {squares[layer]**0.5:.5f}  oracle {theirs[layer]**0.5:.5f}  "
-              f"rounding {noise[layer]**0.5:.5f}")
-    print(f"{recipe:16s} layers         {len(squares) - bad} of {len(squares)} within {'FAIL' if bad else 'ok'}", flush=True)
-    return bad
+    theirs, noise = (sums[0] / sums[1])**0.5, (rounding[0] / rounding[1])**0.5
+    mine = torch.tensor(mine[:-1], dtype=torch.float64)
+    bad = int(((mine - theirs).abs() > 2.2 * noise).sum())
+    for layer in range(len(mine)):
+        print(f"{recipe:16s} after layer {layer:2d} octavo {mine[layer]:.5f}  oracle {theirs[layer]:.5f}  "
+              f"rounding {noise[layer]:.5f}")
+    print(f"{recipe:16s} layers         {len(mine) - bad} of {len(mine)} within {'FAIL' if bad else 'ok'}", flush=True)
+    ratio = float(mine.mean() / theirs.mean())
+    print(f"{recipe:16s} layers         mean {ratio:.3f} of the oracle's {'ok' if abs(ratio - 1) <= 0.1 else 'FAIL'}", flush=True)
+    return bad + (abs(ratio - 1) > 0.1)
 
 
 def figures(reference, model, ids):
