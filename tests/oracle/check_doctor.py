@@ -99,6 +99,9 @@ def main():
     logging.disable(logging.CRITICAL)
     transformers.utils.logging.set_verbosity_error()
     torch.set_num_threads(1)
+    # What a reader leaves uninitialised is NaN instead of whatever the memory held, so that every run sees the same.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
     failures, count = 0, 0
     with tempfile.TemporaryDirectory() as scratch:
         checker = Checker(pathlib.Path(scratch))
