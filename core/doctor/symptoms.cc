@@ -155,7 +155,7 @@ constexpr Rule kRules[] = {
     {Symptom::kBits, "bits", Claims("RrR"), kCureEightBits},
     {Symptom::kStrategy, "strategy", Claims("RrL"), kCureStrategy},
     {Symptom::kStaticInt8Inputs, "static-int8-inputs", Claims("rll"), kCureStrategy},
-    // vLLM asserts float weights; transformers leaves packed weights and their shapes uninitialised.
+    // vLLM asserts float weights; transformers leaves packed weights uninitialised.
     {Symptom::kInt8WeightOnly, "int8-weight-only", Claims("RrW"), kCureStrategy},
     {Symptom::kInputsPerTensor, "inputs-per-tensor", Claims("RlL"), kCureStrategy},
     {Symptom::kOutputsQuantized, "outputs-quantized", Claims("r??"), kCureStrategy},

@@ -17,7 +17,7 @@ struct LanesAvx2 {
   struct F {
     __m256 a, b;  // lanes 0..7, 8..15
   };
-  static constexpr int kRowTile = 2;
+  static constexpr int kRowTile = 3;
   static constexpr int kGroupTile = 1;
   static constexpr int kStreams = 2;
 

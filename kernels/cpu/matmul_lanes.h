@@ -34,6 +34,22 @@ void DecodeTile(WeightType type, const std::byte* tile, float* out, int64_t stri
   }
 }
 
+// chains[r][..] = fma(x[r], weights, chains[r][..]).
+template <class L, int Rows, int Groups>
+[[gnu::always_inline]] inline void AddProducts(const float* weights, const float* x,
+                                               int64_t x_stride,
+                                               typename L::F (&chains)[Rows][Groups]) {
+  typename L::F w[Groups];
+#pragma GCC unroll 8
+  for (int g = 0; g < Groups; ++g) w[g] = L::Load(weights + g * 16);
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+    const typename L::F a = L::Set(x[r * x_stride]);
+#pragma GCC unroll 8
+    for (int g = 0; g < Groups; ++g) chains[r][g] = L::Fma(a, w[g], chains[r][g]);
+  }
+}
+
 // sums[r][..] += the 32-block rule of x rows and `weights` ([32][16 * Groups] numbers).
 template <class L, int Rows, int Groups>
 [[gnu::always_inline]] inline void BlockRows(const float* weights, const float* x, int64_t x_stride,
@@ -47,21 +63,9 @@ template <class L, int Rows, int Groups>
   }
 #pragma GCC unroll 4
   for (int64_t k = 0; k < kTileDepth; k += 2) {
-    typename L::F w[Groups], v[Groups];
-#pragma GCC unroll 8
-    for (int g = 0; g < Groups; ++g) {
-      w[g] = L::Load(weights + k * kStride + g * 16);
-      v[g] = L::Load(weights + (k + 1) * kStride + g * 16);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
-      const typename L::F a = L::Set(x[r * x_stride + k]);
-#pragma GCC unroll 8
-      for (int g = 0; g < Groups; ++g) even[r][g] = L::Fma(a, w[g], even[r][g]);
-      const typename L::F b = L::Set(x[r * x_stride + k + 1]);
-#pragma GCC unroll 8
-      for (int g = 0; g < Groups; ++g) odd[r][g] = L::Fma(b, v[g], odd[r][g]);
-    }
+    // One parity after the other, so that only `Groups` registers hold weights.
+    AddProducts<L, Rows, Groups>(weights + k * kStride, x + k, x_stride, even);
+    AddProducts<L, Rows, Groups>(weights + (k + 1) * kStride, x + k + 1, x_stride, odd);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
@@ -80,6 +84,10 @@ void BlockProduct(const float* weights, int64_t rows, const float* x, int64_t x_
   constexpr int kTile = L::kRowTile;
   int64_t r = 0;
   for (; r + kTile <= rows; r += kTile) {
+    for (int64_t next = r + kTile; next < r + 2 * kTile && next < rows; ++next) {
+      __builtin_prefetch(x + next * x_stride);
+      __builtin_prefetch(x + next * x_stride + 16);
+    }
     BlockRows<L, kTile, Groups>(weights, x + r * x_stride, x_stride, sums + r * sums_stride,
                                 sums_stride);
   }

@@ -57,8 +57,11 @@ def nll_of(model, windows):
 
 def read_transformers(job):
     import transformers
+    config = transformers.AutoConfig.from_pretrained(job["folder"])
+    # It decompresses merged experts to BF16, whatever is asked for, and multiplies them with inputs of the asked type.
+    dtype = torch.bfloat16 if config.model_type == "mixtral" else torch.float32
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
-        job["folder"], dtype=torch.float32, attn_implementation="eager", experts_implementation="eager",
+        job["folder"], dtype=dtype, attn_implementation="eager", experts_implementation="eager",
         output_loading_info=True)
     wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
              if info.get(key)}

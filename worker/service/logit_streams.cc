@@ -57,6 +57,13 @@ class LocalRows {
   std::shared_ptr<EngineCall> call_;
 };
 
+template <class T>
+std::vector<T> ValuesOf(const std::string& bytes) {
+  std::vector<T> values(bytes.size() / sizeof(T));
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+  return values;
+}
+
 // Rows of another leader. Asked for with the first look.
 class RemoteRows {
  public:
@@ -89,11 +96,8 @@ class RemoteRows {
     OCTAVO_RETURN_IF_ERROR(CheckLayers(message));
     EngineCall::Rows rows;
     rows.start = message.start();
-    rows.logits.resize(message.logits().size() / sizeof(float));
-    std::memcpy(rows.logits.data(), message.logits().data(), rows.logits.size() * sizeof(float));
-    rows.residuals.resize(message.residuals().size() / sizeof(uint16_t));
-    std::memcpy(rows.residuals.data(), message.residuals().data(),
-                rows.residuals.size() * sizeof(uint16_t));
+    rows.logits = ValuesOf<float>(message.logits());
+    rows.residuals = ValuesOf<uint16_t>(message.residuals());
     return rows;
   }
 
