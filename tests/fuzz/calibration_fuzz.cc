@@ -51,7 +51,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view bytes(reinterpret_cast<const char*>(data) + 2, size - 2);
   const auto file = octavo::OpenCalibrationFile(bytes, kNames[data[0] % 3]);
   if (!file.ok()) {
-    OCTAVO_CHECK(octavo::ReasonOf(file.status()) == octavo::Reason::kBadRequest);
+    OCTAVO_CHECK(octavo::ReasonOf(file.status()) == octavo::Reason::kBadData);
     return 0;
   }
   const auto once = octavo::CalibrationFromFile(*file, &bundle, kVocabulary, options);
@@ -60,7 +60,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   OCTAVO_CHECK(once.status() == again.status());
   if (!once.ok()) {
     const octavo::Reason reason = octavo::ReasonOf(once.status());
-    OCTAVO_CHECK(reason == octavo::Reason::kBadRequest || reason == octavo::Reason::kBadCheckpoint);
+    OCTAVO_CHECK(reason == octavo::Reason::kBadData || reason == octavo::Reason::kBadCheckpoint);
     return 0;
   }
   OCTAVO_CHECK(once->ids == again->ids && once->lengths == again->lengths);

@@ -31,7 +31,7 @@ import peers
 import smol
 
 SAMPLES, LENGTH = 64, 512
-BATCH = 8  # windows at once
+BATCH = 1  # windows at once: 100 MB of logits a model at 512 tokens
 PEER, DEFAULT, COMPAT = "llm-compressor", "octavo", "octavo-compat"
 NLL_ERRORS, KL_BAR = 2, 0.95
 
