@@ -21,16 +21,6 @@ Band::Band(const BandJob& job, std::byte* scratch) : job_(job) {
   bits_ = reinterpret_cast<uint32_t*>(source_ + cells);
 }
 
-// Of a group of four that is to become 2:4: the zeros that it has, or those of the smallest scores.
-void Band::ChooseTwo(int64_t position, int64_t r, const double scores[4]) {
-  unsigned zeros = 0;
-  for (int64_t t = 0; t < kMaskGroup; ++t) {
-    if (source_[(position + t) * kBandRows + r] == 0) zeros |= 1u << t;
-  }
-  if (__builtin_popcount(zeros) < 2) zeros = TwoSmallest(scores);
-  for (int64_t t = 0; t < kMaskGroup; ++t) zero_[t][r] |= ((zeros >> t) & 1u) != 0;
-}
-
 // Fills zero_ for positions [position, position + count); score(t, r) says what the weight of
 // position + t is worth.
 template <typename Score>
@@ -51,7 +41,8 @@ void Band::MarkZeros(int64_t position, int64_t count, Score score) {
     if (job_.sparse_rows[static_cast<size_t>(row_begin_ + r)] != 0) continue;
     double scores[kMaskGroup];
     for (int64_t t = 0; t < kMaskGroup; ++t) scores[t] = score(t, r);
-    ChooseTwo(position, r, scores);
+    const unsigned zeros = TwoSmallest(scores);
+    for (int64_t t = 0; t < kMaskGroup; ++t) zero_[t][r] |= ((zeros >> t) & 1u) != 0;
   }
 }
 

@@ -50,7 +50,6 @@ class Band {
  private:
   template <typename Score>
   void MarkZeros(int64_t position, int64_t count, Score score);
-  void ChooseTwo(int64_t position, int64_t r, const double scores[4]);
   void LoadSource();
   void TakeNearest();
   void SweepNearest(double* costs);

@@ -6,7 +6,7 @@
 // adapted.
 //
 // No inverse is formed. With R upper and H + damping I = R R^T (Cholesky from the last column
-// backwards), U is R^-1: a third of the work of the usual three steps, and in place.
+// backwards), U is R^-1: half the work of factor, inverse and factor again, and in place.
 
 #include <cstdint>
 #include <vector>

@@ -25,9 +25,9 @@ namespace octavo {
 enum class Sparsity : uint8_t {
   // A row that comes with the 2:4 pattern (mask.h) keeps its zeros, all of them; others are dense.
   kKeep,
-  // Every row leaves with the pattern. Of four channels with two zeros or more the zeros stay; of
-  // others the two with the smallest w^2 / U[i][i]^2 become zero, w as it is when the first of the
-  // four is reached, ties to the lower channel.
+  // Every row leaves with the pattern. One that comes with it keeps its zeros; of others' fours the
+  // two with the smallest w^2 / U[i][i]^2 become zero, w as it is when the first of the four is
+  // reached, ties to the lower channel.
   kTwoOfFour,
 };
 
