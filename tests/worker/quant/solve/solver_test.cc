@@ -62,6 +62,36 @@ TEST_F(Solver, FollowsTheRecursionThatInvertsAfresh) {
   }
 }
 
+// The recursion is greedy: of many rows over few channels some would have been better off without.
+TEST_F(Solver, RowsThatRoundingToNearestServesBetterKeepIt) {
+  const int64_t channels = 8;
+  const Hessian h = Of(CorrelatedTokens(15, 200, channels, 1), channels);
+  const Matrix plain = ToMatrix(h);
+  const HessianFactor factor = Factor(h);
+  const TestWeight weight = RandomWeight(13, 600, channels);
+  const WeightRows rows = weight.Piece(0, 600);
+  const QuantizeRule rule = SolveRule(v1::NUMERIC_FP8_E4M3, v1::PER_CHANNEL);
+  const Solved nearest = Nearest(rows, rule);
+  const Solved got = Solve(factor, rows, rule);
+  const Coder coder = CoderOfScales(rule, rows, got.scales);
+  int64_t better = 0;
+  for (int64_t r = 0; r < rows.rows; ++r) {
+    const auto codes = Naive(Damped(h, factor), factor.order, rows, coder, r, false);
+    std::vector<std::byte> solved = nearest.codes;
+    for (int64_t c = 0; c < channels; ++c) {
+      StoreStored(coder, codes[static_cast<size_t>(c)], solved, r * channels + c);
+    }
+    const double before = Quadratic(plain, RowError(rows, coder, nearest.codes, r));
+    const double after = Quadratic(plain, RowError(rows, coder, solved, r));
+    const bool keeps = after > before && solved != nearest.codes;
+    better += keeps ? 1 : 0;
+    const auto* want = (keeps ? nearest.codes : solved).data() + r * channels;
+    ASSERT_TRUE(std::equal(want, want + channels, got.codes.data() + r * channels)) << r;
+  }
+  EXPECT_GT(better, 0);
+  EXPECT_EQ(got.report.nearest_rows, better);
+}
+
 TEST_F(Solver, ReportsTheErrorAndNeverExceedsRoundingToNearest) {
   const int64_t channels = 200;
   const Hessian h = Of(CorrelatedTokens(7, 900, channels, 6), channels);
@@ -144,6 +174,7 @@ TEST_F(Solver, DeadChannelsGetZeroCodesAndChangeNoOther) {
   }
   const Solved second = Solve(factor, weight.Piece(0, 64), rule);
   EXPECT_TRUE(first.codes == second.codes);
+  EXPECT_EQ(first.report.error_before, second.report.error_before);
   EXPECT_EQ(first.report.error_after, second.report.error_after);
 }
 
