@@ -1,7 +1,6 @@
 #include "worker/quant/solve/band.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "worker/quant/solve/mask.h"
 

@@ -6,7 +6,6 @@
 
 #include "core/base/checksum.h"
 #include "core/base/error.h"
-#include "core/tensor/bare/fp_env.h"
 #include "core/tensor/bare/philox.h"
 #include "tests/worker/quant/solve/solve_fixture.h"
 

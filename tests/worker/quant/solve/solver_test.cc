@@ -3,8 +3,6 @@
 
 #include "worker/quant/solve/solver.h"
 
-#include <bit>
-
 #include "core/base/error.h"
 #include "tests/worker/quant/solve/solver_fixture.h"
 
