@@ -5,7 +5,9 @@
 #include "kernels/activation.h"
 #include "kernels/attention.h"
 #include "kernels/divergence.h"
+#include "kernels/hessian.h"
 #include "kernels/matmul.h"
+#include "kernels/matmul_f64.h"
 #include "kernels/norm.h"
 #include "kernels/probe.h"
 #include "kernels/quantize.h"
@@ -30,6 +32,8 @@ std::vector<KernelRow> AllKernelRows() {
   add(ActivationKernelRows());
   add(SoftmaxKernelRows());
   add(DivergenceKernelRows());
+  add(HessianKernelRows());
+  add(MatmulF64KernelRows());
   return rows;
 }
 
