@@ -72,21 +72,29 @@ void EstimatePlain(const Traffic& traffic, const MachineRates& rates, double cor
   ChooseLongest(resources, estimate);
 }
 
-void EstimateCalibrated(const v1::Plan& plan, const Traffic& traffic, const MachineRates& rates,
-                        const Workforce& force, Estimate* estimate) {
-  const CalibrationCost cost = CostOfCalibration(plan);
+// What calibrating takes, whatever the machine.
+void CountCalibration(const v1::Plan& plan, const CalibrationCost& cost, const Workforce& force,
+                      Estimate* estimate) {
+  const CalibrateMemory memory = CalibrateBytes(plan);
+  estimate->memory_bytes_min = MemoryForCalibrating(memory.streamed);
+  estimate->memory_bytes_resident = MemoryForCalibrating(memory.resident);
+  estimate->operations = cost.operations;
+  const bool resident = force.memory_bytes >= estimate->memory_bytes_resident;
+  const auto layers = static_cast<double>(std::max(1, plan.calibration().layers_size()));
+  estimate->layer_reread_bytes =
+      resident ? static_cast<uint64_t>(static_cast<double>(cost.weight_bytes) *
+                                       std::max(1.0, force.workers / layers))
+               : cost.streamed_bytes;
+}
+
+void EstimateCalibrated(const v1::Plan& plan, const CalibrationCost& cost, const Traffic& traffic,
+                        const MachineRates& rates, const Workforce& force, Estimate* estimate) {
   const bool resident = force.memory_bytes >= estimate->memory_bytes_resident;
   const double machines = force.own_machines ? force.workers : 1;
   const double all = rates.products_all * kProductEfficiency;
   const double core = rates.products_core * kProductEfficiency;
   // A streamed pass has all cores of its worker.
   const double unit = resident ? core : all;
-  const auto layers = static_cast<double>(std::max(1, plan.calibration().layers_size()));
-  estimate->operations = cost.operations;
-  estimate->layer_reread_bytes =
-      resident ? static_cast<uint64_t>(static_cast<double>(cost.weight_bytes) *
-                                       std::max(1.0, force.workers / layers))
-               : cost.streamed_bytes;
   const auto written = static_cast<double>(traffic.written + cost.spilled_bytes);
   const auto read = static_cast<double>(estimate->source_bytes + estimate->reread_bytes +
                                         estimate->layer_reread_bytes + cost.spilled_bytes);
@@ -129,10 +137,10 @@ Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, const Work
   estimate.quantized_tensors = quantized.size();
   estimate.kept_tensors = kept.size();
   estimate.memory_bytes_min = kProcessBytes + estimate.unit_bytes_max;
+  CalibrationCost cost;
   if (plan.has_calibration()) {
-    const CalibrateMemory memory = CalibrateBytes(plan);
-    estimate.memory_bytes_min = MemoryForCalibrating(memory.streamed);
-    estimate.memory_bytes_resident = MemoryForCalibrating(memory.resident);
+    cost = CostOfCalibration(plan);
+    CountCalibration(plan, cost, force, &estimate);
   }
   for (const double rate : {rates.read, rates.write, rates.disk, rates.cast, rates.verify}) {
     if (rate <= 0) return estimate;
@@ -142,7 +150,7 @@ Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, const Work
         force.own_machines ? force.workers * rates.cores : std::min(force.workers, rates.cores);
     EstimatePlain(traffic, rates, std::max(1, cores), &estimate);
   } else if (rates.products_all > 0 && rates.products_core > 0) {
-    EstimateCalibrated(plan, traffic, rates, force, &estimate);
+    EstimateCalibrated(plan, cost, traffic, rates, force, &estimate);
   }
   return estimate;
 }

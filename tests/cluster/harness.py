@@ -4,6 +4,7 @@ Every command gets a random mark in its environment. Children inherit it, so tha
 /proc whatever became of their parents: that is how orphans are seen and how "all processes" are killed.
 """
 
+import atexit
 import hashlib
 import json
 import os
@@ -19,17 +20,21 @@ import uuid
 BIN = pathlib.Path(os.environ["OCTAVO_BIN_DIR"])
 MARK = "OCTAVO_TEST_MARK"
 
+# A state of the tests' own: rates that somebody measured here, or clusters that run here, must not show in them.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="octavo-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
-def octavo_args(*args):
-    return [str(BIN / "octavo"), *[str(arg) for arg in args]]
+
+def octavo_args(*args, programs=BIN):
+    return [str(programs / "octavo"), *[str(arg) for arg in args]]
 
 
 class Run:
     """One command with its whole family of processes."""
 
-    def __init__(self, *args, env=None, preexec=None):
+    def __init__(self, *args, env=None, preexec=None, programs=BIN):
         self.mark = uuid.uuid4().hex
-        self.args = octavo_args(*args)
+        self.args = octavo_args(*args, programs=programs)
         environment = dict(os.environ, **(env or {}))
         environment[MARK] = self.mark
         # Files, not pipes: a child that outlives the command would hold a pipe open.

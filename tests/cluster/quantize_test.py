@@ -9,7 +9,7 @@ import time
 import unittest
 
 import job_case
-from harness import Run, digests, wait_until
+from harness import BIN, Run, digests, wait_until
 
 # About 220 MB of BF16 in several shards, some 15 units, so that a job takes long enough to be hit.
 # OCTAVO_CLUSTER_LARGE=1 takes 2.3 GB instead.
@@ -106,12 +106,14 @@ class QuantizeTest(job_case.JobCase):
         parent = self.scratch / "locked"
         parent.mkdir(mode=0o555)
         os.chmod(self.scratch, 0o755)
+        # Where nobody may start them, wherever the repository is.
+        programs = shutil.copytree(BIN, self.scratch / "programs")
 
         def become_nobody():
             if os.geteuid() == 0:  # root may write anywhere
                 os.setgid(65534)
                 os.setuid(65534)
-        run = self.run_fails(77, *self.quantize_args(out=parent / "out"), preexec=become_nobody)
+        run = self.run_fails(77, *self.quantize_args(out=parent / "out"), preexec=become_nobody, programs=programs)
         self.assertIn(str(parent), run.stderr())
         self.assertEqual(list(parent.iterdir()), [])
 
