@@ -181,8 +181,8 @@ def map_vllm(job, reason):
         for parameter in held.values():
             poison(parameter.data)
         DefaultModelLoader(config.load_config).load_weights(model, config.model_config)
-    # A cache has four scales in vLLM; files hold two, if any. The others start at 1.
-    spare = ("q_scale", "prob_scale") + (() if job["kv"] else ("k_scale", "v_scale"))
+    # A cache has four scales in vLLM; files hold two, if any. The others start at 1, and zero points at 0.
+    spare = ("q_scale", "prob_scale", "_zero_point") + (() if job["kv"] else ("k_scale", "v_scale"))
     left = [name for name, parameter in held.items()
             if not name.endswith(spare) and poisoned(parameter.data).any()]
     if left:
