@@ -14,8 +14,8 @@ packages=(
   libpcre2-dev libutf8proc-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev
   # tests and checks
   libgtest-dev libgmock-dev libbenchmark-dev clang-16 libclang-rt-16-dev clang-format clang-tidy prometheus
-  # what vLLM's build for CPUs links to (tests/oracle)
-  libnuma1
+  # what vLLM's build for CPUs links to and compiles against (tests/oracle)
+  libnuma1 python3-dev
   # text for perplexity
   debian-handbook
   # scripts
