@@ -15,7 +15,7 @@ import tempfile
 import time
 import unittest
 
-from harness import ClusterTest, Run, digest_of, digests
+from harness import ClusterTest, Run, digest_of, digests, wait_until
 
 SHAPE = ["--layers", 2, "--hidden", 128, "--intermediate", 256, "--heads", 4, "--kv-heads", 2, "--vocab", 256, "--seed", 7]
 EXPERTS = ["--experts", 3, "--experts-per-token", 2]
@@ -58,21 +58,17 @@ class Cluster:
     def __init__(self, scratch):
         self.scratch, self.expected = scratch, {}
 
-    def ok(self, *args, env=None):
+    def end(self, *args, env=None):
         """The exit code, after every process of the run has ended."""
         run = Run(*args, env=env)
         code = run.wait()
-        deadline = time.monotonic() + 5
-        while run.family():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{run.args}: {run.family()} outlived their command")
-            time.sleep(0.01)
+        wait_until(lambda: not run.family(), 5, f"{run.args}: processes outlived their command")
         return code, run
 
     def job(self, family, preset, out):
         source = self.scratch / family
         if not source.exists():
-            code, run = self.ok("synth", "--family", family, *SHAPE, *FAMILIES[family], "--out", source)
+            code, run = self.end("synth", "--family", family, *SHAPE, *FAMILIES[family], "--out", source)
             assert code == 0, run.stderr()
         return ["quantize", source, "--recipe", preset, *PRESETS[preset], "--out", out]
 
@@ -80,7 +76,7 @@ class Cluster:
         key = (family, preset)
         if key not in self.expected:
             out = self.scratch / f"{family}-{preset}"
-            code, run = self.ok(*self.job(family, preset, out), "--workers", 1)
+            code, run = self.end(*self.job(family, preset, out), "--workers", 1)
             assert code == 0, run.stderr()
             self.expected[key] = digests(out)
             shutil.rmtree(out)
@@ -92,11 +88,11 @@ class Cluster:
         out, flag = self.scratch / "out", self.scratch / "flag"
         command = [*self.job(family, preset, out), "--workers", workers, "--memory", memory]
         flag.unlink(missing_ok=True)
-        code, run = self.ok(*command, env={} if kill == "none" else {"OCTAVO_FAULT_POINT": f"{kill}@{flag}"})
+        code, run = self.end(*command, env={} if kill == "none" else {"OCTAVO_FAULT_POINT": f"{kill}@{flag}"})
         assert flag.exists() == (kill != "none"), f"{case}: the fault point was not passed\n{run.stderr()}"
         if code != 0:
             assert kill != "none", f"{case}: {code}\n{run.stderr()}"
-            code, run = self.ok(*command)
+            code, run = self.end(*command)
         assert code == 0, f"{case}: {code}\n{run.stderr()}"
         found = digests(out)
         shutil.rmtree(out)

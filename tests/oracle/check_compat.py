@@ -29,7 +29,6 @@ import transformers
 from safetensors import safe_open
 
 import smol
-import text_lines
 
 TOOL = smol.BIN.parent / "tests" / "scale_tool"
 COMPAT = {"autofp8": 2, "quark-2024": 3, "quark-0.13": 4}  # octavo.v1.Compat
@@ -317,7 +316,7 @@ def main():
     wanted = [word for word in sys.argv[1:] if not word.startswith("--")] or list(TOOLS)
     checks = Checks()
     tokenizer = transformers.AutoTokenizer.from_pretrained(smol.bf16())
-    stream = tokenizer(" ".join(text_lines.file_lines(4000, 9)))["input_ids"]
+    stream = tokenizer(smol.handbook().read_text(encoding="utf-8")[:40000])["input_ids"]
     samples = [stream[i * LENGTH:(i + 1) * LENGTH - i] for i in range(SAMPLES)]
     seen = seen_by(load(), samples)
     exact = seen_by(load(torch.float32), samples, lambda x: x.abs().max().reshape(1))

@@ -23,31 +23,13 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.quantization_config import FineGrainedFP8Config
 
 import smol
+from recipe_texts import BLOCKS, PER_TENSOR, STATIC
 
 FP8 = torch.float8_e4m3fn
 F32 = torch.float32
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 SHAPE = ["--layers", 2, "--hidden", 256, "--intermediate", 640, "--heads", 4, "--kv-heads", 2, "--vocab", 512, "--seed", 5]
 
-PER_TENSOR = """name: fp8-tensor
-dialect: fp8
-rules:
-  - weight: {type: fp8, scale: tensor}
-    input: {type: fp8, scale: token}
-"""
-BLOCKS = """name: fp8-blocks
-dialect: fp8
-rules:
-  - weight: {type: fp8, scale: block, block: [128, 128]}
-    input: {type: fp8, scale: group, group: 128}
-"""
-STATIC = """name: static-DIALECT
-dialect: DIALECT
-rules:
-  - {weight: {type: fp8, scale: tensor}, input: {type: fp8, scale: tensor}}
-kv_cache: {type: fp8, scale: tensor}
-calibration: {observer: absmax, samples: 4, sample_length: 64}
-"""
 
 
 def tensors(folder):

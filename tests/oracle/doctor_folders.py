@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 import smol
 import tiny_models
+from recipe_texts import BLOCKS, PER_TENSOR, STATIC
 
 FP8 = torch.float8_e4m3fn
 LAYER = "model.layers.0."
@@ -34,23 +35,6 @@ SIZES = dict(vocab_size=512, hidden_size=256, intermediate_size=512, num_attenti
 RAGGED = dict(SIZES, hidden_size=320, intermediate_size=576, num_attention_heads=5, num_key_value_heads=1)
 LENGTH = 48
 
-STATIC = """name: static-DIALECT
-dialect: DIALECT
-rules:
-  - {weight: {type: fp8, scale: tensor}, input: {type: fp8, scale: tensor}}
-kv_cache: {type: fp8, scale: tensor}
-calibration: {observer: absmax, samples: 4, sample_length: 64}
-"""
-PER_TENSOR = """name: fp8-tensor
-dialect: fp8
-rules:
-  - {weight: {type: fp8, scale: tensor}, input: {type: fp8, scale: token}}
-"""
-BLOCKS = """name: fp8-blocks
-dialect: fp8
-rules:
-  - {weight: {type: fp8, scale: block, block: [128, 128]}, input: {type: fp8, scale: group, group: 128}}
-"""
 
 
 class Folder:

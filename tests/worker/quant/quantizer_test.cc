@@ -15,6 +15,7 @@
 #include "core/tensor/bare/fp8.h"
 #include "core/tensor/bare/tree.h"
 #include "gtest/gtest.h"
+#include "tests/worker/quant/test_rule.h"
 #include "worker/quant/mse.h"
 
 namespace octavo {
@@ -67,20 +68,6 @@ Weight RandomWeight(DType dtype, int64_t rows, int64_t columns, uint32_t seed) {
     }
   }
   return weight;
-}
-
-QuantizeRule Rule(v1::NumericType type, v1::Granularity granularity, v1::Algorithm algorithm,
-                  DType scale_dtype) {
-  QuantizeRule rule;
-  rule.format.set_type(type);
-  rule.format.set_granularity(granularity);
-  if (granularity == v1::PER_BLOCK) {
-    rule.format.set_block_rows(128);
-    rule.format.set_block_columns(128);
-  }
-  rule.algorithm = algorithm;
-  rule.scale_dtype = scale_dtype;
-  return rule;
 }
 
 struct Output {
@@ -147,7 +134,7 @@ TEST(RoundToNearest, ScalesAndCodesFollowTheFormulas) {
     const Weight weight = RandomWeight(dtype, 300, 200, 1);
     for (const v1::NumericType type : kTypes) {
       for (const v1::Granularity granularity : kGranularities) {
-        const QuantizeRule rule = Rule(type, granularity, v1::ABSMAX, DType::kBF16);
+        const QuantizeRule rule = TestRule(type, granularity, v1::ABSMAX, DType::kBF16);
         const Output out = QuantizeAll(rule, BestIsa(), weight.All());
         const double limit = type == v1::NUMERIC_INT8 ? 127 : 448;
         const std::vector<double> maxima = GroupMaxima(rule, weight);
@@ -192,7 +179,7 @@ TEST(Quantizer, SameBytesAndSameReportOnEveryInstructionSet) {
     for (const v1::Algorithm algorithm : {v1::ABSMAX, v1::MSE}) {
       for (const v1::NumericType type : kTypes) {
         for (const v1::Granularity granularity : kGranularities) {
-          const QuantizeRule rule = Rule(type, granularity, algorithm, dtype);
+          const QuantizeRule rule = TestRule(type, granularity, algorithm, dtype);
           const Output want = QuantizeAll(rule, Isa::kReference, weight.All());
           for (const Isa isa : {Isa::kAvx2, Isa::kAvx512}) {
             if (!IsSupported(isa)) continue;
@@ -210,7 +197,8 @@ TEST(Quantizer, PiecesOfRowsGiveTheBytesOfTheWhole) {
   const Weight weight = RandomWeight(DType::kBF16, 400, 257, 3);
   for (const v1::Algorithm algorithm : {v1::ABSMAX, v1::MSE}) {
     for (const v1::Granularity granularity : kGranularities) {
-      const QuantizeRule rule = Rule(v1::NUMERIC_FP8_E4M3, granularity, algorithm, DType::kBF16);
+      const QuantizeRule rule =
+          TestRule(v1::NUMERIC_FP8_E4M3, granularity, algorithm, DType::kBF16);
       const Output whole = QuantizeAll(rule, BestIsa(), weight.All());
       auto quantizer = MakeQuantizer(rule, BestIsa());
       ASSERT_TRUE(quantizer.ok());
@@ -247,7 +235,7 @@ TEST(MseSearch, PicksTheGridPointOfSmallestErrorByF64) {
   const Weight weight = RandomWeight(DType::kBF16, 160, 300, 4);
   for (const v1::NumericType type : kTypes) {
     for (const v1::Granularity granularity : kGranularities) {
-      const QuantizeRule rule = Rule(type, granularity, v1::MSE, DType::kF32);
+      const QuantizeRule rule = TestRule(type, granularity, v1::MSE, DType::kF32);
       const Output out = QuantizeAll(rule, BestIsa(), weight.All());
       const double limit = type == v1::NUMERIC_INT8 ? 127 : 448;
       const std::vector<double> maxima = GroupMaxima(rule, weight);
@@ -289,13 +277,13 @@ TEST(Quantizer, ZeroGroupsGetScaleOneAndAreCounted) {
   for (int64_t c = 0; c < 256; ++c) Set(weight, 200, c, 0.0f);
   for (const v1::Algorithm algorithm : {v1::ABSMAX, v1::MSE}) {
     const QuantizeRule channel =
-        Rule(v1::NUMERIC_FP8_E4M3, v1::PER_CHANNEL, algorithm, DType::kBF16);
+        TestRule(v1::NUMERIC_FP8_E4M3, v1::PER_CHANNEL, algorithm, DType::kBF16);
     const Output rows = QuantizeAll(channel, BestIsa(), weight.All());
     EXPECT_EQ(rows.report.zero_groups(), 1u);
     EXPECT_EQ(ScaleAt(channel, rows, 200), 1.0);
     EXPECT_LT(rows.report.scale_max(), 1) << "of the other groups";
     EXPECT_GT(rows.report.scale_min(), 0);
-    const QuantizeRule block = Rule(v1::NUMERIC_INT8, v1::PER_BLOCK, algorithm, DType::kF32);
+    const QuantizeRule block = TestRule(v1::NUMERIC_INT8, v1::PER_BLOCK, algorithm, DType::kF32);
     const Output blocks = QuantizeAll(block, BestIsa(), weight.All());
     EXPECT_EQ(blocks.report.zero_groups(), 1u);
     EXPECT_EQ(ScaleAt(block, blocks, 0), 1.0);
@@ -310,7 +298,8 @@ TEST(Quantizer, NonFiniteValuesAreNamed) {
     Set(weight, 270, 133, std::nanf(""));
     for (const v1::Granularity granularity : kGranularities) {
       for (const v1::Algorithm algorithm : {v1::ABSMAX, v1::MSE}) {
-        const QuantizeRule rule = Rule(v1::NUMERIC_FP8_E4M3, granularity, algorithm, DType::kF32);
+        const QuantizeRule rule =
+            TestRule(v1::NUMERIC_FP8_E4M3, granularity, algorithm, DType::kF32);
         auto quantizer = MakeQuantizer(rule, BestIsa());
         ASSERT_TRUE(quantizer.ok());
         const WeightRows piece = weight.Piece(256, 300);
@@ -330,8 +319,8 @@ TEST(Quantizer, NonFiniteValuesAreNamed) {
       }
     }
     Set(weight, 270, 133, -INFINITY);
-    auto quantizer =
-        MakeQuantizer(Rule(v1::NUMERIC_INT8, v1::PER_CHANNEL, v1::ABSMAX, DType::kF32), BestIsa());
+    auto quantizer = MakeQuantizer(
+        TestRule(v1::NUMERIC_INT8, v1::PER_CHANNEL, v1::ABSMAX, DType::kF32), BestIsa());
     const absl::Status status = (*quantizer)->Amax(weight.All()).status();
     EXPECT_NE(std::string(status.message()).find("infinite at row 270"), std::string::npos);
   }
@@ -341,7 +330,7 @@ TEST(Quantizer, CompatibilityModeDividesAsTheToolDoes) {
   Weight weight = RandomWeight(DType::kBF16, 64, 200, 7);
   for (int64_t c = 0; c < 200; ++c) Set(weight, 5, c, 0.0f);
   for (const v1::NumericType type : kTypes) {
-    QuantizeRule rule = Rule(type, v1::PER_CHANNEL, v1::ABSMAX, DType::kBF16);
+    QuantizeRule rule = TestRule(type, v1::PER_CHANNEL, v1::ABSMAX, DType::kBF16);
     rule.compat = v1::COMPAT_LLM_COMPRESSOR;
     const Output out = QuantizeAll(rule, BestIsa(), weight.All());
     const double half_range = type == v1::NUMERIC_INT8 ? 127.5 : 448;
@@ -364,7 +353,7 @@ TEST(Quantizer, CompatibilityModeDividesAsTheToolDoes) {
 }
 
 TEST(MakeQuantizer, RefusesWhatItCannotDo) {
-  const QuantizeRule good = Rule(v1::NUMERIC_INT8, v1::PER_CHANNEL, v1::ABSMAX, DType::kBF16);
+  const QuantizeRule good = TestRule(v1::NUMERIC_INT8, v1::PER_CHANNEL, v1::ABSMAX, DType::kBF16);
   QuantizeRule bad = good;
   bad.format.set_type(v1::NUMERIC_KEEP);
   EXPECT_EQ(ReasonOf(MakeQuantizer(bad, BestIsa()).status()), Reason::kUnsupported);
@@ -381,7 +370,7 @@ TEST(MakeQuantizer, RefusesWhatItCannotDo) {
   bad.algorithm = v1::MSE;
   bad.compat = v1::COMPAT_LLM_COMPRESSOR;
   EXPECT_EQ(ReasonOf(MakeQuantizer(bad, BestIsa()).status()), Reason::kUnsupported);
-  bad = Rule(v1::NUMERIC_INT8, v1::PER_BLOCK, v1::ABSMAX, DType::kBF16);
+  bad = TestRule(v1::NUMERIC_INT8, v1::PER_BLOCK, v1::ABSMAX, DType::kBF16);
   bad.format.set_block_columns(100);
   EXPECT_EQ(ReasonOf(MakeQuantizer(bad, BestIsa()).status()), Reason::kUnsupported);
 }

@@ -82,6 +82,19 @@ void UpdateTrailing(const Triangle& g, const MatmulF64Ops& ops, int64_t first, i
   });
 }
 
+// Rows [first, last) of V, columns [begin, end), from what rows below have left of them: the last
+// row first. `panel` as in InvertColumns.
+void SolveColumns(const Triangle& v, const MatmulF64Ops& ops, int64_t first, int64_t last,
+                  const double* panel, int64_t panel_stride, int64_t begin, int64_t end) {
+  for (int64_t k = last - 1; k >= first; --k) {
+    const double* row = panel + (k - first) * panel_stride;
+    ops.subtract_product({1, end - begin, last - 1 - k, row + (last - 1 - first), 0, -1,
+                          v.Row(last - 1) + begin, -v.stride},
+                         v.Row(k) + begin, v.stride);
+    Divide(v.Row(k) + begin, end - begin, row[k - first]);
+  }
+}
+
 // Columns [begin, end) of V, rows [first, last), right of the block on the diagonal. `panel`: these
 // rows of G, [row][panel_stride], from column `first` on.
 void InvertColumns(const Triangle& v, const MatmulF64Ops& ops, int64_t first, int64_t last,
@@ -96,13 +109,7 @@ void InvertColumns(const Triangle& v, const MatmulF64Ops& ops, int64_t first, in
                          v.Row(first) + begin, v.stride);
     bottom = top;
   }
-  for (int64_t k = last - 1; k >= first; --k) {
-    const double* row = panel + (k - first) * panel_stride;
-    ops.subtract_product({1, end - begin, last - 1 - k, row + (last - 1 - first), 0, -1,
-                          v.Row(last - 1) + begin, -v.stride},
-                         v.Row(k) + begin, v.stride);
-    Divide(v.Row(k) + begin, end - begin, row[k - first]);
-  }
+  SolveColumns(v, ops, first, last, panel, panel_stride, begin, end);
 }
 
 // The block on the diagonal itself.
@@ -112,13 +119,7 @@ void InvertDiagonal(const Triangle& v, const MatmulF64Ops& ops, int64_t first, i
     std::fill(v.Row(k) + first, v.Row(k) + last, 0.0);
     v.Row(k)[k] = 1;
   }
-  for (int64_t k = last - 1; k >= first; --k) {
-    const double* row = panel + (k - first) * panel_stride;
-    ops.subtract_product({1, last - first, last - 1 - k, row + (last - 1 - first), 0, -1,
-                          v.Row(last - 1) + first, -v.stride},
-                         v.Row(k) + first, v.stride);
-    Divide(v.Row(k) + first, last - first, row[k - first]);
-  }
+  SolveColumns(v, ops, first, last, panel, panel_stride, first, last);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 
 #include "core/tensor/bare/float_bits.h"
 #include "gtest/gtest.h"
+#include "tests/worker/quant/test_rule.h"
 #include "worker/quant/solve/solver.h"
 
 namespace octavo {
@@ -75,19 +76,6 @@ inline TestWeight RandomWeight(uint64_t seed, int64_t rows, int64_t columns) {
   TestWeight out = {rows, columns, {}};
   for (int64_t i = 0; i < rows * columns; ++i) out.values.push_back(Bf16FromF32(normal(random)));
   return out;
-}
-
-inline QuantizeRule SolveRule(v1::NumericType type, v1::Granularity granularity,
-                              DType scale_dtype = DType::kF32) {
-  QuantizeRule rule;
-  rule.format.set_type(type);
-  rule.format.set_granularity(granularity);
-  if (granularity == v1::PER_BLOCK) {
-    rule.format.set_block_rows(128);
-    rule.format.set_block_columns(128);
-  }
-  rule.scale_dtype = scale_dtype;
-  return rule;
 }
 
 // A Hessian with given elements (its upper triangle).

@@ -27,7 +27,7 @@ TEST_F(Solver, IdentityHessianGivesRoundingToNearest) {
   for (const auto type : kTypes) {
     for (const auto granularity : kGranularities) {
       for (const auto algorithm : {v1::ABSMAX, v1::MSE}) {
-        QuantizeRule rule = SolveRule(type, granularity, DType::kBF16);
+        QuantizeRule rule = TestRule(type, granularity, v1::ABSMAX, DType::kBF16);
         rule.algorithm = algorithm;
         const Solved want = Nearest(weight.Piece(0, 140), rule);
         const Solved got = Solve(factor, weight.Piece(0, 140), rule);
@@ -49,7 +49,7 @@ TEST_F(Solver, FollowsTheRecursionThatInvertsAfresh) {
     for (const ColumnOrder order : {ColumnOrder::kNatural, ColumnOrder::kActivation}) {
       const HessianFactor factor = Factor(h, order);
       for (const auto type : kTypes) {
-        const QuantizeRule rule = SolveRule(type, v1::PER_CHANNEL);
+        const QuantizeRule rule = TestRule(type, v1::PER_CHANNEL);
         const Solved got = Solve(factor, rows, rule);
         const Coder coder = CoderOfScales(rule, rows, got.scales);
         const int64_t followed = ExpectFollows(Damped(h, factor), factor, rows, coder, got.codes,
@@ -68,7 +68,7 @@ TEST_F(Solver, RowsThatRoundingToNearestServesBetterKeepIt) {
   const HessianFactor factor = Factor(h);
   const TestWeight weight = RandomWeight(13, 600, channels);
   const WeightRows rows = weight.Piece(0, 600);
-  const QuantizeRule rule = SolveRule(v1::NUMERIC_FP8_E4M3, v1::PER_CHANNEL);
+  const QuantizeRule rule = TestRule(v1::NUMERIC_FP8_E4M3, v1::PER_CHANNEL);
   const Solved nearest = Nearest(rows, rule);
   const Solved got = Solve(factor, rows, rule);
   const Coder coder = CoderOfScales(rule, rows, got.scales);
@@ -100,7 +100,7 @@ TEST_F(Solver, ReportsTheErrorAndNeverExceedsRoundingToNearest) {
     const HessianFactor factor = Factor(h, order);
     for (const auto type : kTypes) {
       for (const auto granularity : kGranularities) {
-        const QuantizeRule rule = SolveRule(type, granularity);
+        const QuantizeRule rule = TestRule(type, granularity);
         const Solved nearest = Nearest(rows, rule);
         const Solved got = Solve(factor, rows, rule);
         EXPECT_TRUE(got.scales == nearest.scales);
@@ -131,7 +131,8 @@ TEST_F(Solver, SameBytesForEveryInstructionSetThreadCountAndCut) {
   const TestWeight weight = RandomWeight(5, 300, channels);
   for (const auto sparsity : {Sparsity::kKeep, Sparsity::kTwoOfFour}) {
     for (const auto granularity : kGranularities) {
-      const QuantizeRule rule = SolveRule(v1::NUMERIC_FP8_E4M3, granularity, DType::kBF16);
+      const QuantizeRule rule =
+          TestRule(v1::NUMERIC_FP8_E4M3, granularity, v1::ABSMAX, DType::kBF16);
       ThreadPool one(1);
       const HessianFactor slow = *FactorHessian(h, {.order = ColumnOrder::kActivationByFours},
                                                 Isa::kReference, &arena_, &one);
@@ -161,7 +162,7 @@ TEST_F(Solver, DeadChannelsGetZeroCodesAndChangeNoOther) {
   for (size_t t = 0; t < 300; ++t) x[t * 70 + 3] = x[t * 70 + 69] = 0;
   const HessianFactor factor = Factor(Of(x, channels));
   TestWeight weight = RandomWeight(6, 64, channels);
-  const QuantizeRule rule = SolveRule(v1::NUMERIC_INT8, v1::PER_CHANNEL);
+  const QuantizeRule rule = TestRule(v1::NUMERIC_INT8, v1::PER_CHANNEL);
   for (int64_t r = 0; r < 64; ++r) weight.Set(r, 0, 0.3f);  // the largest: scales stay
   const Solved first = Solve(factor, weight.Piece(0, 64), rule);
   for (int64_t r = 0; r < 64; ++r) {
@@ -185,7 +186,7 @@ TEST_F(Solver, ActivationOrderSolvesWhatMattersFirst) {
   }
   const Hessian h = Of(x, channels);
   const TestWeight weight = RandomWeight(7, 128, channels);
-  const QuantizeRule rule = SolveRule(v1::NUMERIC_INT8, v1::PER_BLOCK);
+  const QuantizeRule rule = TestRule(v1::NUMERIC_INT8, v1::PER_BLOCK);
   const Solved natural = Solve(Factor(h), weight.Piece(0, 128), rule);
   const Solved ordered = Solve(Factor(h, ColumnOrder::kActivation), weight.Piece(0, 128), rule);
   EXPECT_TRUE(natural.scales == ordered.scales);
@@ -199,7 +200,7 @@ TEST_F(Solver, ZeroGroupsKeepScaleOneAndCodeZero) {
   for (int64_t r = 0; r < 128; ++r) {
     for (int64_t c = 128; c < 256; ++c) weight.Set(r, c, 0);
   }
-  const QuantizeRule rule = SolveRule(v1::NUMERIC_FP8_E4M3, v1::PER_BLOCK);
+  const QuantizeRule rule = TestRule(v1::NUMERIC_FP8_E4M3, v1::PER_BLOCK);
   const Solved got = Solve(factor, weight.Piece(0, 128), rule);
   EXPECT_EQ(got.report.piece.zero_groups(), 1u);
   for (int64_t r = 0; r < 128; ++r) {
@@ -214,7 +215,7 @@ TEST_F(Solver, SaysWhatItCannotDo) {
       Factor(Of(CorrelatedTokens(14, 60, 10, 2), 10), ColumnOrder::kActivation);
   TestWeight weight = RandomWeight(11, 4, 10);
   std::vector<std::byte> codes(40), scales(16), values(80);
-  QuantizeRule rule = SolveRule(v1::NUMERIC_INT8, v1::PER_CHANNEL);
+  QuantizeRule rule = TestRule(v1::NUMERIC_INT8, v1::PER_CHANNEL);
   const auto solve = [&](const HessianFactor& with, Sparsity sparsity) {
     return ReasonOf(
         SolveRows(SetupOf(with), weight.Piece(0, 4), rule, nullptr, sparsity, codes, scales)

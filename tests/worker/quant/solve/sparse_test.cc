@@ -16,7 +16,7 @@ TEST_F(Solver, PrunesAsTheRecursionThatInvertsAfresh) {
     for (const ColumnOrder order : {ColumnOrder::kNatural, ColumnOrder::kActivationByFours}) {
       const HessianFactor factor = Factor(h, order);
       const Matrix damped = Damped(h, factor);
-      const QuantizeRule rule = SolveRule(v1::NUMERIC_FP8_E4M3, v1::PER_CHANNEL);
+      const QuantizeRule rule = TestRule(v1::NUMERIC_FP8_E4M3, v1::PER_CHANNEL);
       const Solved joint = Solve(factor, rows, rule, Sparsity::kTwoOfFour);
       EXPECT_EQ(ExpectFollows(damped, factor, rows, CoderOfScales(rule, rows, joint.scales),
                               joint.codes, true, "joint"),
@@ -57,7 +57,7 @@ TEST_F(Solver, TwoOfFourIsValidAloneAndJointly) {
     const HessianFactor factor = Factor(h, order);
     for (const auto type : kTypes) {
       for (const auto granularity : kGranularities) {
-        const QuantizeRule rule = SolveRule(type, granularity);
+        const QuantizeRule rule = TestRule(type, granularity);
         const Solved got = Solve(factor, rows, rule, Sparsity::kTwoOfFour);
         const Coder coder = CoderOfScales(rule, rows, got.scales);
         EXPECT_EQ(SparseRows(coder, got.codes, 100, channels), 100);
@@ -93,7 +93,7 @@ TEST_F(Solver, APatternThatIsThereStays) {
   for (const ColumnOrder order : {ColumnOrder::kNatural, ColumnOrder::kActivation}) {
     const HessianFactor factor = Factor(h, order);
     for (const auto type : kTypes) {
-      const QuantizeRule rule = SolveRule(type, v1::PER_CHANNEL);
+      const QuantizeRule rule = TestRule(type, v1::PER_CHANNEL);
       const Solved got = Solve(factor, rows, rule);
       EXPECT_EQ(got.report.sparse_rows, 64);
       EXPECT_LT(got.report.error_after, got.report.error_before);
@@ -113,7 +113,7 @@ TEST_F(Solver, APatternThatIsThereStays) {
   // Asked for a pattern, rows that have it keep theirs, third zeros included.
   const HessianFactor factor = Factor(h);
   const Solved made =
-      Solve(factor, rows, SolveRule(v1::NUMERIC_INT8, v1::PER_CHANNEL), Sparsity::kTwoOfFour);
+      Solve(factor, rows, TestRule(v1::NUMERIC_INT8, v1::PER_CHANNEL), Sparsity::kTwoOfFour);
   EXPECT_EQ(made.report.sparse_rows, 64);
   for (int64_t r = 0; r < 80; ++r) {
     for (int64_t c = 0; c < channels; ++c) {
