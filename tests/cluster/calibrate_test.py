@@ -128,7 +128,7 @@ calibration: {observer: absmax, samples: 1, sample_length: 4, coverage: natural}
 """)
         run = self.run_fails(65, "quantize", lonely, "--recipe", natural, "--calibration", "random", "--samples", 1,
                              "--sample-length", 4, "--out", self.out)
-        self.assertRegex(run.stderr(), r"layer 0, expert \d+, MLP_INPUT")
+        self.assertRegex(run.stderr(), r"layer \d+, expert \d+, MLP_INPUT")
         self.assertFalse(self.out.exists())
 
     def test_calibration_input_is_required_and_checked(self):
