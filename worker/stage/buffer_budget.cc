@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <new>
 #include <utility>
 
 #include "core/base/error.h"
@@ -13,10 +14,19 @@ namespace {
 // How often a waiting borrower looks at its stop token.
 constexpr std::chrono::milliseconds kStopCheck{50};
 
+constexpr size_t kAlignment = 4096;
+
+std::byte* Allocate(size_t size) {
+  void* const bytes =
+      std::aligned_alloc(kAlignment, (size + kAlignment - 1) / kAlignment * kAlignment);
+  if (bytes == nullptr) throw std::bad_alloc();
+  return static_cast<std::byte*>(bytes);
+}
+
 }  // namespace
 
 BufferBudget::Loan::Loan(BufferBudget* budget, size_t size)
-    : budget_(budget), size_(size), bytes_(std::make_unique_for_overwrite<std::byte[]>(size)) {}
+    : budget_(budget), size_(size), bytes_(Allocate(size)) {}
 
 BufferBudget::Loan::Loan(Loan&& other) noexcept
     : budget_(std::exchange(other.budget_, nullptr)),

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <span>
 #include <stop_token>
@@ -15,7 +16,8 @@ namespace octavo {
 
 class BufferBudget {
  public:
-  // Bytes on loan; they go back when it is destroyed. Not initialized.
+  // Bytes on loan, aligned to 4096 (direct reads); they go back when it is destroyed. Not
+  // initialized.
   class Loan {
    public:
     Loan(Loan&& other) noexcept;
@@ -24,11 +26,14 @@ class BufferBudget {
     std::span<std::byte> bytes() const { return {bytes_.get(), size_}; }
 
    private:
+    struct Free {
+      void operator()(std::byte* bytes) const { std::free(bytes); }
+    };
     friend class BufferBudget;
     Loan(BufferBudget* budget, size_t size);
     BufferBudget* budget_;
     size_t size_;
-    std::unique_ptr<std::byte[]> bytes_;
+    std::unique_ptr<std::byte[], Free> bytes_;
   };
 
   explicit BufferBudget(uint64_t limit) : limit_(limit) {}

@@ -37,14 +37,8 @@ absl::StatusOr<v1::Receipt> QuantizeStage::Run(const v1::Task& task, std::stop_t
 }
 
 void QuantizeStage::Prefetch(const v1::Task& task) {
-  const auto sources = SourceFiles::Open(task);
-  if (!sources.ok()) return;  // Run will say what is wrong
-  for (const v1::Piece& piece : task.unit().pieces()) {
-    const uint64_t row_bytes = RowBytes(piece);
-    sources->Get(piece.source().file())
-        .ReadAhead(piece.source().begin() + static_cast<uint64_t>(piece.row_begin()) * row_bytes,
-                   static_cast<uint64_t>(piece.row_end() - piece.row_begin()) * row_bytes);
-  }
+  auto sources = SourceFiles::Open(task);
+  if (sources.ok()) ExpectReads(task, &*sources);  // else Run will say what is wrong
 }
 
 absl::Status QuantizeStage::SyncTouched() {

@@ -14,25 +14,6 @@
 namespace octavo {
 namespace {
 
-absl::Status Changed(const std::string& path, std::string_view what) {
-  return MakeError(Reason::kSourceChanged, what, {.file = path},
-                   "Start the job again on a source that stays as it is");
-}
-
-absl::Status Compare(const OpenFile& file, const v1::SourceFile& facts) {
-  struct stat now;
-  if (fstat(file.fd(), &now) != 0) return ErrnoError("cannot stat", errno, {.file = file.path()});
-  if (static_cast<uint64_t>(now.st_size) != facts.size()) {
-    return Changed(file.path(), fmt::format("the file has {} bytes, the job was planned with {}",
-                                            now.st_size, facts.size()));
-  }
-  const int64_t mtime = now.st_mtim.tv_sec * int64_t{1'000'000'000} + now.st_mtim.tv_nsec;
-  if (facts.mtime_ns() != 0 && mtime != facts.mtime_ns()) {
-    return Changed(file.path(), "the file was modified after the job was planned");
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<SharedFile> OpenOutput(const v1::Task& task, uint32_t index) {
   if (index >= static_cast<uint32_t>(task.output_names_size()) ||
       !IsPlainFileName(task.output_names(static_cast<int>(index)))) {
@@ -91,40 +72,6 @@ void OpenFile::StartWriteBack(uint64_t offset, uint64_t size) const {
 absl::Status OpenFile::Sync() const {
   if (fdatasync(fd_) == 0) return absl::OkStatus();
   return ErrnoError("cannot sync", errno, {.file = path_});
-}
-
-absl::StatusOr<SourceFiles> SourceFiles::Open(const v1::Task& task) {
-  SourceFiles result;
-  for (const v1::Piece& piece : task.unit().pieces()) {
-    const std::string& name = piece.source().file();
-    if (result.files_.contains(name)) continue;
-    if (!IsPlainFileName(name)) {
-      return MakeError(Reason::kInternal, "a task names a file outside its folder", {.file = name});
-    }
-    const std::string path = JoinPath(task.source_dir(), name);
-    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return ErrnoError("cannot open the source", errno, {.file = path});
-    Source source{std::make_unique<OpenFile>(fd, path), {}};
-    bool known = false;
-    for (const v1::SourceFile& facts : task.sources()) {
-      if (facts.name() != name) continue;
-      source.facts = facts;
-      known = true;
-    }
-    if (!known) {
-      return MakeError(Reason::kInternal, "the task lacks the file's identity", {.file = path});
-    }
-    OCTAVO_RETURN_IF_ERROR(Compare(*source.file, source.facts));
-    result.files_.emplace(name, std::move(source));
-  }
-  return result;
-}
-
-absl::Status SourceFiles::CheckUnchanged() const {
-  for (const auto& [name, source] : files_) {
-    OCTAVO_RETURN_IF_ERROR(Compare(*source.file, source.facts));
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<std::map<uint32_t, SharedFile>> OpenOutputs(const v1::Task& task) {

@@ -1,7 +1,7 @@
 #pragma once
 
-// The files of one task: sources whose identity was checked, and outputs that lie ready in the
-// staging folder. Every error names the file and the byte offset.
+// An open file, and the outputs of one task that lie ready in the staging folder. Every error names
+// the file and the byte offset. (The task's sources: worker/stage/source_files.h.)
 
 #include <cstddef>
 #include <cstdint>
@@ -40,24 +40,6 @@ class OpenFile {
  private:
   const int fd_;
   const std::string path_;
-};
-
-// Source files of a task, by name.
-class SourceFiles {
- public:
-  // Opens what the task's pieces read and compares size and mtime with task.sources.
-  // kInputMissing, kSourceChanged.
-  static absl::StatusOr<SourceFiles> Open(const v1::Task& task);
-  // The same comparison again, after reading.
-  absl::Status CheckUnchanged() const;
-  const OpenFile& Get(const std::string& name) const { return *files_.at(name).file; }
-
- private:
-  struct Source {
-    std::unique_ptr<OpenFile> file;
-    v1::SourceFile facts;
-  };
-  std::map<std::string, Source> files_;
 };
 
 // Shared: a Run writes to it while a SyncTouched of another thread may hold it.

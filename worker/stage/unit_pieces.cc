@@ -66,8 +66,8 @@ absl::Status UnitRun::ForChunks(const v1::Piece& piece, Visit visit) {
     Chunk chunk;
     chunk.begin = row;
     chunk.rows = std::min(step, piece.row_end() - row);
-    chunk.bytes = loan_.bytes().first(static_cast<uint64_t>(chunk.rows) * row_bytes);
-    OCTAVO_RETURN_IF_ERROR(Read(piece, static_cast<uint64_t>(row) * row_bytes, chunk.bytes));
+    OCTAVO_ASSIGN_OR_RETURN(chunk.bytes, Read(piece, static_cast<uint64_t>(row) * row_bytes,
+                                              static_cast<uint64_t>(chunk.rows) * row_bytes));
     OCTAVO_RETURN_IF_ERROR(visit(chunk));
   }
   return absl::OkStatus();
@@ -77,12 +77,11 @@ absl::Status UnitRun::CopyPiece(const v1::Piece& piece) {
   const uint64_t row_bytes = RowBytes(piece);
   const uint64_t begin = static_cast<uint64_t>(piece.row_begin()) * row_bytes;
   const uint64_t size = static_cast<uint64_t>(piece.row_end() - piece.row_begin()) * row_bytes;
-  const auto bytes = loan_.bytes().first(kChunkBytes);
-  const auto scratch = loan_.bytes().subspan(kChunkBytes);
+  const auto scratch = loan_.bytes().subspan(FrontBytes(piece));
   DigestStream digest;
   for (uint64_t at = 0; at < size; at += kChunkBytes) {
-    const auto chunk = bytes.first(std::min(kChunkBytes, size - at));
-    OCTAVO_RETURN_IF_ERROR(Read(piece, begin + at, chunk));
+    OCTAVO_ASSIGN_OR_RETURN(const std::span<std::byte> chunk,
+                            Read(piece, begin + at, std::min(kChunkBytes, size - at)));
     FaultPoint("mid-write");
     OCTAVO_RETURN_IF_ERROR(WriteVerified(piece.weight_out(), at, chunk, scratch));
     digest.Add(chunk);
@@ -124,7 +123,8 @@ absl::Status UnitRun::CastPiece(const v1::Piece& piece, const Quantizer& quantiz
   std::vector<v1::PieceReport> blocks;
   uint64_t scale_at = 0;
   auto visit = [&](const Chunk& chunk) -> absl::Status {
-    const auto rest = loan_.bytes().subspan(chunk.bytes.size());
+    const auto front = loan_.bytes().first(FrontBytes(piece));
+    const auto rest = loan_.bytes().subspan(front.size());
     const auto codes = rest.first(static_cast<uint64_t>(chunk.rows) * columns);
     const auto scales =
         rest.subspan(codes.size())
@@ -132,13 +132,13 @@ absl::Status UnitRun::CastPiece(const v1::Piece& piece, const Quantizer& quantiz
     OCTAVO_RETURN_IF_ERROR(CastChunk(piece, quantizer, chunk, codes, scales, &blocks));
     // A per-tensor scale is written once, with the first rows of the tensor.
     if (scale_at < scale_out.end() - scale_out.begin()) {
-      OCTAVO_RETURN_IF_ERROR(WriteVerified(scale_out, scale_at, scales, chunk.bytes));
+      OCTAVO_RETURN_IF_ERROR(WriteVerified(scale_out, scale_at, scales, front));
       scale_digest.Add(scales);
       scale_at += scales.size();
     }
     FaultPoint("mid-write");
     const uint64_t at = static_cast<uint64_t>(chunk.begin - piece.row_begin()) * columns;
-    OCTAVO_RETURN_IF_ERROR(WriteVerified(piece.weight_out(), at, codes, chunk.bytes));
+    OCTAVO_RETURN_IF_ERROR(WriteVerified(piece.weight_out(), at, codes, front));
     weight_digest.Add(codes);
     return absl::OkStatus();
   };

@@ -25,14 +25,15 @@ QuantizeRule RuleOf(const v1::Piece& piece, v1::Compat compat = v1::COMPAT_NONE)
   return rule;
 }
 
-// Buffers that a piece needs at a time: source rows (reused to read back), codes, scales.
+uint64_t ScaleBytes(const v1::Piece& piece) {
+  return ScaleBytes(RuleOf(piece), ChunkRows(piece), ColumnsOf(piece.source()));
+}
+
+// Buffers that a piece needs at a time.
 uint64_t BufferBytes(const v1::Piece& piece) {
-  if (!piece.has_format()) return kChunkBytes * 2;
-  const int64_t rows = ChunkRows(piece);
-  const uint64_t scales = ScaleBytes(RuleOf(piece), rows, ColumnsOf(piece.source()));
-  // Reading back reuses the source rows; scales of very narrow rows may need more.
-  return std::max(static_cast<uint64_t>(rows) * RowBytes(piece), scales) +
-         CodeBytes(rows, ColumnsOf(piece.source())) + scales;
+  if (!piece.has_format()) return FrontBytes(piece) + kChunkBytes;
+  return FrontBytes(piece) + CodeBytes(ChunkRows(piece), ColumnsOf(piece.source())) +
+         ScaleBytes(piece);
 }
 
 absl::Status CheckTask(const v1::Task& task) {
@@ -51,17 +52,36 @@ absl::Status CheckTask(const v1::Task& task) {
 
 }  // namespace
 
+uint64_t FrontBytes(const v1::Piece& piece) {
+  if (!piece.has_format()) return SourceFiles::RoomFor(kChunkBytes);
+  const uint64_t rows = static_cast<uint64_t>(ChunkRows(piece)) * RowBytes(piece);
+  // Scales of very narrow rows are larger than the rows.
+  return SourceFiles::RoomFor(std::max(rows, ScaleBytes(piece)));
+}
+
+void ExpectReads(const v1::Task& task, SourceFiles* sources) {
+  const v1::Unit& unit = task.unit();
+  for (const v1::Piece& piece : unit.pieces()) {
+    // Statistics that are still to be found mean a second reading, of this unit or of the next.
+    const bool has_stat =
+        std::any_of(task.tie_stats().begin(), task.tie_stats().end(), [&](const v1::TieStat& stat) {
+          return static_cast<int32_t>(stat.tie_group()) == piece.tie_group();
+        });
+    const bool stat_only = unit.kind() == v1::UNIT_STAT_AMAX || unit.kind() == v1::UNIT_STAT_MSE;
+    const bool again = stat_only || (piece.has_format() && piece.tie_group() >= 0 && !has_stat);
+    const uint64_t row_bytes = RowBytes(piece);
+    sources->Expect(piece.source().file(),
+                    piece.source().begin() + static_cast<uint64_t>(piece.row_begin()) * row_bytes,
+                    static_cast<uint64_t>(piece.row_end() - piece.row_begin()) * row_bytes, again);
+  }
+}
+
 absl::StatusOr<std::unique_ptr<UnitRun>> UnitRun::Open(const v1::Task& task, Isa isa,
                                                        BufferBudget* budget,
                                                        const std::stop_token& stop) {
   OCTAVO_RETURN_IF_ERROR(CheckTask(task));
   OCTAVO_ASSIGN_OR_RETURN(SourceFiles sources, SourceFiles::Open(task));
-  for (const v1::Piece& piece : task.unit().pieces()) {
-    const uint64_t row_bytes = RowBytes(piece);
-    sources.Get(piece.source().file())
-        .ReadAhead(piece.source().begin() + static_cast<uint64_t>(piece.row_begin()) * row_bytes,
-                   static_cast<uint64_t>(piece.row_end() - piece.row_begin()) * row_bytes);
-  }
+  ExpectReads(task, &sources);
   OCTAVO_ASSIGN_OR_RETURN(auto outputs, OpenOutputs(task));
   uint64_t bytes = 0;
   std::vector<std::unique_ptr<Quantizer>> quantizers;
@@ -124,11 +144,13 @@ const v1::TieStat* UnitRun::StatOf(const v1::Piece& piece) const {
   return found == stats_.end() ? nullptr : &found->second;
 }
 
-absl::Status UnitRun::Read(const v1::Piece& piece, uint64_t offset, std::span<std::byte> out) {
+absl::StatusOr<std::span<std::byte>> UnitRun::Read(const v1::Piece& piece, uint64_t offset,
+                                                   uint64_t size) {
   OCTAVO_RETURN_IF_ERROR(CheckStop());
   const Stopwatch watch(&read_seconds_);
-  bytes_read_ += out.size();
-  return sources_.Get(piece.source().file()).ReadAt(piece.source().begin() + offset, out);
+  bytes_read_ += size;
+  return sources_.Read(piece.source().file(), piece.source().begin() + offset, size,
+                       loan_.bytes().first(SourceFiles::RoomFor(size)));
 }
 
 absl::Status UnitRun::WriteVerified(const v1::FileRange& range, uint64_t at,

@@ -19,6 +19,7 @@
 #include "octavo/v1/task.pb.h"
 #include "worker/quant/quantizer.h"
 #include "worker/stage/buffer_budget.h"
+#include "worker/stage/source_files.h"
 #include "worker/stage/unit_files.h"
 
 namespace octavo {
@@ -61,6 +62,12 @@ inline int64_t ChunkRows(const v1::Piece& piece) {
   const int64_t blocks = std::max<int64_t>(1, static_cast<int64_t>(rows) / kUnitRowMultiple);
   return std::min(blocks * kUnitRowMultiple, piece.row_end() - piece.row_begin());
 }
+
+// Bytes at the front of a unit's buffers that hold source rows, and then what was read back.
+uint64_t FrontBytes(const v1::Piece& piece);
+
+// Tells `sources` what the task's unit is going to read.
+void ExpectReads(const v1::Task& task, SourceFiles* sources);
 
 class UnitRun {
  public:
@@ -107,8 +114,8 @@ class UnitRun {
   // Reads the piece chunk by chunk and hands each to `visit`.
   template <typename Visit>
   absl::Status ForChunks(const v1::Piece& piece, Visit visit);
-  // Source bytes from `offset` inside the piece's tensor.
-  absl::Status Read(const v1::Piece& piece, uint64_t offset, std::span<std::byte> out);
+  // `size` source bytes from `offset` inside the piece's tensor, at the front of the loan.
+  absl::StatusOr<std::span<std::byte>> Read(const v1::Piece& piece, uint64_t offset, uint64_t size);
   // Writes at `at` inside the range, reads back into `scratch`, compares.
   absl::Status WriteVerified(const v1::FileRange& range, uint64_t at,
                              std::span<const std::byte> bytes, std::span<std::byte> scratch);
