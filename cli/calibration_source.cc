@@ -98,11 +98,12 @@ absl::StatusOr<TextBundle> LoadText(const TextFolder& folder, const std::string&
 
 absl::Status CheckFlags(const v1::Recipe& recipe, const CalibrationFlags& flags) {
   if (recipe.has_calibration() && flags.input.empty()) {
-    return MakeError(
-        Reason::kUsage,
-        fmt::format("recipe {} has static scales, and --calibration is missing", recipe.name()), {},
-        "Pass --calibration FILE (text, or JSON lines with text, messages or ids) or "
-        "--calibration random");
+    return MakeError(Reason::kUsage,
+                     fmt::format("recipe {} has to see activations, and --calibration is missing",
+                                 recipe.name()),
+                     {},
+                     "Pass --calibration FILE (text, or JSON lines with text, messages or ids) or "
+                     "--calibration random");
   }
   const std::array<std::pair<const char*, bool>, 5> given = {
       {{"--calibration", !flags.input.empty()},
@@ -114,7 +115,7 @@ absl::Status CheckFlags(const v1::Recipe& recipe, const CalibrationFlags& flags)
     if (is_given && !recipe.has_calibration()) {
       return MakeError(
           Reason::kUsage,
-          fmt::format("{} is given, and recipe {} has no static scales", name, recipe.name()), {},
+          fmt::format("{} is given, and recipe {} needs no calibration", name, recipe.name()), {},
           "Leave it out, or choose a recipe that is calibrated");
     }
   }

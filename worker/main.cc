@@ -199,7 +199,7 @@ class Worker {
 
   absl::StatusOr<v1::Receipt> RunTask(const v1::Task& task, std::stop_token stop) {
     const auto start = std::chrono::steady_clock::now();
-    absl::StatusOr<v1::Receipt> receipt = task.unit().kind() == v1::UNIT_CALIBRATE
+    absl::StatusOr<v1::Receipt> receipt = CalibrateStage::Does(task.unit().kind())
                                               ? calibrate_->Run(task, std::move(stop))
                                               : quantize_->Run(task, std::move(stop));
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;

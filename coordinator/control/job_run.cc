@@ -18,7 +18,10 @@ std::vector<LeaseTable::Entry> EntriesOf(const v1::Plan& plan) {
     LeaseTable::Entry& entry = entries.emplace_back();
     entry.phase = unit.phase();
     entry.after = UnitBefore(plan, unit);
-    if (unit.kind() == v1::UNIT_CALIBRATE) entry.run = static_cast<int32_t>(unit.layer());
+    // Micro-batches share a layer in memory: the source's, or the quantized one.
+    const bool propagates = unit.kind() == v1::UNIT_PROPAGATE;
+    if (unit.kind() != v1::UNIT_CALIBRATE && !propagates) continue;
+    entry.run = 2 * static_cast<int32_t>(unit.layer()) + (propagates ? 1 : 0);
   }
   return entries;
 }
@@ -37,7 +40,8 @@ bool SameResult(const v1::Receipt& a, const v1::Receipt& b) {
   // Figures go into the published report: they must agree as well.
   return same(a.ranges(), b.ranges()) && same(a.stats(), b.stats()) &&
          same(a.scratch(), b.scratch()) && same(a.reports(), b.reports()) &&
-         same(a.scales(), b.scales()) && same(a.experts(), b.experts());
+         same(a.scales(), b.scales()) && same(a.experts(), b.experts()) &&
+         a.solved().SerializeAsString() == b.solved().SerializeAsString();
 }
 
 JobRun::JobRun(const v1::Job& job, v1::Plan plan, std::vector<v1::Receipt> kept)

@@ -28,24 +28,80 @@ v1::Digest DigestMessage(std::string_view bytes) {
   return message;
 }
 
-// True if the files of a micro-batch's receipts are all there. The activations going into a layer
-// are needed only while no later layer is done.
-bool IsWhole(const std::string& dir, const v1::Plan& plan,
-             const std::map<uint32_t, const v1::Receipt*>& by_layer) {
-  const LocalStore store;
-  uint32_t expected = 0;
-  for (const auto& [layer, receipt] : by_layer) {
-    if (layer != expected++) return false;
-    for (const v1::ScratchFile& file : receipt->scratch()) {
-      const bool newest = layer == by_layer.rbegin()->first;
-      const uint32_t batch = plan.units(static_cast<int>(receipt->unit_id())).batch();
-      if (file.name() == RowsFileName(layer + 1, batch) && !newest) continue;
-      const auto facts = store.Stat(JoinPath(dir, file.name()));
-      if (!facts.ok() || facts->size != file.size()) return false;
-    }
-  }
-  return true;
+// Units that take micro-batches through layers.
+bool TakesBatch(const v1::Unit& unit) {
+  return unit.kind() == v1::UNIT_CALIBRATE || unit.kind() == v1::UNIT_PROPAGATE;
 }
+
+// Layers of which something is still to be solved.
+std::set<uint32_t> UnsolvedLayers(const v1::Plan& plan, const std::vector<v1::Receipt>& receipts) {
+  std::set<uint32_t> done;
+  for (const v1::Receipt& receipt : receipts) done.insert(receipt.unit_id());
+  std::set<uint32_t> layers;
+  for (const v1::Unit& unit : plan.units()) {
+    if (unit.kind() == v1::UNIT_SOLVE && !done.contains(unit.id())) layers.insert(unit.layer());
+  }
+  return layers;
+}
+
+class ScratchCheck {
+ public:
+  ScratchCheck(const v1::Plan& plan, std::string dir, std::set<uint32_t> unsolved)
+      : plan_(plan), dir_(std::move(dir)), unsolved_(std::move(unsolved)) {}
+
+  bool IsThere(const v1::ScratchFile& file) const {
+    const auto facts = store_.Stat(JoinPath(dir_, file.name()));
+    return facts.ok() && facts->size == file.size();
+  }
+
+  // True if the receipts of a micro-batch, by unit, have no gap and their files are all there that
+  // are still needed: statistics; the activations that go into the next layer; what was kept for
+  // Hessians while something of its layer is to be solved.
+  bool IsWhole(const std::vector<uint32_t>& chain,
+               const std::map<uint32_t, const v1::Receipt*>& by_unit) const {
+    for (size_t i = 0; i < by_unit.size(); ++i) {
+      const auto found = by_unit.find(chain[i]);
+      if (found == by_unit.end()) return false;
+      const bool newest = i + 1 == by_unit.size();
+      for (const v1::ScratchFile& file : found->second->scratch()) {
+        if (IsNeeded(chain[i], file.name(), newest) && !IsThere(file)) return false;
+      }
+      if (newest && i > 0 && !NewestRowsAreThere(chain, by_unit, i)) return false;
+    }
+    return true;
+  }
+
+  bool LeafIsMissing(const v1::Receipt& receipt) const {
+    const v1::Unit& unit = plan_.units(static_cast<int>(receipt.unit_id()));
+    if (unit.kind() != v1::UNIT_HESSIAN || !unsolved_.contains(unit.layer())) return false;
+    return !std::all_of(receipt.scratch().begin(), receipt.scratch().end(),
+                        [&](const v1::ScratchFile& file) { return IsThere(file); });
+  }
+
+ private:
+  bool IsNeeded(uint32_t id, const std::string& name, bool newest) const {
+    const v1::Unit& unit = plan_.units(static_cast<int>(id));
+    if (name == RowsFileName(unit.layer() + 1, unit.batch())) return newest;
+    if (name == StatsFileName(unit.layer(), unit.batch())) return true;
+    return unsolved_.contains(unit.layer());
+  }
+
+  // A unit that hands nothing on is followed by one that reads what it read itself.
+  bool NewestRowsAreThere(const std::vector<uint32_t>& chain,
+                          const std::map<uint32_t, const v1::Receipt*>& by_unit, size_t i) const {
+    if (i + 1 == chain.size()) return true;
+    const v1::Unit& next = plan_.units(static_cast<int>(chain[i + 1]));
+    if (next.kind() != v1::UNIT_PROPAGATE) return true;
+    const v1::Receipt& gave = *by_unit.at(chain[i - 1]);
+    return std::all_of(gave.scratch().begin(), gave.scratch().end(),
+                       [&](const v1::ScratchFile& file) { return IsThere(file); });
+  }
+
+  const v1::Plan& plan_;
+  const std::string dir_;
+  const std::set<uint32_t> unsolved_;
+  LocalStore store_;
+};
 
 }  // namespace
 
@@ -55,8 +111,9 @@ absl::Status CheckCalibrationSet(const v1::QuantizeRequest& request) {
     return request.has_calibration()
                ? MakeError(Reason::kBadRequest, "the recipe has nothing to calibrate", {},
                            "Leave --calibration out")
-               : MakeError(Reason::kBadRequest, "the recipe has static scales: it must calibrate",
-                           {}, "Pass --calibration FILE, or random");
+               : MakeError(Reason::kBadRequest,
+                           "the recipe has to see activations: it must calibrate", {},
+                           "Pass --calibration FILE, or random");
   }
   const uint64_t tokens =
       std::accumulate(set.sample_lengths().begin(), set.sample_lengths().end(), uint64_t{0});
@@ -88,21 +145,26 @@ absl::Status StageScratch(const v1::Job& job, const v1::Plan& plan, std::string_
 
 void DropBrokenBatches(const v1::Job& job, const v1::Plan& plan, std::vector<v1::Receipt>* receipts,
                        std::vector<uint32_t>* dropped) {
-  std::map<uint32_t, std::map<uint32_t, const v1::Receipt*>> batches;  // batch, layer
+  const ScratchCheck check(plan, ScratchDirOf(job.staging_dir()), UnsolvedLayers(plan, *receipts));
+  std::map<uint32_t, std::vector<uint32_t>> chains;  // by micro-batch
+  for (const v1::Unit& unit : plan.units()) {
+    if (TakesBatch(unit)) chains[unit.batch()].push_back(unit.id());
+  }
+  std::map<uint32_t, std::map<uint32_t, const v1::Receipt*>> batches;  // by micro-batch, unit
   for (const v1::Receipt& receipt : *receipts) {
     const v1::Unit& unit = plan.units(static_cast<int>(receipt.unit_id()));
-    if (unit.kind() == v1::UNIT_CALIBRATE) batches[unit.batch()][unit.layer()] = &receipt;
+    if (TakesBatch(unit)) batches[unit.batch()][unit.id()] = &receipt;
   }
   std::set<uint32_t> broken;
-  for (const auto& [batch, by_layer] : batches) {
-    if (!IsWhole(ScratchDirOf(job.staging_dir()), plan, by_layer)) broken.insert(batch);
+  for (const auto& [batch, by_unit] : batches) {
+    if (!check.IsWhole(chains[batch], by_unit)) broken.insert(batch);
   }
   std::erase_if(*receipts, [&](const v1::Receipt& receipt) {
     const v1::Unit& unit = plan.units(static_cast<int>(receipt.unit_id()));
     // Scales were made of statistics that are made again: they too.
-    const bool drop = unit.kind() == v1::UNIT_CALIBRATE
-                          ? broken.contains(unit.batch())
-                          : unit.kind() == v1::UNIT_SCALES && !broken.empty();
+    const bool drop = TakesBatch(unit) ? broken.contains(unit.batch())
+                                       : check.LeafIsMissing(receipt) ||
+                                             (unit.kind() == v1::UNIT_SCALES && !broken.empty());
     if (drop) dropped->push_back(receipt.unit_id());
     return drop;
   });

@@ -54,8 +54,26 @@ double CalibrateOperations(const v1::Plan& plan, const v1::Unit& unit) {
   return tokens * (OperationsPerToken(layer, quota_share) + attention);
 }
 
+double SolveOperations(const v1::Unit& unit) {
+  const auto channels = static_cast<double>(unit.hessian().channels());
+  if (unit.kind() == v1::UNIT_HESSIAN) {
+    const v1::HessianSpec& hessian = unit.hessian();
+    return static_cast<double>(hessian.token_end() - hessian.token_begin()) * channels * channels;
+  }
+  double rows = 0;
+  for (const v1::Piece& piece : unit.pieces()) {
+    rows += static_cast<double>(piece.row_end() - piece.row_begin());
+  }
+  // Factor and inverse, then twice over every row: with the nearest codes, and with its own. In
+  // F64, of which there is half as much.
+  return 2 * channels * channels * (2 * channels / 3 + 2 * rows);
+}
+
 double UnitWork(const v1::Plan& plan, const v1::Unit& unit) {
-  if (unit.kind() == v1::UNIT_CALIBRATE) return CalibrateOperations(plan, unit) / 50e9;
+  if (unit.kind() == v1::UNIT_CALIBRATE || unit.kind() == v1::UNIT_PROPAGATE) {
+    return CalibrateOperations(plan, unit) / 50e9;
+  }
+  if (unit.has_hessian()) return SolveOperations(unit) / 50e9;
   return static_cast<double>(unit.source_bytes() + unit.output_bytes()) / 1e9;
 }
 
@@ -63,7 +81,8 @@ CalibrationCost CostOfCalibration(const v1::Plan& plan) {
   CalibrationCost cost;
   std::map<uint32_t, double> chains;  // by micro-batch
   for (const v1::Unit& unit : plan.units()) {
-    if (unit.kind() != v1::UNIT_CALIBRATE) continue;
+    if (unit.has_hessian()) cost.operations += SolveOperations(unit);
+    if (unit.kind() != v1::UNIT_CALIBRATE && unit.kind() != v1::UNIT_PROPAGATE) continue;
     const double operations = CalibrateOperations(plan, unit);
     cost.operations += operations;
     chains[unit.batch()] += operations;

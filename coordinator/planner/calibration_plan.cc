@@ -4,6 +4,7 @@
 #include <map>
 #include <vector>
 
+#include "coordinator/planner/solve_plan.h"
 #include "core/base/error.h"
 #include "core/base/status.h"
 #include "core/checkpoint/checkpoint.h"
@@ -131,7 +132,7 @@ uint64_t SpillBytes(const v1::Plan& plan) {
   const auto row_bytes = static_cast<uint64_t>(plan.model().hidden_size()) * 2;
   const auto files = static_cast<uint64_t>(calibration.layers_size()) *
                      static_cast<uint64_t>(calibration.batches_size());
-  return tokens * (2 * row_bytes + 4) + files * kStatsBytes;
+  return tokens * (2 * row_bytes + 4) + files * kStatsBytes + SolveSpillBytes(plan);
 }
 
 CalibrateMemory CalibrateBytes(const v1::Plan& plan) {
@@ -150,7 +151,10 @@ CalibrateMemory CalibrateBytes(const v1::Plan& plan) {
   for (const v1::ServePlan& layer : calibration.layers()) {
     weights = std::max(weights, LayerWeightBytes(layer));
   }
-  return {.streamed = most + std::min(weights, kStreamedLayerBytes), .resident = most + weights};
+  most += KeptBytesOfBatch(plan);
+  const uint64_t solve = SolveMemoryBytes(plan);
+  return {.streamed = std::max(most + std::min(weights, kStreamedLayerBytes), solve),
+          .resident = std::max(most + weights, solve)};
 }
 
 uint32_t ExpertQuotaOfSample(const v1::Plan& plan) {
@@ -162,8 +166,13 @@ uint32_t ExpertQuotaOfSample(const v1::Plan& plan) {
 }
 
 std::optional<uint32_t> UnitBefore(const v1::Plan& plan, const v1::Unit& unit) {
-  if (unit.kind() != v1::UNIT_CALIBRATE || unit.layer() == 0) return std::nullopt;
-  return unit.id() - static_cast<uint32_t>(plan.calibration().batches_size());
+  const auto batches = static_cast<uint32_t>(plan.calibration().batches_size());
+  if (unit.kind() != v1::UNIT_CALIBRATE || unit.id() < batches) return std::nullopt;
+  const v1::Unit& before = plan.units(static_cast<int>(unit.id() - batches));
+  const bool gives_rows =
+      before.kind() == v1::UNIT_CALIBRATE || before.kind() == v1::UNIT_PROPAGATE;
+  if (!gives_rows || before.phase() != unit.phase()) return std::nullopt;
+  return before.id();
 }
 
 }  // namespace octavo

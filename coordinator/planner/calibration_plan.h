@@ -37,8 +37,8 @@ void AddCalibrateUnits(v1::Plan* plan);
 // Appends one UNIT_SCALES for every layer that has static scales, in a phase after all others.
 void AddScaleUnits(std::span<const v1::StaticScale> scales, v1::Plan* plan);
 
-// Disk that a calibrated job's scratch folder takes at most: activations between layers, ids and
-// statistics.
+// Disk that a calibrated job's scratch folder takes at most: activations between layers, ids,
+// statistics, and of one layer what solving needs.
 uint64_t SpillBytes(const v1::Plan& plan);
 
 // Memory of one task of the longest micro-batch: with its layer's matrices read as they are needed,
@@ -53,7 +53,8 @@ CalibrateMemory CalibrateBytes(const v1::Plan& plan);
 // one sample.
 uint32_t ExpertQuotaOfSample(const v1::Plan& plan);
 
-// The unit that `unit`, a UNIT_CALIBRATE, comes after; nothing for the first layer's.
+// The unit of the same phase that `unit`, a UNIT_CALIBRATE, comes after: the one that gives what
+// goes into it. Nothing for the first layer's, and where an earlier phase gives it.
 std::optional<uint32_t> UnitBefore(const v1::Plan& plan, const v1::Unit& unit);
 
 }  // namespace octavo

@@ -124,7 +124,8 @@ Estimate EstimateJob(const v1::Plan& plan, const MachineRates& rates, const Work
     estimate.phases = std::max(estimate.phases, unit.phase() + 1);
     estimate.unit_bytes_max = std::max(estimate.unit_bytes_max, BufferBytes(unit));
     traffic.written += unit.output_bytes();
-    if (unit.kind() != v1::UNIT_COPY && unit.kind() != v1::UNIT_CALIBRATE) {
+    if (unit.kind() != v1::UNIT_COPY && unit.kind() != v1::UNIT_CALIBRATE &&
+        unit.kind() != v1::UNIT_PROPAGATE && unit.kind() != v1::UNIT_HESSIAN) {
       traffic.cast += unit.source_bytes();
     }
     if (unit.kind() == v1::UNIT_STAT_AMAX || unit.kind() == v1::UNIT_STAT_MSE) {

@@ -1,7 +1,7 @@
 #pragma once
 
-// The two halves of BuildPlan: where everything goes (layout), and who reads what when (units).
-// Private to coordinator/planner.
+// The parts of BuildPlan: where everything goes (layout), and who reads what when (units; those
+// that solve are in solve_plan.h). Private to coordinator/planner.
 
 #include <cstdint>
 #include <span>
@@ -47,7 +47,11 @@ struct Layout {
 absl::StatusOr<Layout> LayOutFiles(const Checkpoint& checkpoint, const v1::Recipe& recipe,
                                    std::span<const TensorScheme> schemes, v1::Plan* plan);
 
-// Fills plan->units, tie_group_count, source_bytes. Looks at plan->recipe().
+// All rows of a tensor in one piece, without a tie.
+v1::Piece WholePiece(const PlacedTensor& tensor);
+
+// Adds to plan->units, tie_group_count and source_bytes what copies and rounds to nearest. Looks at
+// plan->recipe().
 void CutUnits(std::span<const PlacedTensor> tensors, v1::Plan* plan);
 
 }  // namespace octavo

@@ -126,6 +126,20 @@ void SetOutput(const PlacedRows& own, v1::Piece* piece) {
             scales * tensor.scale_bytes);
 }
 
+}  // namespace
+
+v1::Piece WholePiece(const PlacedTensor& tensor) {
+  v1::Piece piece;
+  *piece.mutable_source() = tensor.source->spec();
+  piece.set_row_begin(0);
+  piece.set_row_end(tensor.rows());
+  piece.set_tie_group(-1);
+  SetOutput({&tensor, 0, tensor.rows(), 0}, &piece);
+  return piece;
+}
+
+namespace {
+
 class Cutter {
  public:
   explicit Cutter(v1::Plan* plan) : plan_(plan) {}
@@ -217,7 +231,7 @@ class Cutter {
 void CutUnits(std::span<const PlacedTensor> tensors, v1::Plan* plan) {
   std::vector<const PlacedTensor*> ordered;
   for (const PlacedTensor& tensor : tensors) {
-    if (tensor.source_bytes() > 0) ordered.push_back(&tensor);
+    if (tensor.source_bytes() > 0 && tensor.scheme.solver == nullptr) ordered.push_back(&tensor);
   }
   std::sort(ordered.begin(), ordered.end(), [](const PlacedTensor* a, const PlacedTensor* b) {
     return std::pair(a->source_file, a->source->spec().begin()) <
@@ -235,7 +249,7 @@ void CutUnits(std::span<const PlacedTensor> tensors, v1::Plan* plan) {
   }
 
   Cutter cutter(plan);
-  int32_t tie_groups = 0;
+  auto tie_groups = static_cast<int32_t>(plan->tie_group_count());
   for (size_t i = 0; i < runs.size(); ++i) {
     const PlacedRows& rows = runs[i];
     if (!HasTensorScale(*rows.tensor)) {

@@ -7,6 +7,7 @@
 #include "coordinator/planner/calibration_plan.h"
 #include "coordinator/planner/plan_parts.h"
 #include "coordinator/planner/publish.h"
+#include "coordinator/planner/solve_plan.h"
 #include "coordinator/report/report.h"
 #include "core/base/checksum.h"
 #include "core/base/error.h"
@@ -36,19 +37,27 @@ void AddCalibration(const v1::Job& job, const v1::Plan& plan, v1::Task* task) {
     *task->mutable_calibration() = plan.recipe().calibration();
     task->set_batch_count(static_cast<uint32_t>(calibration.batches_size()));
   }
-  if (unit.kind() != v1::UNIT_CALIBRATE) return;
+  if (unit.kind() == v1::UNIT_HESSIAN || unit.kind() == v1::UNIT_SOLVE) {
+    *task->mutable_solve()->mutable_batches() = calibration.batches();
+  }
+  const bool propagates = unit.kind() == v1::UNIT_PROPAGATE;
+  if (unit.kind() != v1::UNIT_CALIBRATE && !propagates) return;
   v1::CalibrateTask& own = *task->mutable_calibrate();
-  *own.mutable_layer() = calibration.layers(static_cast<int>(unit.layer()));
+  const auto& layers = propagates ? calibration.solved_layers() : calibration.layers();
+  *own.mutable_layer() = layers[static_cast<int>(unit.layer())];
   *own.mutable_batch() = calibration.batches(static_cast<int>(unit.batch()));
   for (uint32_t i = own.batch().sample_begin(); i < own.batch().sample_end(); ++i) {
     own.add_sample_lengths(calibration.sample_lengths(static_cast<int>(i)));
   }
   own.set_observer(plan.recipe().calibration().observer());
   own.set_expert_quota(ExpertQuotaOfSample(plan));
-  own.set_last(unit.layer() + 1 == static_cast<uint32_t>(calibration.layers_size()));
+  if (!unit.kept_points().empty()) own.set_kept_bytes(KeptBytesOfBatch(plan));
+  own.set_last(!propagates &&
+               (!calibration.solved_layers().empty() ||
+                unit.layer() + 1 == static_cast<uint32_t>(calibration.layers_size())));
   std::set<std::string_view> files;
   for (const v1::RankTensor& tensor : own.layer().ranks(0).tensors()) {
-    files.insert(tensor.tensor().spec().file());
+    if (!propagates) files.insert(tensor.tensor().spec().file());
   }
   if (unit.layer() == 0) {
     *own.mutable_embedding() = calibration.embedding();
@@ -77,7 +86,11 @@ absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recip
   if (recipe.has_calibration()) {
     OCTAVO_ASSIGN_OR_RETURN(*plan.mutable_calibration(),
                             PlanCalibration(checkpoint, calibration, recipe.compat()));
-    AddCalibrateUnits(&plan);
+    if (HasSolver(recipe)) {
+      OCTAVO_RETURN_IF_ERROR(AddSolveUnits(checkpoint, layout, &plan));
+    } else {
+      AddCalibrateUnits(&plan);
+    }
   }
   CutUnits(layout.tensors, &plan);
   AddScaleUnits(layout.scales, &plan);

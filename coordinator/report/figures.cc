@@ -158,7 +158,7 @@ std::vector<ExpertFigures> ExpertsOf(std::span<const v1::Receipt* const> by_unit
 uint64_t CountKept(const v1::Plan& plan) {
   uint64_t kept = 0;
   for (const v1::Unit& unit : plan.units()) {
-    if (unit.kind() != v1::UNIT_CAST && unit.kind() != v1::UNIT_COPY) continue;
+    if (unit.kind() != v1::UNIT_CAST && unit.kind() != v1::UNIT_COPY) continue;  // none is solved
     for (const v1::Piece& piece : unit.pieces()) {
       if (!piece.has_format() && piece.row_begin() == 0) ++kept;
     }
@@ -188,7 +188,7 @@ double WeightFigures::RelativeError() const {
 Figures MakeFigures(const v1::Plan& plan, std::span<const v1::Receipt* const> by_unit) {
   TensorCollector collector(plan);
   for (const v1::Unit& unit : plan.units()) {
-    if (unit.kind() != v1::UNIT_CAST) continue;
+    if (unit.kind() != v1::UNIT_CAST && unit.kind() != v1::UNIT_SOLVE) continue;
     for (const v1::Piece& piece : unit.pieces()) {
       if (piece.has_format()) collector.AddPiece(piece);
     }
@@ -205,6 +205,9 @@ Figures MakeFigures(const v1::Plan& plan, std::span<const v1::Receipt* const> by
   figures.worst = WorstOf(figures.tensors);
   figures.scales = ScalesOf(plan, by_unit);
   figures.experts = ExpertsOf(by_unit);
+  for (const v1::Receipt* receipt : by_unit) {
+    if (receipt->has_solved()) figures.solved.push_back(receipt->solved());
+  }
   figures.kept_tensors = CountKept(plan);
   for (const uint32_t length : plan.calibration().sample_lengths()) {
     figures.calibration_tokens += length;

@@ -97,6 +97,28 @@ ordered_json WeightsJson(const Figures& figures) {
   return json;
 }
 
+// What solvers came to, a Hessian each.
+ordered_json SolvedJson(const Figures& figures) {
+  ordered_json json = ordered_json::array();
+  for (const v1::SolveFigures& solved : figures.solved) {
+    ordered_json entry;
+    entry["layer"] = solved.layer();
+    if (solved.expert() >= 0) entry["expert"] = solved.expert();
+    entry["point"] = FigurePoint(solved.point());
+    entry["tensors"] = solved.tensors();
+    entry["tokens"] = solved.tokens();
+    entry["dampings_tried"] = solved.dampings();
+    entry["dead_channels"] = solved.dead_channels();
+    entry["output_error_rounded"] = solved.error_before();
+    entry["output_error_solved"] = solved.error_after();
+    entry["rows"] = solved.rows();
+    entry["rows_rounded_to_nearest"] = solved.nearest_rows();
+    entry["rows_sparse_before"] = solved.sparse_rows();
+    json.push_back(std::move(entry));
+  }
+  return json;
+}
+
 ordered_json CalibrationJson(const v1::Plan& plan, const Figures& figures) {
   if (!plan.has_calibration()) return nullptr;
   const v1::Calibration& calibration = plan.recipe().calibration();
@@ -129,6 +151,7 @@ ordered_json CalibrationJson(const v1::Plan& plan, const Figures& figures) {
                                {"input_amax", static_cast<double>(expert.input_amax)},
                                {"inner_amax", static_cast<double>(expert.inner_amax)}});
   }
+  if (!figures.solved.empty()) json["solved"] = SolvedJson(figures);
   return json;
 }
 

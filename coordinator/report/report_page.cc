@@ -104,6 +104,15 @@ std::string Facts(const v1::Plan& plan, const Figures& figures) {
   if (plan.has_calibration()) {
     out += Fact("calibration", fmt::format("{} tokens", figures.calibration_tokens));
   }
+  double rounded = 0;
+  double solved = 0;
+  for (const v1::SolveFigures& one : figures.solved) {
+    rounded += one.error_before();
+    solved += one.error_after();
+  }
+  if (rounded > 0) {
+    out += Fact("squared output error, solved over rounded", Percent(solved / rounded));
+  }
   return out + "</div>\n";
 }
 

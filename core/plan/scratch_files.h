@@ -7,6 +7,10 @@
 //   rows-L-B        BF16 [tokens of micro-batch B][hidden]: the residual stream that goes into
 //                   layer L; removed when nothing needs it any more
 //   stats-L-B       v1::LayerStats: what layer L showed of micro-batch B
+//   kept-L-B-P      BF16 [rows][channels]: what the linear layers at point P (v1::ObservedPoint) of
+//                   layer L read of micro-batch B; of experts, as many rows as stats-L-B says, one
+//                   expert after the other
+//   hessian-L-P-I   F32: leaf I of the Hessian at point P, the upper triangle row after row
 
 #include <cstdint>
 #include <string>
@@ -22,6 +26,12 @@ inline std::string RowsFileName(uint32_t layer, uint32_t batch) {
 }
 inline std::string StatsFileName(uint32_t layer, uint32_t batch) {
   return fmt::format("stats-{}-{}", layer, batch);
+}
+inline std::string KeptFileName(uint32_t layer, uint32_t batch, int point) {
+  return fmt::format("kept-{}-{}-{}", layer, batch, point);
+}
+inline std::string HessianFileName(uint32_t layer, int point, uint32_t leaf) {
+  return fmt::format("hessian-{}-{}-{}", layer, point, leaf);
 }
 
 }  // namespace octavo

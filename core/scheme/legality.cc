@@ -129,6 +129,27 @@ absl::Status CheckCalibration(const v1::Calibration& calibration, std::string_vi
   return absl::OkStatus();
 }
 
+absl::Status CheckSolver(const v1::Rule& rule, std::string_view where) {
+  const v1::Scheme& scheme = rule.scheme();
+  if (!rule.has_solver()) return absl::OkStatus();
+  if (rule.solver().kind() != v1::SOLVER_GPTQ && rule.solver().kind() != v1::SOLVER_SPARSEGPT) {
+    return MakeError(Reason::kBadRecipe, fmt::format("{}: this solver is not known", where), {},
+                     "Solvers: gptq, sparsegpt");
+  }
+  if (!(rule.solver().damping() >= 0 && rule.solver().damping() <= kDampingMax)) {
+    return MakeError(Reason::kBadRecipe,
+                     fmt::format("{}: damping must be 0 to {}", where, kDampingMax));
+  }
+  if (scheme.weight().type() == v1::NUMERIC_KEEP) {
+    return MakeError(Reason::kBadRecipe, fmt::format("{}: a kept weight is not solved", where), {},
+                     "Leave out solver");
+  }
+  if (!HasStaticInput(scheme)) return absl::OkStatus();
+  return Refuse(scheme, where,
+                "a solver needs the quantized layers below, and their static inputs have no scale "
+                "before all layers were seen");
+}
+
 }  // namespace
 
 std::span<const std::string_view> DialectNames() { return kDialects; }
@@ -193,6 +214,7 @@ absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places) {
     OCTAVO_RETURN_IF_ERROR(
         CheckLegal(scheme, recipe.rules(i).algorithm(), recipe.dialect(), Home::kDense, where));
     if (scheme.weight().type() == v1::NUMERIC_KEEP) continue;
+    OCTAVO_RETURN_IF_ERROR(CheckSolver(recipe.rules(i), where));
     if (HasStaticInput(scheme) && is_static.empty()) is_static = where;
     if (first == nullptr) first = &scheme;
     OCTAVO_RETURN_IF_ERROR(CheckTogether(*first, scheme, recipe.dialect(), where));
@@ -209,7 +231,19 @@ absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places) {
     }
     if (is_static.empty()) is_static = where;
   }
+  const bool solved = HasSolver(recipe);
+  if (solved && recipe.compat() != v1::COMPAT_NONE) {
+    return MakeError(Reason::kBadRecipe,
+                     fmt::format("{}: compat and a solver do not go together", recipe.name()), {},
+                     "Leave out compat");
+  }
   if (!recipe.has_calibration()) {
+    if (solved) {
+      return MakeError(
+          Reason::kBadRecipe,
+          fmt::format("{}: a solver needs a calibration, and the recipe has none", recipe.name()),
+          {}, "Add calibration: {samples: 512, sample_length: 2048}");
+    }
     if (is_static.empty()) return absl::OkStatus();
     return MakeError(
         Reason::kBadRecipe,
@@ -217,10 +251,14 @@ absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places) {
         {}, "Add calibration: {observer: absmax, samples: 512, sample_length: 2048}");
   }
   const std::string where = place(places.calibration, "calibration");
-  if (is_static.empty()) {
+  if (recipe.calibration().propagates_source() && !solved) {
+    return MakeError(Reason::kBadRecipe,
+                     fmt::format("{}: 'propagate' goes with a solver, and there is none", where));
+  }
+  if (is_static.empty() && !solved) {
     return MakeError(
         Reason::kBadRecipe,
-        fmt::format("{}: a calibration, but no rule has a static input and there is no "
+        fmt::format("{}: a calibration, but no rule has a solver or a static input and there is no "
                     "kv_cache",
                     where),
         {}, "Leave calibration out: nothing would be made of it");

@@ -55,10 +55,11 @@ struct RecipePlaces {
 
 // Everything about a recipe that needs no model: its rules are legal for dense layers, its dialect
 // can say them together, its cache can be said, and there is a calibration within bounds exactly
-// where something is static; its compatibility mode can be had with all that. kBadRecipe.
+// where something is static or solved; its compatibility mode can be had with all that. kBadRecipe.
 absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places = {});
 
-// Bounds of a calibration.
+// Bounds of a calibration and of a solver.
+inline constexpr double kDampingMax = 1;
 inline constexpr int kSamplesMax = 1 << 16;
 inline constexpr int kSampleLengthMax = 1 << 20;
 

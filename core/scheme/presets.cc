@@ -47,6 +47,44 @@ rules:
     input: {type: int8, scale: token}
     algorithm: absmax
 )"},
+    PresetText{"fp8-dynamic-mse", R"(name: fp8-dynamic-mse
+description: FP8 weights, the scale of each row by least squared error; FP8 activations per token
+dialect: compressed-tensors
+rules:
+  - weight: {type: fp8, scale: channel}
+    input: {type: fp8, scale: token}
+    algorithm: mse
+)"},
+    PresetText{"int8-w8a8-gptq", R"(name: int8-w8a8-gptq
+description: INT8 weights solved by GPTQ, one scale per output row; INT8 activations per token
+dialect: compressed-tensors
+rules:
+  - weight: {type: int8, scale: channel}
+    input: {type: int8, scale: token}
+    algorithm: absmax
+    solver: {type: gptq}
+calibration: {samples: 512, sample_length: 2048}
+)"},
+    PresetText{"fp8-gptq", R"(name: fp8-gptq
+description: FP8 weights solved by GPTQ, one scale per output row; FP8 activations per token
+dialect: compressed-tensors
+rules:
+  - weight: {type: fp8, scale: channel}
+    input: {type: fp8, scale: token}
+    algorithm: absmax
+    solver: {type: gptq}
+calibration: {samples: 512, sample_length: 2048}
+)"},
+    PresetText{"sparsegpt-24-fp8", R"(name: sparsegpt-24-fp8
+description: Two of every four weights zero by SparseGPT, the others FP8; FP8 activations per token
+dialect: compressed-tensors
+rules:
+  - weight: {type: fp8, scale: channel}
+    input: {type: fp8, scale: token}
+    algorithm: absmax
+    solver: {type: sparsegpt}
+calibration: {samples: 512, sample_length: 2048}
+)"},
     PresetText{"fp8-static", R"(name: fp8-static
 description: FP8 weights, one scale per matrix; FP8 activations, one scale per layer by calibration
 dialect: fp8

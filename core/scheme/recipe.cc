@@ -1,5 +1,6 @@
 #include "core/scheme/recipe.h"
 
+#include <algorithm>
 #include <map>
 #include <tuple>
 
@@ -61,6 +62,10 @@ bool RuleMatches(const v1::Rule& rule, v1::TensorRole role, std::string_view mod
 bool SameVerdict(const TensorScheme& a, const TensorScheme& b) {
   if (a.scheme == nullptr || b.scheme == nullptr) return a.scheme == b.scheme;
   if (a.scheme->SerializeAsString() != b.scheme->SerializeAsString()) return false;
+  if ((a.solver == nullptr) != (b.solver == nullptr)) return false;
+  if (a.solver != nullptr && a.solver->SerializeAsString() != b.solver->SerializeAsString()) {
+    return false;
+  }
   // One joint scale needs one algorithm.
   return a.scheme->weight().granularity() != v1::PER_TENSOR || a.algorithm == b.algorithm;
 }
@@ -122,7 +127,8 @@ absl::StatusOr<std::vector<TensorScheme>> ResolveSchemes(const v1::Recipe& recip
     for (const v1::Rule& rule : recipe.rules()) {
       if (!RuleMatches(rule, tensor.role(), module)) continue;
       if (rule.scheme().weight().type() != v1::NUMERIC_KEEP) {
-        schemes[i] = {&rule.scheme(), rule.algorithm()};
+        schemes[i] = {&rule.scheme(), rule.algorithm(),
+                      rule.has_solver() ? &rule.solver() : nullptr};
       }
       break;
     }
@@ -142,6 +148,12 @@ absl::Status CheckSchemes(const v1::Recipe& recipe, std::span<const v1::ModelTen
                       : IsExpert(tensor.role()) ? Home::kExpert
                                                 : Home::kDense;
     const v1::Scheme& scheme = *schemes[i].scheme;
+    if (schemes[i].solver != nullptr && home == Home::kStack) {
+      return MakeError(
+          Reason::kBadRecipe,
+          fmt::format("{}: experts stacked in one tensor cannot be solved yet", module), {},
+          "Leave out solver");
+    }
     OCTAVO_RETURN_IF_ERROR(
         CheckLegal(scheme, schemes[i].algorithm, recipe.dialect(), home, module));
     if (home == Home::kStack && !CompatModeOf(recipe.compat()).stacks) {
@@ -162,6 +174,11 @@ absl::Status CheckSchemes(const v1::Recipe& recipe, std::span<const v1::ModelTen
 
 bool HasStaticInput(const v1::Scheme& scheme) {
   return scheme.has_input() && !scheme.input().dynamic();
+}
+
+bool HasSolver(const v1::Recipe& recipe) {
+  return std::any_of(recipe.rules().begin(), recipe.rules().end(),
+                     [](const v1::Rule& rule) { return rule.has_solver(); });
 }
 
 bool IsStack(v1::TensorRole role) { return IsExpert(role) && RoleInRules(role) != role; }

@@ -13,7 +13,8 @@
 //       weight: keep                  # stays as it is
 //     - weight: {type: fp8, scale: channel}
 //       input: {type: fp8, scale: token}
-//       algorithm: absmax             # or mse
+//       algorithm: absmax             # or mse: how scales are found
+//       solver: {type: gptq, damping: 0.01, order: activation}
 //   kv_cache: {type: fp8, scale: tensor}
 //   calibration: {observer: absmax, samples: 512, sample_length: 2048}
 //
@@ -21,11 +22,14 @@
 // input:    absent or `none` (activations stay), or {type: fp8 | int8, scale: token | group, group:
 //           n}, found at run time, or {type: fp8, scale: tensor}: static, found by calibration
 // kv_cache: absent or `none` (keys and values stay), or {type: fp8, scale: tensor}: static
-// calibration: there exactly where something is static. observer: absmax, mse, or percentile with
-//           percentile: 99.99; samples and sample_length (tokens at most) are what a job takes if
-//           it is not told otherwise; coverage: what experts of a mixture see: `natural` (tokens
-//           routed to them), `quota 512` (the default: at least so many, the rest only observed)
-//           or `all` tokens
+// solver:   absent: codes are rounded to nearest. gptq, or sparsegpt (2:4), with `damping` (of the
+//           Hessian's mean diagonal; 0.01) and `order: natural` or `activation` (the default)
+// calibration: there exactly where something is static or solved. observer: absmax (the default),
+//           mse, or percentile with percentile: 99.99; samples and sample_length (tokens at most)
+//           are what a job takes if it is not told otherwise; coverage: what experts of a mixture
+//           see: `natural` (tokens routed to them), `quota 512` (the default: at least so many, the
+//           rest only observed) or `all` tokens; propagate: what a layer sees where layers are
+//           solved, `quantized` (the default: what the quantized layers below give) or `source`
 //
 // A linear layer that no rule matches stays as it is. Embeddings, norms, lm_head, biases and
 // routers always stay, whatever the rules say.
@@ -65,6 +69,7 @@ std::string RecipeYaml(const v1::Recipe& recipe);
 struct TensorScheme {
   const v1::Scheme* scheme = nullptr;  // into the recipe; null: the tensor stays as it is
   v1::Algorithm algorithm = v1::ALGORITHM_UNSPECIFIED;
+  const v1::Solver* solver = nullptr;  // null: rounded to nearest
 };
 
 // Applies the rules to every tensor: element i belongs to tensors[i]. The recipe must outlive the
@@ -80,6 +85,11 @@ absl::Status CheckSchemes(const v1::Recipe& recipe, std::span<const v1::ModelTen
 
 // True where the scheme's inputs have one scale that calibration finds.
 bool HasStaticInput(const v1::Scheme& scheme);
+
+// True where a rule of the recipe has a solver.
+bool HasSolver(const v1::Recipe& recipe);
+// "gptq" of SOLVER_GPTQ: the spelling in recipes.
+std::string SolverName(v1::SolverKind kind);
 
 // True for the weights of linear layers inside the model's layers: what rules may quantize.
 bool IsQuantizable(v1::TensorRole role);

@@ -50,6 +50,11 @@ std::string FormatYaml(const v1::NumericFormat& format) {
   return out + "}";
 }
 
+std::string SolverYaml(const v1::Solver& solver) {
+  return fmt::format("{{type: {}, damping: {}, order: {}}}", SolverName(solver.kind()),
+                     solver.damping(), solver.activation_order() ? "activation" : "natural");
+}
+
 std::string CoverageText(const v1::Calibration& calibration) {
   if (calibration.expert_quota() == 0) return "natural";
   if (calibration.expert_quota() == kExpertQuotaAll) return "all";
@@ -65,8 +70,9 @@ std::string CalibrationYaml(const v1::Calibration& calibration) {
   if (calibration.expert_quota() != kExpertQuotaDefault) {
     coverage = ", coverage: " + CoverageText(calibration);
   }
-  return fmt::format("{{observer: {}, samples: {}, sample_length: {}{}}}", observer,
-                     calibration.samples(), calibration.sample_length(), coverage);
+  return fmt::format("{{observer: {}, samples: {}, sample_length: {}{}{}}}", observer,
+                     calibration.samples(), calibration.sample_length(), coverage,
+                     calibration.propagates_source() ? ", propagate: source" : "");
 }
 
 std::string_view TypeText(v1::NumericType type) {
@@ -131,6 +137,7 @@ std::string RecipeYaml(const v1::Recipe& recipe) {
     line("weight", FormatYaml(rule.scheme().weight()));
     line("input", rule.scheme().has_input() ? FormatYaml(rule.scheme().input()) : "none");
     line("algorithm", rule.algorithm() == v1::MSE ? "mse" : "absmax");
+    if (rule.has_solver()) line("solver", SolverYaml(rule.solver()));
   }
   if (recipe.has_kv_cache()) out += fmt::format("kv_cache: {}\n", FormatYaml(recipe.kv_cache()));
   if (recipe.has_calibration()) {
@@ -145,6 +152,10 @@ std::string RoleName(v1::TensorRole role) {
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
   }
   return name;
+}
+
+std::string SolverName(v1::SolverKind kind) {
+  return kind == v1::SOLVER_SPARSEGPT ? "sparsegpt" : "gptq";
 }
 
 std::string ObserverName(v1::Observer observer) {

@@ -28,6 +28,10 @@ constexpr std::array kRuleRoles = {v1::Q_PROJ,    v1::K_PROJ,     v1::V_PROJ,   
 
 constexpr std::array<std::string_view, 2> kTypeNames = {"fp8", "int8"};
 constexpr std::array<std::string_view, 2> kAlgorithmNames = {"absmax", "mse"};
+constexpr std::array<std::string_view, 2> kSolverNames = {"gptq", "sparsegpt"};
+constexpr std::array<std::string_view, 2> kOrderNames = {"natural", "activation"};
+constexpr std::array<std::string_view, 2> kPropagateNames = {"quantized", "source"};
+constexpr double kDampingDefault = 0.01;
 constexpr std::array<std::string_view, 3> kObserverNames = {"absmax", "percentile", "mse"};
 constexpr std::array kObservers = {v1::OBSERVER_ABSMAX, v1::OBSERVER_PERCENTILE, v1::OBSERVER_MSE};
 
@@ -60,6 +64,7 @@ class RecipeReader : public YamlReader {
                           v1::NumericFormat* format);
   absl::Status ReadWeight(const YAML::Node& node, v1::NumericFormat* format);
   absl::Status ReadInput(const YAML::Node& node, v1::Scheme* scheme);
+  absl::Status ReadSolver(const YAML::Node& node, v1::Solver* solver);
   absl::Status ReadCache(const YAML::Node& node, v1::Recipe* recipe);
   absl::StatusOr<uint32_t> Coverage(const YAML::Node& node);
   absl::Status ReadCalibration(const YAML::Node& node, v1::Calibration* calibration);
@@ -158,6 +163,30 @@ absl::Status RecipeReader::ReadInput(const YAML::Node& node, v1::Scheme* scheme)
   return absl::OkStatus();
 }
 
+absl::Status RecipeReader::ReadSolver(const YAML::Node& node, v1::Solver* solver) {
+  auto read_type = [&](const YAML::Node& value) -> absl::Status {
+    OCTAVO_ASSIGN_OR_RETURN(const size_t kind, Word(value, "type", kSolverNames));
+    solver->set_kind(kind == 0 ? v1::SOLVER_GPTQ : v1::SOLVER_SPARSEGPT);
+    return absl::OkStatus();
+  };
+  auto read_damping = [&](const YAML::Node& value) -> absl::Status {
+    OCTAVO_ASSIGN_OR_RETURN(const double damping, Decimal(value, "damping", kDampingMax));
+    solver->set_damping(damping);
+    return absl::OkStatus();
+  };
+  auto read_order = [&](const YAML::Node& value) -> absl::Status {
+    OCTAVO_ASSIGN_OR_RETURN(const size_t order, Word(value, "order", kOrderNames));
+    solver->set_activation_order(order == 1);
+    return absl::OkStatus();
+  };
+  solver->set_damping(kDampingDefault);
+  solver->set_activation_order(true);
+  const std::array<Key, 3> keys = {Key{"type", true, read_type},
+                                   Key{"damping", false, read_damping},
+                                   Key{"order", false, read_order}};
+  return ReadMap(node, "solver", keys);
+}
+
 absl::Status RecipeReader::ReadCache(const YAML::Node& node, v1::Recipe* recipe) {
   if (node.IsScalar() && node.Scalar() == "none") return absl::OkStatus();
   if (!node.IsMap()) {
@@ -208,11 +237,17 @@ absl::Status RecipeReader::ReadCalibration(const YAML::Node& node, v1::Calibrati
     calibration->set_expert_quota(quota);
     return absl::OkStatus();
   };
+  auto read_propagate = [&](const YAML::Node& value) -> absl::Status {
+    OCTAVO_ASSIGN_OR_RETURN(const size_t what, Word(value, "propagate", kPropagateNames));
+    calibration->set_propagates_source(what == 1);
+    return absl::OkStatus();
+  };
+  calibration->set_observer(v1::OBSERVER_ABSMAX);
   calibration->set_expert_quota(kExpertQuotaDefault);
-  const std::array<Key, 5> keys = {
-      Key{"observer", true, read_observer}, Key{"percentile", false, read_percentile},
-      Key{"samples", true, read_samples}, Key{"sample_length", true, read_length},
-      Key{"coverage", false, read_coverage}};
+  const std::array<Key, 6> keys = {
+      Key{"observer", false, read_observer}, Key{"percentile", false, read_percentile},
+      Key{"samples", true, read_samples},    Key{"sample_length", true, read_length},
+      Key{"coverage", false, read_coverage}, Key{"propagate", false, read_propagate}};
   return ReadMap(node, "calibration", keys);
 }
 
@@ -227,17 +262,20 @@ absl::Status RecipeReader::ReadRule(const YAML::Node& node, v1::Rule* rule) {
     rule->set_algorithm(algorithm == 0 ? v1::ABSMAX : v1::MSE);
     return absl::OkStatus();
   };
-  const std::array<Key, 5> keys = {
+  const std::array<Key, 6> keys = {
       Key{"roles", false, [&](const YAML::Node& value) { return ReadRoles(value, rule); }},
       Key{"name", false, read_name},
       Key{"weight", true,
           [&](const YAML::Node& value) { return ReadWeight(value, scheme->mutable_weight()); }},
       Key{"input", false, [&](const YAML::Node& value) { return ReadInput(value, scheme); }},
-      Key{"algorithm", false, read_algorithm}};
+      Key{"algorithm", false, read_algorithm},
+      Key{"solver", false,
+          [&](const YAML::Node& value) { return ReadSolver(value, rule->mutable_solver()); }}};
   OCTAVO_RETURN_IF_ERROR(ReadMap(node, "a rule", keys));
   const bool keep = scheme->weight().type() == v1::NUMERIC_KEEP;
-  if (keep && (scheme->has_input() || rule->algorithm() != v1::ALGORITHM_UNSPECIFIED)) {
-    return Error(node.Mark(), "a rule with 'weight: keep' takes no input and no algorithm");
+  if (keep && (scheme->has_input() || rule->algorithm() != v1::ALGORITHM_UNSPECIFIED ||
+               rule->has_solver())) {
+    return Error(node.Mark(), "a rule with 'weight: keep' takes no input, algorithm or solver");
   }
   if (!keep && rule->algorithm() == v1::ALGORITHM_UNSPECIFIED) rule->set_algorithm(v1::ABSMAX);
   return absl::OkStatus();

@@ -6,14 +6,12 @@
 #include <numeric>
 #include <set>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "core/base/checksum.h"
 #include "core/base/error.h"
 #include "core/base/fault.h"
-#include "core/base/ids.h"
 #include "core/base/mutex.h"
 #include "core/base/status.h"
 #include "core/checkpoint/checkpoint.h"
@@ -22,10 +20,13 @@
 #include "core/scheme/compat.h"
 #include "core/scheme/point_stats.h"
 #include "core/store/local_store.h"
+#include "core/tensor/bare/units.h"
 #include "fmt/format.h"
 #include "worker/quant/observer.h"
 #include "worker/runner/layer_runner.h"
 #include "worker/stage/layer_cache.h"
+#include "worker/stage/scratch_writer.h"
+#include "worker/stage/solve.h"
 #include "worker/stage/unit_run.h"
 
 namespace octavo {
@@ -64,8 +65,6 @@ class CalibrateRun {
   }
 
   absl::StatusOr<v1::Receipt> Do(LayerCache* cache, int threads, const std::stop_token& stop);
-  // Full paths of the files left behind.
-  const std::vector<std::string>& touched() const { return touched_; }
 
  private:
   uint64_t tokens() const { return own_.batch().token_end() - own_.batch().token_begin(); }
@@ -76,7 +75,14 @@ class CalibrateRun {
   absl::Status Look(const Observed& seen);
   // Where row `row` of the micro-batch lies, for people.
   std::string PlaceOf(int64_t row) const;
-  absl::Status Leave(const std::string& name, std::span<const std::byte> bytes);
+  absl::Status Leave(const std::string& name, std::span<const std::byte> bytes) {
+    return LeaveScratchFile(task_.scratch_dir(), name, bytes, &receipt_);
+  }
+  bool propagates() const { return task_.unit().kind() == v1::UNIT_PROPAGATE; }
+  LayerCache::Request RequestOf(const LayerCache& cache, int threads) const;
+  absl::Status LeaveKept();
+  absl::Status LeaveAll(const Rows& rows);
+  absl::Status RemoveSpent();
   std::string StatsBytes() const;
 
   const v1::Task& task_;
@@ -89,7 +95,8 @@ class CalibrateRun {
     uint64_t routed = 0;
   };
   std::map<std::pair<int32_t, int>, Point> points_;  // by (expert, point)
-  std::vector<std::string> touched_;
+  // What Hessians will be made of, by (point, expert).
+  std::map<std::pair<int, int32_t>, Rows> kept_;
   v1::Receipt receipt_;
 };
 
@@ -129,10 +136,15 @@ std::string CalibrateRun::PlaceOf(int64_t row) const {
 }
 
 absl::Status CalibrateRun::Look(const Observed& seen) {
-  if (!IsWanted(CompatModeOf(task_.compat()), seen.point)) return absl::OkStatus();
+  if (propagates() || !IsWanted(CompatModeOf(task_.compat()), seen.point)) return absl::OkStatus();
   const std::pair<int32_t, int> key = {seen.expert, static_cast<int>(seen.point)};
   Point& point = points_.try_emplace(key, Point{{own_.observer(), isa_}}).first->second;
   point.routed += static_cast<uint64_t>(seen.routed);
+  const auto& wanted = task_.unit().kept_points();
+  if (std::find(wanted.begin(), wanted.end(), seen.point) != wanted.end()) {
+    Rows& rows = kept_[{static_cast<int>(seen.point), seen.expert}];
+    rows.insert(rows.end(), seen.x, seen.x + seen.rows * seen.columns);
+  }
   const auto bad = point.observer.Add(seen.x, seen.rows, seen.columns, seen.columns);
   if (!bad) return absl::OkStatus();
   v1::PointStat place;
@@ -144,30 +156,6 @@ absl::Status CalibrateRun::Look(const Observed& seen) {
       fmt::format("an activation is {} at {}{}", bad->is_nan ? "NaN" : "infinite", PointName(place),
                   seen.expert < 0 ? ", " + PlaceOf(bad->row) : std::string()),
       {}, "The model overflows BF16 on this input");
-}
-
-// The file appears by a rename, so that it is whole whenever it is there.
-absl::Status CalibrateRun::Leave(const std::string& name, std::span<const std::byte> bytes) {
-  const std::string path = Path(name);
-  const std::string staged = fmt::format("{}.{}", path, RandomHex(4));
-  absl::Status status = store_.CreateFile(staged, bytes.size(), false);
-  if (status.ok()) status = store_.WriteAt(staged, 0, bytes);
-  std::error_code error;
-  if (status.ok()) std::filesystem::rename(staged, path, error);  // synced by SyncTouched
-  if (error) status = ErrnoError("cannot rename", error.value(), {.file = path});
-  if (!status.ok()) {
-    store_.RemoveTree(staged).IgnoreError();
-    return status;
-  }
-  touched_.push_back(path);
-  v1::ScratchFile* file = receipt_.add_scratch();
-  file->set_name(name);
-  file->set_size(bytes.size());
-  const Digest128 digest = DigestOf(bytes);
-  file->mutable_digest()->set_low(digest.low);
-  file->mutable_digest()->set_high(digest.high);
-  receipt_.set_bytes_written(receipt_.bytes_written() + bytes.size());
-  return absl::OkStatus();
 }
 
 std::string CalibrateRun::StatsBytes() const {
@@ -183,6 +171,75 @@ std::string CalibrateRun::StatsBytes() const {
   return stats.SerializeAsString();
 }
 
+LayerCache::Request CalibrateRun::RequestOf(const LayerCache& cache, int threads) const {
+  const uint32_t longest =
+      *std::max_element(own_.sample_lengths().begin(), own_.sample_lengths().end());
+  LayerCache::Request request;
+  request.key = fmt::format("{}/{}{}", task_.job_id(), task_.unit().layer(),
+                            propagates() ? " quantized" : "");
+  request.weight_bytes = LayerWeightBytes(own_.layer());
+  request.run_bytes =
+      LayerRunBytes(own_.layer(), static_cast<int64_t>(tokens()), longest) + own_.kept_bytes();
+  LayerRunner::Options options = {.threads = threads, .isa = isa_};
+  if (request.weight_bytes + request.run_bytes > cache.limit()) {
+    options.residency = Residency::kStreamed;
+    request.weight_bytes = 0;
+    request.run_bytes += kStreamedLayerBytes;  // of every run
+    request.key += " streamed";
+  }
+  const std::string& dir = propagates() ? task_.staging_dir() : task_.source_dir();
+  request.load = [this, &dir, options] { return LayerRunner::Load(dir, own_.layer(), options); };
+  return request;
+}
+
+absl::Status CalibrateRun::LeaveKept() {
+  for (const int point : task_.unit().kept_points()) {
+    uint64_t size = 0;
+    const auto begin = kept_.lower_bound({point, -1});
+    const auto end = kept_.lower_bound({point + 1, -1});
+    for (auto part = begin; part != end; ++part) size += part->second.size() * 2;
+    OCTAVO_ASSIGN_OR_RETURN(
+        ScratchWriter writer,
+        ScratchWriter::Create(task_.scratch_dir(),
+                              KeptFileName(task_.unit().layer(), task_.unit().batch(), point),
+                              size));
+    for (auto part = begin; part != end; ++part) {
+      OCTAVO_RETURN_IF_ERROR(writer.Append(BytesOf(part->second)));
+    }
+    OCTAVO_RETURN_IF_ERROR(writer.Finish(&receipt_));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CalibrateRun::LeaveAll(const Rows& rows) {
+  const uint32_t layer = task_.unit().layer();
+  const uint32_t batch = task_.unit().batch();
+  if (!propagates()) {
+    const std::string stats = StatsBytes();
+    OCTAVO_RETURN_IF_ERROR(Leave(StatsFileName(layer, batch), std::as_bytes(std::span(stats))));
+    OCTAVO_RETURN_IF_ERROR(LeaveKept());
+  }
+  FaultPoint("mid-write");
+  if (own_.last()) return absl::OkStatus();
+  return Leave(RowsFileName(layer + 1, batch), std::as_bytes(std::span(rows)));
+}
+
+// This task was leased because what comes before it is durably done: nobody needs what that read.
+absl::Status CalibrateRun::RemoveSpent() {
+  const uint32_t layer = task_.unit().layer();
+  const uint32_t batch = task_.unit().batch();
+  if (propagates() || layer == 0) return absl::OkStatus();
+  if (layer > 1) OCTAVO_RETURN_IF_ERROR(store_.RemoveTree(Path(RowsFileName(layer - 1, batch))));
+  if (task_.unit().phase() == 0) return absl::OkStatus();  // nothing is solved
+  for (int point = v1::OBSERVED_ATTENTION_INPUT; point <= v1::OBSERVED_MLP_INNER; ++point) {
+    OCTAVO_RETURN_IF_ERROR(store_.RemoveTree(Path(KeptFileName(layer - 1, batch, point))));
+    for (uint32_t leaf = 0; batch == 0 && leaf < kHessianLeavesMax; ++leaf) {
+      OCTAVO_RETURN_IF_ERROR(store_.RemoveTree(Path(HessianFileName(layer - 1, point, leaf))));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<v1::Receipt> CalibrateRun::Do(LayerCache* cache, int threads,
                                              const std::stop_token& stop) {
   OCTAVO_RETURN_IF_ERROR(CheckTask());
@@ -192,23 +249,9 @@ absl::StatusOr<v1::Receipt> CalibrateRun::Do(LayerCache* cache, int threads,
   }
   const std::vector<v1::SourceFile> sources(task_.sources().begin(), task_.sources().end());
   OCTAVO_RETURN_IF_ERROR(CheckUnchangedQuickly(store_, task_.source_dir(), sources));
-  const uint32_t layer = task_.unit().layer();
-  const uint32_t batch = task_.unit().batch();
   const std::vector<uint32_t> lengths(own_.sample_lengths().begin(), own_.sample_lengths().end());
-  const uint32_t longest = *std::max_element(lengths.begin(), lengths.end());
-  LayerCache::Request request;
-  request.key = fmt::format("{}/{}", task_.job_id(), layer);
-  request.weight_bytes = LayerWeightBytes(own_.layer());
-  request.run_bytes = LayerRunBytes(own_.layer(), static_cast<int64_t>(tokens()), longest);
-  LayerRunner::Options options = {.threads = threads, .isa = isa_};
-  if (request.weight_bytes + request.run_bytes > cache->limit()) {
-    options.residency = Residency::kStreamed;
-    request.weight_bytes = 0;
-    request.run_bytes += kStreamedLayerBytes;  // of every run
-    request.key += " streamed";
-  }
-  request.load = [&] { return LayerRunner::Load(task_.source_dir(), own_.layer(), options); };
-  OCTAVO_ASSIGN_OR_RETURN(const LayerCache::Loan loan, cache->Borrow(request, stop));
+  OCTAVO_ASSIGN_OR_RETURN(const LayerCache::Loan loan,
+                          cache->Borrow(RequestOf(*cache, threads), stop));
   double read = 0, compute = 0, write = 0;
   Rows rows;
   {
@@ -225,20 +268,20 @@ absl::StatusOr<v1::Receipt> CalibrateRun::Do(LayerCache* cache, int threads,
   OCTAVO_RETURN_IF_ERROR(CheckUnchangedQuickly(store_, task_.source_dir(), sources));
   {
     const Stopwatch watch(&write);
-    const std::string stats = StatsBytes();
-    OCTAVO_RETURN_IF_ERROR(Leave(StatsFileName(layer, batch), std::as_bytes(std::span(stats))));
-    FaultPoint("mid-write");
-    if (!own_.last()) {
-      OCTAVO_RETURN_IF_ERROR(Leave(RowsFileName(layer + 1, batch), BytesOf(rows)));
-    }
-    // This task was leased because the one before it is durably done: nobody needs what that read.
-    if (layer > 1) OCTAVO_RETURN_IF_ERROR(store_.RemoveTree(Path(RowsFileName(layer - 1, batch))));
+    OCTAVO_RETURN_IF_ERROR(LeaveAll(rows));
+    OCTAVO_RETURN_IF_ERROR(RemoveSpent());
   }
   receipt_.set_bytes_read(rows.size() * 2);
   receipt_.set_read_seconds(read);
   receipt_.set_cast_seconds(compute);
   receipt_.set_write_seconds(write);
   return std::move(receipt_);
+}
+
+absl::StatusOr<v1::Receipt> RunCalibrate(const v1::Task& task, const CalibrateStage::Options& how,
+                                         LayerCache* cache, const std::stop_token& stop) {
+  CalibrateRun run(task, how.isa);
+  return run.Do(cache, how.threads, stop);
 }
 
 }  // namespace
@@ -254,12 +297,26 @@ struct CalibrateStage::State {
 CalibrateStage::CalibrateStage(const Options& options) : state_(std::make_unique<State>(options)) {}
 CalibrateStage::~CalibrateStage() = default;
 
+bool CalibrateStage::Does(v1::UnitKind kind) {
+  return kind == v1::UNIT_CALIBRATE || kind == v1::UNIT_PROPAGATE || kind == v1::UNIT_HESSIAN ||
+         kind == v1::UNIT_SOLVE;
+}
+
 absl::StatusOr<v1::Receipt> CalibrateStage::Run(const v1::Task& task, std::stop_token stop) {
-  CalibrateRun run(task, state_->options.isa);
+  const Options& how = state_->options;
+  const bool solves =
+      task.unit().kind() == v1::UNIT_HESSIAN || task.unit().kind() == v1::UNIT_SOLVE;
   OCTAVO_ASSIGN_OR_RETURN(v1::Receipt receipt,
-                          run.Do(&state_->cache, state_->options.threads, stop));
+                          solves ? RunSolve(task, how.isa, how.threads, &state_->cache, stop)
+                                 : RunCalibrate(task, how, &state_->cache, stop));
   MutexLock lock(state_->mutex);
-  state_->touched.insert(state_->touched.end(), run.touched().begin(), run.touched().end());
+  for (const v1::ScratchFile& file : receipt.scratch()) {
+    state_->touched.push_back(JoinPath(task.scratch_dir(), file.name()));
+  }
+  for (const v1::RangeDigest& range : receipt.ranges()) {
+    const auto file = static_cast<int>(range.range().file());
+    state_->touched.push_back(JoinPath(task.staging_dir(), task.output_names(file)));
+  }
   return receipt;
 }
 

@@ -1,10 +1,13 @@
 #pragma once
 
-// The calibrating task: one micro-batch through one layer. Reads the residual stream that the layer
+// The tasks that calibrate: one micro-batch through one layer (here), and solving a layer's
+// matrices under what was seen (solve.h).
+//
+// UNIT_CALIBRATE and UNIT_PROPAGATE: Reads the residual stream that the layer
 // before left in the job's scratch folder (the first layer: rows of the embedding), runs the layer
-// in BF16 with the decoder that serves, observes what its linear layers read and what a cache
-// stores, and leaves the residual stream for the next layer and the statistics
-// (core/plan/scratch_files.h).
+// with the decoder that serves, in BF16 or as it was quantized, observes what its linear layers
+// read and what a cache stores, and leaves the residual stream for the next layer, the statistics
+// and what Hessians are made of (core/plan/scratch_files.h).
 //
 // Doing a task again leaves the same bytes. Errors as QuantizeStage; kNonFinite names layer and
 // sample.
@@ -23,15 +26,18 @@ namespace octavo {
 class CalibrateStage {
  public:
   struct Options {
-    uint64_t memory_bytes = 256u << 20;  // bound over layers and activations of all Runs at once
-    int threads = 1;                     // that load a layer
+    uint64_t memory_bytes = 256u << 20;  // bound over layers, activations, Hessians of all Runs
+    int threads = 1;                     // that load a layer, or solve
     Isa isa = Isa::kReference;
   };
   explicit CalibrateStage(const Options& options);
   ~CalibrateStage();
 
-  // Does one UNIT_CALIBRATE task on the calling thread; several may run at once, and share a
-  // layer's weights. Waits until they fit the budget. The receipt may be sent after a SyncTouched
+  // Whether a unit's tasks belong here, and not to QuantizeStage.
+  static bool Does(v1::UnitKind kind);
+
+  // Does one task on the calling thread; several may run at once, and share a layer's weights.
+  // Waits until they fit the budget. The receipt may be sent after a SyncTouched
   // that began after Run returned.
   absl::StatusOr<v1::Receipt> Run(const v1::Task& task, std::stop_token stop);
 

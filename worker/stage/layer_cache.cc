@@ -20,10 +20,12 @@ LayerCache::Loan::Loan(LayerCache* cache, std::shared_ptr<Entry> entry, uint64_t
     : cache_(cache), entry_(std::move(entry)), bytes_(bytes) {}
 
 LayerCache::Loan::Loan(Loan&& other) noexcept
-    : cache_(other.cache_), entry_(std::move(other.entry_)), bytes_(other.bytes_) {}
+    : cache_(std::exchange(other.cache_, nullptr)),
+      entry_(std::move(other.entry_)),
+      bytes_(other.bytes_) {}
 
 LayerCache::Loan::~Loan() {
-  if (entry_ != nullptr) cache_->Return(*entry_, bytes_);
+  if (cache_ != nullptr) cache_->Return(entry_.get(), bytes_);
 }
 
 const LayerRunner& LayerCache::Loan::layer() const { return *entry_->layer; }
@@ -70,6 +72,23 @@ absl::StatusOr<LayerCache::Loan> LayerCache::Borrow(const Request& request,
   return loan;
 }
 
+absl::StatusOr<LayerCache::Loan> LayerCache::BorrowBytes(uint64_t bytes,
+                                                         const std::stop_token& stop) {
+  if (bytes > limit_) {
+    return MakeError(
+        Reason::kOutOfMemory,
+        fmt::format("a Hessian takes {} bytes; the worker has {} for it", bytes, limit_), {},
+        "Give workers more --memory");
+  }
+  MutexLock lock(mutex_);
+  while (!MakeRoom(bytes)) {
+    if (stop.stop_requested()) return MakeError(Reason::kCancelled, "the task was stopped");
+    changed_.WaitFor(mutex_, kCachePoll);
+  }
+  used_ += bytes;
+  return Loan(this, nullptr, bytes);
+}
+
 absl::Status LayerCache::Load(const Request& request, const std::shared_ptr<Entry>& entry) {
   auto layer = request.load();
   MutexLock lock(mutex_);
@@ -106,9 +125,9 @@ void LayerCache::Remove(const Entry& entry) {
   entries_.remove_if([&](const auto& other) { return other.get() == &entry; });
 }
 
-void LayerCache::Return(Entry& entry, uint64_t bytes) {
+void LayerCache::Return(Entry* entry, uint64_t bytes) {
   MutexLock lock(mutex_);
-  --entry.loans;
+  if (entry != nullptr) --entry->loans;
   used_ -= bytes;
   changed_.NotifyAll();
 }

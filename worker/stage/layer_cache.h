@@ -22,7 +22,8 @@ class LayerCache {
   struct Entry;
 
  public:
-  // A layer that stays for as long as this lives, and buffer bytes that may be used meanwhile.
+  // A layer that stays for as long as this lives (unless bytes alone were asked for), and buffer
+  // bytes that may be used meanwhile.
   class Loan {
    public:
     Loan(Loan&& other) noexcept;
@@ -51,6 +52,9 @@ class LayerCache {
   // kCancelled when stopped; errors of `load`. Must outlive its loans.
   absl::StatusOr<Loan> Borrow(const Request& request, const std::stop_token& stop);
 
+  // Bytes alone. Errors as Borrow.
+  absl::StatusOr<Loan> BorrowBytes(uint64_t bytes, const std::stop_token& stop);
+
   // Layers that nobody holds leave.
   void DropIdle();
 
@@ -72,7 +76,7 @@ class LayerCache {
   bool MakeRoom(uint64_t bytes);
   void Remove(const Entry& entry);
   absl::Status Load(const Request& request, const std::shared_ptr<Entry>& entry);
-  void Return(Entry& entry, uint64_t bytes);
+  void Return(Entry* entry, uint64_t bytes);
 
   const uint64_t limit_;
   mutable Mutex mutex_;

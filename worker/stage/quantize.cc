@@ -27,8 +27,11 @@ QuantizeStage::QuantizeStage(const Options& options) : state_(std::make_unique<S
 QuantizeStage::~QuantizeStage() = default;
 
 absl::StatusOr<v1::Receipt> QuantizeStage::Run(const v1::Task& task, std::stop_token stop) {
-  OCTAVO_ASSIGN_OR_RETURN(const std::unique_ptr<UnitRun> run,
-                          UnitRun::Open(task, state_->isa, &state_->budget, stop));
+  OCTAVO_ASSIGN_OR_RETURN(
+      const std::unique_ptr<UnitRun> run,
+      UnitRun::Open(
+          task, [&](const QuantizeRule& rule) { return MakeQuantizer(rule, state_->isa); },
+          &state_->budget, stop));
   OCTAVO_RETURN_IF_ERROR(run->Do());
   MutexLock lock(state_->mutex);
   // The descriptor opened first stays: it sees errors of all write-back since.

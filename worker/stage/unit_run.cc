@@ -16,17 +16,8 @@
 namespace octavo {
 namespace {
 
-QuantizeRule RuleOf(const v1::Piece& piece, v1::Compat compat = v1::COMPAT_NONE) {
-  QuantizeRule rule;
-  rule.compat = compat;
-  rule.format = piece.format();
-  rule.algorithm = piece.algorithm();
-  rule.scale_dtype = FromProto(piece.scale_dtype());
-  return rule;
-}
-
 uint64_t ScaleBytes(const v1::Piece& piece) {
-  return ScaleBytes(RuleOf(piece), ChunkRows(piece), ColumnsOf(piece.source()));
+  return ScaleBytes(RuleOf(piece, v1::COMPAT_NONE), ChunkRows(piece), ColumnsOf(piece.source()));
 }
 
 // Buffers that a piece needs at a time.
@@ -52,6 +43,15 @@ absl::Status CheckTask(const v1::Task& task) {
 
 }  // namespace
 
+QuantizeRule RuleOf(const v1::Piece& piece, v1::Compat compat) {
+  QuantizeRule rule;
+  rule.compat = compat;
+  rule.format = piece.format();
+  rule.algorithm = piece.algorithm();
+  rule.scale_dtype = FromProto(piece.scale_dtype());
+  return rule;
+}
+
 uint64_t FrontBytes(const v1::Piece& piece) {
   if (!piece.has_format()) return SourceFiles::RoomFor(kChunkBytes);
   const uint64_t rows = static_cast<uint64_t>(ChunkRows(piece)) * RowBytes(piece);
@@ -76,26 +76,31 @@ void ExpectReads(const v1::Task& task, SourceFiles* sources) {
   }
 }
 
-absl::StatusOr<std::unique_ptr<UnitRun>> UnitRun::Open(const v1::Task& task, Isa isa,
+absl::StatusOr<std::unique_ptr<UnitRun>> UnitRun::Open(const v1::Task& task,
+                                                       const QuantizerMaker& make,
                                                        BufferBudget* budget,
                                                        const std::stop_token& stop) {
   OCTAVO_RETURN_IF_ERROR(CheckTask(task));
   OCTAVO_ASSIGN_OR_RETURN(SourceFiles sources, SourceFiles::Open(task));
   ExpectReads(task, &sources);
   OCTAVO_ASSIGN_OR_RETURN(auto outputs, OpenOutputs(task));
-  uint64_t bytes = 0;
   std::vector<std::unique_ptr<Quantizer>> quantizers;
   for (const v1::Piece& piece : task.unit().pieces()) {
-    bytes = std::max(bytes, BufferBytes(piece));
     quantizers.emplace_back();
     if (!piece.has_format()) continue;
-    OCTAVO_ASSIGN_OR_RETURN(quantizers.back(), MakeQuantizer(RuleOf(piece, task.compat()), isa));
+    OCTAVO_ASSIGN_OR_RETURN(quantizers.back(), make(RuleOf(piece, task.compat())));
   }
-  OCTAVO_ASSIGN_OR_RETURN(BufferBudget::Loan loan, budget->Borrow(bytes, stop));
+  OCTAVO_ASSIGN_OR_RETURN(BufferBudget::Loan loan, budget->Borrow(BufferBytesOf(task), stop));
   std::unique_ptr<UnitRun> run(
       new UnitRun(task, std::move(sources), std::move(outputs), std::move(loan), stop));
   run->quantizers_ = std::move(quantizers);
   return run;
+}
+
+uint64_t UnitRun::BufferBytesOf(const v1::Task& task) {
+  uint64_t bytes = 0;
+  for (const v1::Piece& piece : task.unit().pieces()) bytes = std::max(bytes, BufferBytes(piece));
+  return bytes;
 }
 
 UnitRun::UnitRun(const v1::Task& task, SourceFiles sources, std::map<uint32_t, SharedFile> outputs,
@@ -116,7 +121,9 @@ UnitRun::UnitRun(const v1::Task& task, SourceFiles sources, std::map<uint32_t, S
 absl::Status UnitRun::Do() {
   const v1::Unit& unit = task_.unit();
   if (unit.kind() == v1::UNIT_SCALES) return WriteScales();
-  if (unit.kind() == v1::UNIT_CAST) OCTAVO_RETURN_IF_ERROR(FindJointStats());
+  if (unit.kind() == v1::UNIT_CAST || unit.kind() == v1::UNIT_SOLVE) {
+    OCTAVO_RETURN_IF_ERROR(FindJointStats());
+  }
   for (int i = 0; i < unit.pieces_size(); ++i) {
     const v1::Piece& piece = unit.pieces(i);
     if (unit.kind() == v1::UNIT_STAT_AMAX || unit.kind() == v1::UNIT_STAT_MSE) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -69,12 +70,22 @@ uint64_t FrontBytes(const v1::Piece& piece);
 // Tells `sources` what the task's unit is going to read.
 void ExpectReads(const v1::Task& task, SourceFiles* sources);
 
+// The rule by which a piece is quantized.
+QuantizeRule RuleOf(const v1::Piece& piece, v1::Compat compat);
+
+// The quantizer of one piece.
+using QuantizerMaker =
+    std::function<absl::StatusOr<std::unique_ptr<Quantizer>>(const QuantizeRule& rule)>;
+
 class UnitRun {
  public:
   // Checks the sources, opens the outputs, waits for its buffers.
-  static absl::StatusOr<std::unique_ptr<UnitRun>> Open(const v1::Task& task, Isa isa,
+  static absl::StatusOr<std::unique_ptr<UnitRun>> Open(const v1::Task& task,
+                                                       const QuantizerMaker& make,
                                                        BufferBudget* budget,
                                                        const std::stop_token& stop);
+  // Buffers that Open waits for.
+  static uint64_t BufferBytesOf(const v1::Task& task);
   // Does the unit. The outputs may be partly written when this fails.
   absl::Status Do();
 

@@ -20,6 +20,15 @@ inline constexpr int64_t kScaleBlock = 128;  // block-scaled weights and grouped
   return CeilDiv(a, b) * b;
 }
 
+// Tokens of one leaf of a Hessian where a layer sees `tokens` in all: at most 16 leaves, the last
+// may be short.
+inline constexpr int64_t kHessianLeavesMax = 16;
+[[gnu::always_inline]] inline constexpr int64_t HessianLeafTokens(int64_t tokens) {
+  const int64_t least = 1024;
+  const int64_t parts = CeilDiv(tokens, least * kHessianLeavesMax);
+  return least * (parts > 1 ? parts : 1);
+}
+
 // How one product's K is cut: `size` elements per unit, the last may be short.
 struct UnitCut {
   int64_t size = 0;

@@ -4,6 +4,7 @@
 
 #include "core/base/error.h"
 #include "core/scheme/recipe.h"
+#include "fmt/format.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
@@ -69,10 +70,11 @@ TEST(Legality, CalibrationIsThereExactlyWhereSomethingIsStatic) {
   EXPECT_THAT(Message("name: a\nrules: [{weight: keep}]\nkv_cache: {type: fp8, scale: tensor}\n"),
               HasSubstr("r.yaml:3: a static scale needs a calibration"));
   EXPECT_THAT(Message("name: a\n" + good + "rules: [{weight: keep}]\n"),
-              HasSubstr("r.yaml:2: a calibration, but no rule has a static input"));
+              HasSubstr("r.yaml:2: a calibration, but no rule has a solver or a static input"));
   const std::pair<const char*, const char*> cases[] = {
       {"{observer: minmax, samples: 2, sample_length: 3}", "observer 'minmax' is not known"},
-      {"{samples: 2, sample_length: 3}", "calibration lacks the key 'observer'"},
+      {"{observer: mse, samples: 2, sample_length: 3, propagate: source}", "goes with a solver"},
+      {"{observer: mse, samples: 2, sample_length: 3, propagate: both}", "propagate 'both'"},
       {"{observer: mse, samples: 2}", "calibration lacks the key 'sample_length'"},
       {"{observer: mse, samples: 0, sample_length: 3}", "samples must be a whole number from 1"},
       {"{observer: mse, samples: 65537, sample_length: 3}", "from 1 to 65536"},
@@ -101,6 +103,50 @@ TEST(Legality, CalibrationIsThereExactlyWhereSomethingIsStatic) {
   EXPECT_THAT(
       Message("name: a\nrules: [{weight: keep}]\nkv_cache: {type: int8, scale: tensor}\n"),
       HasSubstr("r.yaml:3: readers have keys and values as {type: fp8, scale: tensor} only"));
+}
+
+TEST(Legality, ObserverIsAbsmaxIfNothingIsSaid) {
+  const auto recipe =
+      ParseRecipe(Static("fp8", "calibration: {samples: 2, sample_length: 3}\n"), "r.yaml");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->calibration().observer(), v1::OBSERVER_ABSMAX);
+}
+
+TEST(Legality, SolversNeedACalibrationAndInputsWithoutOne) {
+  const auto solved = [](std::string_view input, std::string_view solver, std::string_view rest) {
+    return fmt::format(
+        "name: a\nrules:\n  - weight: {{type: fp8, scale: channel}}\n    input: {}\n    solver: "
+        "{}\n{}",
+        input, solver, rest);
+  };
+  const std::string token = "{type: fp8, scale: token}";
+  const std::string calibration = "calibration: {samples: 2, sample_length: 3}\n";
+  for (const std::string solver :
+       {"{type: gptq}", "{type: gptq, damping: 0.003, order: natural}", "{type: sparsegpt}"}) {
+    for (const std::string& rest :
+         {calibration,
+          std::string("calibration: {samples: 2, sample_length: 3, propagate: source}\n")}) {
+      const auto recipe = ParseRecipe(solved(token, solver, rest), "r.yaml");
+      ASSERT_TRUE(recipe.ok()) << recipe.status();
+      EXPECT_TRUE(HasSolver(*recipe));
+      const auto again = ParseRecipe(RecipeYaml(*recipe), "again");
+      ASSERT_TRUE(again.ok()) << again.status() << RecipeYaml(*recipe);
+      EXPECT_TRUE(Equal(*recipe, *again)) << RecipeYaml(*recipe);
+    }
+  }
+  EXPECT_THAT(Message(solved(token, "{type: gptq}", "")),
+              HasSubstr("a solver needs a calibration"));
+  EXPECT_THAT(Message(solved("{type: fp8, scale: tensor}", "{type: gptq}", calibration)),
+              HasSubstr("static inputs have no scale"));
+  EXPECT_THAT(Message(solved(token, "{type: obs}", calibration)), HasSubstr("type 'obs'"));
+  EXPECT_THAT(Message(solved(token, "{type: gptq, damping: 2}", calibration)),
+              HasSubstr("damping must be a number above 0, at most 1"));
+  EXPECT_THAT(Message(solved(token, "{type: gptq, block: 128}", calibration)),
+              HasSubstr("unknown key in solver"));
+  EXPECT_THAT(Message(solved(token, "{type: gptq}", calibration + "compat: llm-compressor\n")),
+              HasSubstr("compat and a solver"));
+  EXPECT_THAT(Message("name: a\nrules: [{weight: keep, solver: {type: gptq}}]\n"),
+              HasSubstr("takes no input, algorithm or solver"));
 }
 
 TEST(Legality, WhatAProcessIsSentIsCheckedLikeAFile) {

@@ -11,12 +11,6 @@
 #include "kernels/matmul.h"
 
 namespace octavo {
-namespace {
-
-constexpr int64_t kLeafTokensMin = 1024;
-constexpr int64_t kLeavesMax = 16;
-
-}  // namespace
 
 absl::StatusOr<Hessian> MakeHessian(int64_t channels, Arena* arena) {
   Hessian out;
@@ -26,10 +20,6 @@ absl::StatusOr<Hessian> MakeHessian(int64_t channels, Arena* arena) {
       out.values,
       arena->Allocate(static_cast<uint64_t>(channels * out.stride) * sizeof(float), "a Hessian"));
   return out;
-}
-
-int64_t HessianLeafTokens(int64_t tokens) {
-  return kLeafTokensMin * std::max<int64_t>(1, CeilDiv(tokens, kLeafTokensMin * kLeavesMax));
 }
 
 absl::StatusOr<HessianLeaf> HessianLeaf::Make(int64_t channels, Isa isa, Arena* arena,

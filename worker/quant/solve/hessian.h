@@ -3,9 +3,9 @@
 // The Hessian of a linear layer's squared output error: H = X^T X over the tokens that the layer
 // reads. (The usual factor 2 and any mean over tokens are left out: damping is relative.)
 //
-// Tokens are cut into leaves (HessianLeafTokens) that may be summed anywhere, each from zero by the
-// 32-block rule over its tokens in order, and merge over Tree: the same bits whoever summed which
-// leaf (docs/numerics.md). An expert's Hessian is one leaf.
+// Tokens are cut into leaves (HessianLeafTokens in core/tensor/bare/units.h) that may be summed
+// anywhere, each from zero by the 32-block rule over its tokens in order, and merge over Tree: the
+// same bits whoever summed which leaf (docs/numerics.md). An expert's Hessian is one leaf.
 
 #include <cstdint>
 #include <vector>
@@ -31,9 +31,6 @@ struct Hessian {
 
 // Zero, of no tokens; channels^2 F32. Errors: kOutOfMemory.
 absl::StatusOr<Hessian> MakeHessian(int64_t channels, Arena* arena);
-
-// Tokens of one leaf where a layer sees `tokens` in all: at most 16 leaves, the last may be short.
-int64_t HessianLeafTokens(int64_t tokens);
 
 // One leaf in the making. One caller at a time.
 class HessianLeaf {

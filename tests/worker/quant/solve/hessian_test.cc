@@ -7,6 +7,7 @@
 
 #include "core/tensor/bare/fp_env.h"
 #include "core/tensor/bare/tree.h"
+#include "core/tensor/bare/units.h"
 #include "kernels/matmul.h"
 #include "tests/worker/quant/solve/solve_fixture.h"
 

@@ -1,0 +1,273 @@
+#include "coordinator/planner/solve_plan.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <tuple>
+#include <vector>
+
+#include "coordinator/planner/calibration_plan.h"
+#include "core/base/error.h"
+#include "core/base/status.h"
+#include "core/checkpoint/checkpoint.h"
+#include "core/checkpoint/dialect.h"
+#include "core/plan/layer_plan.h"
+#include "core/plan/serve_plan.h"
+#include "core/plan/solve_memory.h"
+#include "core/tensor/bare/units.h"
+#include "core/tensor/dtype_proto.h"
+
+namespace octavo {
+namespace {
+
+constexpr uint32_t kPhasesPerLayer = 3;
+// Threads of a worker that a plan reckons with.
+constexpr int kPlannedThreads = 16;
+
+// Weights that read the same thing share a Hessian: by (layer, point, expert).
+using HessianKey = std::tuple<int32_t, v1::ObservedPoint, int32_t>;
+using HessianGroups = std::map<HessianKey, std::vector<const PlacedTensor*>>;
+
+HessianGroups GroupsOf(const Layout& layout) {
+  HessianGroups groups;
+  for (const PlacedTensor& tensor : layout.tensors) {
+    if (tensor.scheme.solver == nullptr || tensor.source_bytes() == 0) continue;
+    const v1::ModelTensor& source = *tensor.source;
+    groups[{source.layer(), InputPointOf(source.role()), source.expert()}].push_back(&tensor);
+  }
+  return groups;
+}
+
+// A tensor as it will lie in the staging folder.
+ServedTensor StagedTensor(const PlacedTensor& placed, const v1::Plan& plan) {
+  ServedTensor served;
+  served.tensor = *placed.source;
+  v1::TensorSpec& spec = *served.tensor.mutable_spec();
+  const std::string& file = plan.outputs(static_cast<int>(placed.output_file)).name();
+  spec.set_file(file);
+  spec.set_begin(placed.weight_begin);
+  if (placed.scheme.scheme == nullptr) {
+    spec.set_end(placed.weight_begin + placed.source_bytes());
+    return served;
+  }
+  const v1::NumericFormat& format = placed.scheme.scheme->weight();
+  spec.set_dtype(ToProto(CodeDType(format.type())));
+  spec.set_end(placed.weight_begin + static_cast<uint64_t>(spec.shape(0) * spec.shape(1)));
+  served.scheme = *placed.scheme.scheme;
+  const ScaleShape shape =
+      WeightScaleOf(plan.recipe().dialect(), plan.model(), *placed.source, format);
+  v1::TensorSpec& scale = served.scale.emplace();
+  scale.set_name(shape.name);
+  scale.set_file(file);
+  scale.set_dtype(placed.scale_dtype);
+  uint64_t elements = 1;
+  for (const int64_t size : shape.shape) {
+    scale.add_shape(size);
+    elements *= static_cast<uint64_t>(size);
+  }
+  scale.set_begin(placed.scale_begin);
+  scale.set_end(placed.scale_begin + elements * placed.scale_bytes);
+  return served;
+}
+
+absl::Status PlanSolvedLayers(const Checkpoint& checkpoint, const Layout& layout, v1::Plan* plan) {
+  std::vector<ServedTensor> tensors;
+  for (const PlacedTensor& placed : layout.tensors) {
+    tensors.push_back(StagedTensor(placed, *plan));
+  }
+  v1::CalibrationPlan& calibration = *plan->mutable_calibration();
+  const uint32_t longest =
+      *std::max_element(calibration.sample_lengths().begin(), calibration.sample_lengths().end());
+  OCTAVO_ASSIGN_OR_RETURN(const v1::ServePlan whole,
+                          PlanServing(checkpoint.model, tensors, {.max_model_len = longest}));
+  for (int32_t layer = 0; layer < checkpoint.model.layer_count(); ++layer) {
+    *calibration.add_solved_layers() = LayerPlan(whole, layer);
+  }
+  return absl::OkStatus();
+}
+
+// Units of one layer after the other.
+class SolveCutter {
+ public:
+  SolveCutter(const HessianGroups& groups, v1::Plan* plan) : groups_(groups), plan_(plan) {
+    const v1::CalibrationPlan& calibration = plan->calibration();
+    tokens_ = calibration.batches(calibration.batches_size() - 1).token_end();
+  }
+
+  void AddLayer(int32_t layer) {
+    const auto phase = static_cast<uint32_t>(layer) * kPhasesPerLayer;
+    if (layer > 0 && !plan_->calibration().solved_layers().empty()) {
+      AddBatches(v1::UNIT_PROPAGATE, layer - 1, phase, {});
+    }
+    std::set<v1::ObservedPoint> points;
+    const auto begin = groups_.lower_bound({layer, v1::OBSERVED_UNSPECIFIED, -1});
+    const auto end = groups_.lower_bound({layer + 1, v1::OBSERVED_UNSPECIFIED, -1});
+    for (auto group = begin; group != end; ++group) points.insert(std::get<1>(group->first));
+    AddBatches(v1::UNIT_CALIBRATE, layer, phase, points);
+    for (auto group = begin; group != end; ++group) AddLeaves(group->first, *group, phase + 1);
+    for (auto group = begin; group != end; ++group) AddSolve(group->first, *group, phase + 2);
+  }
+
+ private:
+  v1::Unit* Add(v1::UnitKind kind, int32_t layer, uint32_t phase) {
+    v1::Unit* unit = plan_->add_units();
+    unit->set_id(static_cast<uint32_t>(plan_->units_size() - 1));
+    unit->set_kind(kind);
+    unit->set_phase(phase);
+    unit->set_layer(static_cast<uint32_t>(layer));
+    return unit;
+  }
+
+  void AddBatches(v1::UnitKind kind, int32_t layer, uint32_t phase,
+                  const std::set<v1::ObservedPoint>& points) {
+    const auto row_bytes = static_cast<uint64_t>(plan_->model().hidden_size()) * 2;
+    for (int batch = 0; batch < plan_->calibration().batches_size(); ++batch) {
+      const v1::MicroBatch& cut = plan_->calibration().batches(batch);
+      v1::Unit* unit = Add(kind, layer, phase);
+      unit->set_batch(static_cast<uint32_t>(batch));
+      unit->set_source_bytes((cut.token_end() - cut.token_begin()) * row_bytes);
+      unit->mutable_kept_points()->Add(points.begin(), points.end());
+    }
+  }
+
+  static void SetHessian(const HessianKey& key, const HessianGroups::value_type& group,
+                         v1::HessianSpec* hessian) {
+    hessian->set_point(std::get<1>(key));
+    hessian->set_expert(std::get<2>(key));
+    hessian->set_channels(group.second.front()->source->spec().shape(1));
+  }
+
+  uint64_t leaf_tokens() const {
+    return static_cast<uint64_t>(HessianLeafTokens(static_cast<int64_t>(tokens_)));
+  }
+  uint32_t leaf_count(const HessianKey& key) const {
+    if (std::get<2>(key) >= 0) return 0;
+    return static_cast<uint32_t>((tokens_ + leaf_tokens() - 1) / leaf_tokens());
+  }
+
+  void AddLeaves(const HessianKey& key, const HessianGroups::value_type& group, uint32_t phase) {
+    for (uint32_t leaf = 0; leaf < leaf_count(key); ++leaf) {
+      v1::Unit* unit = Add(v1::UNIT_HESSIAN, std::get<0>(key), phase);
+      v1::HessianSpec* hessian = unit->mutable_hessian();
+      SetHessian(key, group, hessian);
+      hessian->set_leaf(leaf);
+      hessian->set_token_begin(leaf * leaf_tokens());
+      hessian->set_token_end(std::min(tokens_, (leaf + 1) * leaf_tokens()));
+      unit->set_source_bytes((hessian->token_end() - hessian->token_begin()) *
+                             static_cast<uint64_t>(hessian->channels()) * 2);
+    }
+  }
+
+  void AddSolve(const HessianKey& key, const HessianGroups::value_type& group, uint32_t phase) {
+    v1::Unit* unit = Add(v1::UNIT_SOLVE, std::get<0>(key), phase);
+    v1::HessianSpec* hessian = unit->mutable_hessian();
+    SetHessian(key, group, hessian);
+    hessian->set_leaf_count(leaf_count(key));
+    *hessian->mutable_solver() = *group.second.front()->scheme.solver;
+    uint64_t out = 0;
+    bool tied = false;
+    for (const PlacedTensor* tensor : group.second) {
+      v1::Piece& piece = *unit->add_pieces();
+      piece = WholePiece(*tensor);
+      unit->set_source_bytes(unit->source_bytes() + tensor->source_bytes());
+      out += piece.weight_out().end() - piece.weight_out().begin() + piece.scale_out().end() -
+             piece.scale_out().begin();
+      if (piece.format().granularity() != v1::PER_TENSOR) continue;
+      piece.set_tie_group(static_cast<int32_t>(plan_->tie_group_count()));
+      tied = true;
+    }
+    if (tied) plan_->set_tie_group_count(plan_->tie_group_count() + 1);
+    unit->set_output_bytes(out);
+    plan_->set_source_bytes(plan_->source_bytes() + unit->source_bytes());
+  }
+
+  const HessianGroups& groups_;
+  v1::Plan* plan_;
+  uint64_t tokens_ = 0;
+};
+
+// Rows that all experts of a layer keep at most, for one row of the residual stream.
+double RowsKept(const v1::Plan& plan, v1::ObservedPoint point) {
+  const v1::ModelSpec& model = plan.model();
+  const bool of_experts = model.expert_count() > 0 &&
+                          (point == v1::OBSERVED_MLP_INPUT || point == v1::OBSERVED_MLP_INNER);
+  if (!of_experts) return 1;
+  const auto experts = static_cast<double>(model.expert_count());
+  uint32_t shortest = ~0u;
+  for (const uint32_t length : plan.calibration().sample_lengths()) {
+    shortest = std::min(shortest, length);
+  }
+  const double quota = static_cast<double>(ExpertQuotaOfSample(plan)) / shortest;
+  return std::min(experts, static_cast<double>(model.experts_per_token()) + experts * quota);
+}
+
+}  // namespace
+
+absl::Status AddSolveUnits(const Checkpoint& checkpoint, const Layout& layout, v1::Plan* plan) {
+  OCTAVO_CHECK(plan->units().empty());
+  if (!plan->recipe().calibration().propagates_source()) {
+    OCTAVO_RETURN_IF_ERROR(PlanSolvedLayers(checkpoint, layout, plan));
+  }
+  const HessianGroups groups = GroupsOf(layout);
+  SolveCutter cutter(groups, plan);
+  for (int32_t layer = 0; layer < plan->calibration().layers_size(); ++layer) {
+    cutter.AddLayer(layer);
+  }
+  return absl::OkStatus();
+}
+
+uint64_t SolveSpillBytes(const v1::Plan& plan) {
+  const v1::CalibrationPlan& calibration = plan.calibration();
+  std::map<uint32_t, uint64_t> hessians;
+  std::map<uint32_t, std::map<v1::ObservedPoint, int64_t>> kept;  // channels
+  for (const v1::Unit& unit : plan.units()) {
+    const v1::HessianSpec& hessian = unit.hessian();
+    if (unit.kind() == v1::UNIT_SOLVE) kept[unit.layer()][hessian.point()] = hessian.channels();
+    if (unit.kind() != v1::UNIT_HESSIAN) continue;
+    hessians[unit.layer()] += HessianFileBytes(hessian.channels());
+  }
+  uint64_t most = 0;
+  for (const auto& [layer, points] : kept) {
+    double rows = 0;
+    for (const auto& [point, channels] : points) {
+      rows += static_cast<double>(channels) * 2 * RowsKept(plan, point);
+    }
+    const uint64_t tokens = calibration.batches(calibration.batches_size() - 1).token_end();
+    most =
+        std::max(most, hessians[layer] + static_cast<uint64_t>(static_cast<double>(tokens) * rows));
+  }
+  return most;
+}
+
+uint64_t SolveMemoryBytes(const v1::Plan& plan) {
+  uint64_t most = 0;
+  for (const v1::Unit& unit : plan.units()) {
+    const v1::HessianSpec& hessian = unit.hessian();
+    if (unit.kind() == v1::UNIT_HESSIAN) {
+      most = std::max(most, HessianLeafBytes(hessian.channels()));
+    } else if (unit.kind() == v1::UNIT_SOLVE) {
+      most = std::max(most, SolveBytes(hessian.channels(), hessian.leaf_count(), kPlannedThreads));
+    }
+  }
+  return most;
+}
+
+uint64_t KeptBytesOfBatch(const v1::Plan& plan) {
+  std::map<v1::ObservedPoint, int64_t> channels;
+  for (const v1::Unit& unit : plan.units()) {
+    if (unit.kind() != v1::UNIT_SOLVE) continue;
+    int64_t& most = channels[unit.hessian().point()];
+    most = std::max(most, unit.hessian().channels());
+  }
+  double row = 0;
+  for (const auto& [point, width] : channels) {
+    row += static_cast<double>(width) * 2 * RowsKept(plan, point);
+  }
+  uint64_t longest = 0;
+  for (const v1::MicroBatch& batch : plan.calibration().batches()) {
+    longest = std::max(longest, batch.token_end() - batch.token_begin());
+  }
+  return static_cast<uint64_t>(static_cast<double>(longest) * row);
+}
+
+}  // namespace octavo

@@ -1,0 +1,35 @@
+#pragma once
+
+// The part of a plan that solves: GPTQ and SparseGPT, layer after layer.
+//
+// A layer takes three phases:
+//   UNIT_CALIBRATE  micro-batches go through the source's layer; what its linear layers read is
+//   kept UNIT_HESSIAN    leaves of the Hessians of all points of the layer (not of experts)
+//   UNIT_SOLVE      one for every Hessian: all weights that read the same thing
+// By default a layer sees what the quantized layers below it give: the first phase of a layer then
+// begins with UNIT_PROPAGATE, which takes the micro-batches through the layer before as it lies in
+// the staging folder. With `propagate: source` a UNIT_CALIBRATE hands on what the source's layer
+// gives. Within a phase everything is independent, so that workers share it; nothing depends on how
+// many there are.
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "coordinator/planner/plan_parts.h"
+#include "octavo/v1/plan.pb.h"
+
+namespace octavo {
+
+// Appends the units of all layers, and fills calibration.solved_layers. REQUIRES: no units yet,
+// plan->calibration() and plan->recipe() set. kUnsupported where the decoder does not compute the
+// quantized layers.
+absl::Status AddSolveUnits(const Checkpoint& checkpoint, const Layout& layout, v1::Plan* plan);
+
+// Disk of the Hessians and of what is kept for them, of the layer that needs most; 0 without
+// solvers.
+uint64_t SolveSpillBytes(const v1::Plan& plan);
+// Memory of the largest UNIT_HESSIAN or UNIT_SOLVE, and of what one micro-batch keeps.
+uint64_t SolveMemoryBytes(const v1::Plan& plan);
+uint64_t KeptBytesOfBatch(const v1::Plan& plan);
+
+}  // namespace octavo

@@ -1,0 +1,43 @@
+#include "core/plan/solve_memory.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "core/tensor/bare/units.h"
+
+namespace octavo {
+namespace {
+
+constexpr int64_t kStrideMultiple = 16;  // of rows in memory
+constexpr int64_t kPanelRows = 128;      // of F64, while a triangle is inverted
+
+// Sums that the merging tree holds at most, the newest leaf included.
+uint64_t SumsHeld(uint32_t leaves) {
+  return leaves <= 1 ? 1 : static_cast<uint64_t>(std::bit_width(leaves - 1)) + 1;
+}
+
+}  // namespace
+
+uint64_t HessianBytes(int64_t channels) {
+  return static_cast<uint64_t>(channels * RoundUp(channels, kStrideMultiple)) * sizeof(float);
+}
+
+uint64_t HessianFileBytes(int64_t channels) {
+  return static_cast<uint64_t>(channels * (channels + 1) / 2) * sizeof(float);
+}
+
+uint64_t HessianLeafBytes(int64_t channels) {
+  return HessianBytes(channels) + static_cast<uint64_t>(2 * kHessianReadTokens * channels) * 2;
+}
+
+uint64_t SolveBytes(int64_t channels, uint32_t leaves, int threads) {
+  const uint64_t sums =
+      leaves == 0 ? HessianLeafBytes(channels) : SumsHeld(leaves) * HessianBytes(channels);
+  // Rows of a triangle are a little longer than it is wide.
+  const auto row = static_cast<uint64_t>(channels + 64) * sizeof(double);
+  const uint64_t factor = (static_cast<uint64_t>(channels) + kPanelRows) * row;
+  const uint64_t bands = static_cast<uint64_t>(channels) * 1024 * static_cast<uint64_t>(threads);
+  return std::max(sums, HessianBytes(channels) + factor) + bands;
+}
+
+}  // namespace octavo

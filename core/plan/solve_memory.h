@@ -1,0 +1,24 @@
+#pragma once
+
+// Memory and disk of second-order solving: what a plan foretells and a worker borrows. Upper
+// estimates, in bytes.
+
+#include <cstdint>
+
+namespace octavo {
+
+// A Hessian of `channels` in memory, and its upper triangle in a file.
+uint64_t HessianBytes(int64_t channels);
+uint64_t HessianFileBytes(int64_t channels);
+
+// Summing one leaf of a Hessian.
+uint64_t HessianLeafBytes(int64_t channels);
+
+// Tokens that are read at a time on their way into a Hessian.
+inline constexpr int64_t kHessianReadTokens = 256;
+
+// Solving matrices under a Hessian of `leaves` leaves that lie in files (0: summed where it is
+// solved), on `threads` threads.
+uint64_t SolveBytes(int64_t channels, uint32_t leaves, int threads);
+
+}  // namespace octavo

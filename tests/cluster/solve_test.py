@@ -1,0 +1,139 @@
+"""GPTQ and SparseGPT on real processes: layer after layer, the same bytes whatever the cluster, whatever dies."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import unittest
+
+import job_case
+from harness import Run, digests
+
+SHAPE = ["--layers", 3, "--hidden", 128, "--intermediate", 192, "--heads", 8, "--kv-heads", 2, "--vocab", 512, "--seed", 7]
+MIXTURE = ["--family", "mixtral", "--experts", 4, "--experts-per-token", 2, *SHAPE]
+CALIBRATION = ["--calibration", "random", "--samples", 40, "--sample-length", 64, "--seed", 3]
+
+
+def tensors(folder):
+    """name -> (dtype, shape, bytes)"""
+    data = (folder / "model.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + size])
+    header.pop("__metadata__", None)
+    return {name: (entry["dtype"], entry["shape"], data[8 + size + entry["data_offsets"][0]:8 + size + entry["data_offsets"][1]])
+            for name, entry in header.items()}
+
+
+class SolveTest(job_case.JobCase):
+
+    seconds = 1.0
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.source = cls.scratch / "source"
+        run = Run("synth", *MIXTURE, "--out", cls.source)
+        assert run.wait() == 0, run.stderr()
+        cls.make_reference()
+
+    @classmethod
+    def job_args(cls, source=None):
+        return ["quantize", source or cls.source, "--recipe", "int8-w8a8-gptq", *CALIBRATION]
+
+    def recipe(self, name, weight, token, solver, calibration="{samples: 512, sample_length: 2048}"):
+        path = self.scratch / f"{name}.yaml"
+        path.write_text(f"""
+name: {name}
+rules:
+  - weight: {weight}
+    input: {token}
+    solver: {solver}
+calibration: {calibration}
+""")
+        return path
+
+    def solved(self, out):
+        return json.loads((out / "octavo_report.json").read_text())["calibration"]["solved"]
+
+    def test_report_says_what_every_hessian_came_to(self):
+        solved = self.solved(self.reference)
+        self.assertEqual(len(solved), 3 * (2 + 2 * 4))  # attention's input and output; input and inner of every expert
+        for entry in solved:
+            self.assertGreater(entry["tokens"], 0)
+            if entry["rows_rounded_to_nearest"] == entry["rows"]:
+                continue
+            self.assertLess(entry["output_error_solved"], entry["output_error_rounded"])
+        dense = [entry for entry in solved if "expert" not in entry]
+        self.assertTrue(all(entry["tokens"] == 40 * 64 for entry in dense))
+        self.assertTrue(all(entry["dampings_tried"] == [0.01] for entry in dense))
+        self.assertLess(sum(entry["output_error_solved"] for entry in dense),
+                        0.9 * sum(entry["output_error_rounded"] for entry in dense))
+
+    def test_every_family_and_solver(self):
+        """Dense families too, with other formats, and what a layer sees as the source gives it."""
+        fp8, int8 = ("{type: fp8, scale: channel}", "{type: fp8, scale: token}"), ("{type: int8, scale: channel}", "{type: int8, scale: token}")
+        block = ("{type: fp8, scale: block, block: [128, 128]}", "{type: fp8, scale: group, group: 128}")
+        one = ("{type: fp8, scale: tensor}", "{type: fp8, scale: token}")
+        for family, (weight, token), solver, calibration in [
+                ("llama", fp8, "{type: gptq}", "{samples: 9, sample_length: 9}"),
+                ("llama", one, "{type: gptq, order: natural}", "{samples: 9, sample_length: 9}"),
+                ("qwen2", fp8, "{type: sparsegpt}", "{samples: 9, sample_length: 9}"),
+                ("qwen3", block, "{type: gptq, damping: 0.1}", "{samples: 9, sample_length: 9}"),
+                ("mistral", int8, "{type: gptq}", "{samples: 9, sample_length: 9, propagate: source}")]:
+            with self.subTest(family=family, solver=solver, weight=weight):
+                source = self.scratch / f"source-{family}"
+                if not source.exists():
+                    self.run_ok("synth", "--family", family, *SHAPE, "--out", source)
+                recipe = self.recipe(f"r-{family}", weight, token, solver, calibration)
+                outs = [self.scratch / f"{family}-by-{workers}" for workers in (1, 3)]
+                for workers, out in zip((1, 3), outs):
+                    self.run_ok("quantize", source, "--recipe", recipe, *CALIBRATION, "--out", out, "--workers", workers, "--overwrite")
+                self.assertEqual(digests(outs[0]), digests(outs[1]))
+                for entry in self.solved(outs[0]):
+                    self.assertLess(entry["output_error_solved"], entry["output_error_rounded"])
+                if "sparsegpt" in solver:
+                    self.assert_two_of_four_are_zero(outs[0])
+                verdict = self.run_ok("doctor", outs[0], "--json").result()
+                self.assertEqual(verdict["verdicts"]["octavo"], "loads", verdict)
+
+    def assert_two_of_four_are_zero(self, out):
+        codes = {name: entry for name, entry in tensors(out).items() if entry[0] == "F8_E4M3"}
+        self.assertEqual(len(codes), 3 * 7)
+        for name, (_, _, data) in codes.items():
+            for at in range(0, len(data), 4):
+                self.assertGreaterEqual(sum(byte & 0x7F == 0 for byte in data[at:at + 4]), 2, f"{name} at {at}")
+
+    def test_what_layers_see_changes_the_codes(self):
+        """Layer 0 is the same; the layers above see quantized layers below, or the source's."""
+        recipe = self.recipe("source", "{type: int8, scale: channel}", "{type: int8, scale: token}", "{type: gptq}",
+                             "{samples: 512, sample_length: 2048, propagate: source}")
+        self.run_ok("quantize", self.source, "--recipe", recipe, *CALIBRATION, "--out", self.out)
+        ours, other = tensors(self.reference), tensors(self.out)
+        self.assertEqual(ours.keys(), other.keys())
+        differ = {name for name in ours if ours[name] != other[name]}
+        self.assertTrue(all(".layers.0." not in name for name in differ), differ)
+        self.assertTrue(any(".layers.1." in name for name in differ))
+        self.assertTrue(any(".layers.2." in name for name in differ))
+
+    def test_plan_of_a_published_shape_needs_headers_only(self):
+        script = pathlib.Path(__file__).parents[1] / "bench/header_only.py"
+        folder = self.scratch / "mixtral"
+        subprocess.run([sys.executable, script, "mixtral-8x22b", folder], check=True)
+        plan = json.loads(self.run_ok("plan", folder, "--recipe", "int8-w8a8-gptq", "--calibration", "random",
+                                      "--samples", 128, "--sample-length", 512, "--json").stdout())
+        # The factor of w2's Hessian, 16,384 channels in F64, is 2 GiB; a Hessian 1 GiB.
+        self.assertGreater(plan["memory_bytes_min"], 3 << 30)
+        self.assertLess(plan["memory_bytes_min"], 5 << 30)
+
+    def test_too_little_memory_is_said_before_anything_is_solved(self):
+        wide = self.scratch / "wide"
+        self.run_ok("synth", "--family", "llama", "--layers", 1, "--hidden", 128, "--intermediate", 4096, "--heads", 8,
+                    "--vocab", 512, "--out", wide)
+        run = self.run_fails(75, "quantize", wide, "--recipe", "fp8-gptq", "--calibration", "random", "--samples", 2,
+                             "--sample-length", 8, "--out", self.out, "--memory", "256MiB")
+        self.assertIn("--memory", run.stderr())
+        self.assertFalse(self.out.exists())
+
+
+if __name__ == "__main__":
+    unittest.main()
