@@ -1,6 +1,7 @@
 #include "coordinator/control/scratch_folder.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <numeric>
 #include <set>
@@ -44,31 +45,40 @@ std::set<uint32_t> UnsolvedLayers(const v1::Plan& plan, const std::vector<v1::Re
   return layers;
 }
 
+constexpr uint64_t kReadBytes = 1u << 20;
+
 class ScratchCheck {
  public:
   ScratchCheck(const v1::Plan& plan, std::string dir, std::set<uint32_t> unsolved)
       : plan_(plan), dir_(std::move(dir)), unsolved_(std::move(unsolved)) {}
 
+  // Files of Hessians are not synced: after a power cut one may have its size and not its bytes.
   bool IsThere(const v1::ScratchFile& file) const {
-    const auto facts = store_.Stat(JoinPath(dir_, file.name()));
-    return facts.ok() && facts->size == file.size();
+    const std::string path = JoinPath(dir_, file.name());
+    const auto facts = store_.Stat(path);
+    if (!facts.ok() || facts->size != file.size()) return false;
+    std::vector<std::byte> bytes(std::min(file.size(), kReadBytes));
+    DigestStream digest;
+    for (uint64_t at = 0; at < file.size(); at += bytes.size()) {
+      const auto some = std::span(bytes).first(std::min<uint64_t>(bytes.size(), file.size() - at));
+      if (!store_.ReadAt(path, at, some).ok()) return false;
+      digest.Add(some);
+    }
+    const Digest128 found = digest.Finish();
+    return found.low == file.digest().low() && found.high == file.digest().high();
   }
 
-  // True if the receipts of a micro-batch, by unit, have no gap and their files are all there that
-  // are still needed: statistics; the activations that go into the next layer; what was kept for
-  // Hessians while something of its layer is to be solved.
-  bool IsWhole(const std::vector<uint32_t>& chain,
-               const std::map<uint32_t, const v1::Receipt*>& by_unit) const {
-    for (size_t i = 0; i < by_unit.size(); ++i) {
-      const auto found = by_unit.find(chain[i]);
-      if (found == by_unit.end()) return false;
-      const bool newest = i + 1 == by_unit.size();
-      for (const v1::ScratchFile& file : found->second->scratch()) {
-        if (IsNeeded(chain[i], file.name(), newest) && !IsThere(file)) return false;
-      }
-      if (newest && i > 0 && !NewestRowsAreThere(chain, by_unit, i)) return false;
+  // How many of a micro-batch's receipts, by unit, may stay: all, all but the newest, or none.
+  size_t KeptOf(const std::vector<uint32_t>& chain,
+                const std::map<uint32_t, const v1::Receipt*>& by_unit) const {
+    const size_t all = by_unit.size();
+    for (size_t i = 0; i < all; ++i) {
+      if (!by_unit.contains(chain[i])) return 0;
     }
-    return true;
+    for (size_t count = all; count > 0 && count + 1 >= all; --count) {
+      if (IsWhole(chain, by_unit, count)) return count;
+    }
+    return 0;
   }
 
   bool LeafIsMissing(const v1::Receipt& receipt) const {
@@ -79,6 +89,20 @@ class ScratchCheck {
   }
 
  private:
+  // True if the files of the first `count` receipts are all there that are still needed:
+  // statistics; the activations that go into the next layer; what was kept for Hessians while
+  // something of its layer is to be solved.
+  bool IsWhole(const std::vector<uint32_t>& chain,
+               const std::map<uint32_t, const v1::Receipt*>& by_unit, size_t count) const {
+    for (size_t i = 0; i < count; ++i) {
+      const bool newest = i + 1 == count;
+      for (const v1::ScratchFile& file : by_unit.at(chain[i])->scratch()) {
+        if (IsNeeded(chain[i], file.name(), newest) && !IsThere(file)) return false;
+      }
+    }
+    return count < 2 || NewestRowsAreThere(chain, by_unit, count - 1);
+  }
+
   bool IsNeeded(uint32_t id, const std::string& name, bool newest) const {
     const v1::Unit& unit = plan_.units(static_cast<int>(id));
     if (name == RowsFileName(unit.layer() + 1, unit.batch())) return newest;
@@ -155,14 +179,16 @@ void DropBrokenBatches(const v1::Job& job, const v1::Plan& plan, std::vector<v1:
     const v1::Unit& unit = plan.units(static_cast<int>(receipt.unit_id()));
     if (TakesBatch(unit)) batches[unit.batch()][unit.id()] = &receipt;
   }
-  std::set<uint32_t> broken;
+  std::set<uint32_t> broken;  // units
   for (const auto& [batch, by_unit] : batches) {
-    if (!check.IsWhole(chains[batch], by_unit)) broken.insert(batch);
+    auto at = by_unit.begin();
+    std::advance(at, check.KeptOf(chains[batch], by_unit));
+    for (; at != by_unit.end(); ++at) broken.insert(at->first);
   }
   std::erase_if(*receipts, [&](const v1::Receipt& receipt) {
     const v1::Unit& unit = plan.units(static_cast<int>(receipt.unit_id()));
     // Scales were made of statistics that are made again: they too.
-    const bool drop = TakesBatch(unit) ? broken.contains(unit.batch())
+    const bool drop = TakesBatch(unit) ? broken.contains(unit.id())
                                        : check.LeafIsMissing(receipt) ||
                                              (unit.kind() == v1::UNIT_SCALES && !broken.empty());
     if (drop) dropped->push_back(receipt.unit_id());

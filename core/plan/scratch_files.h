@@ -1,7 +1,9 @@
 #pragma once
 
 // The scratch folder of a calibrated job, which lies beside its staging folder. Every file appears
-// by a rename and is synced before the Receipt that lists it is sent.
+// by a rename. Those that lie there for long are synced before the Receipt that lists them is sent;
+// what Hessians are made of is large and short-lived, and is not: whoever resumes a job compares
+// digests.
 //
 //   ids             token ids of all samples, I32 little endian, one sample after the other
 //   rows-L-B        BF16 [tokens of micro-batch B][hidden]: the residual stream that goes into
@@ -14,6 +16,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "fmt/format.h"
 
@@ -32,6 +35,9 @@ inline std::string KeptFileName(uint32_t layer, uint32_t batch, int point) {
 }
 inline std::string HessianFileName(uint32_t layer, int point, uint32_t leaf) {
   return fmt::format("hessian-{}-{}-{}", layer, point, leaf);
+}
+inline bool IsSynced(std::string_view name) {
+  return !name.starts_with("kept-") && !name.starts_with("hessian-");
 }
 
 }  // namespace octavo

@@ -1,6 +1,7 @@
 #pragma once
 
-// Memory with a budget: large aligned buffers, huge pages where the kernel has them, zeroed. Host
+// Memory with a budget: large aligned buffers, huge pages where the kernel has them, zeroed. A
+// process keeps up to 32 MiB of what was given back for the next who asks, beside all budgets. Host
 // twin of what a device allocator will be.
 
 #include <cstddef>

@@ -143,6 +143,7 @@ absl::Status CalibrateRun::Look(const Observed& seen) {
   const auto& wanted = task_.unit().kept_points();
   if (std::find(wanted.begin(), wanted.end(), seen.point) != wanted.end()) {
     Rows& rows = kept_[{static_cast<int>(seen.point), seen.expert}];
+    if (seen.expert < 0) rows.reserve(tokens() * static_cast<uint64_t>(seen.columns));
     rows.insert(rows.end(), seen.x, seen.x + seen.rows * seen.columns);
   }
   const auto bad = point.observer.Add(seen.x, seen.rows, seen.columns, seen.columns);
@@ -311,7 +312,9 @@ absl::StatusOr<v1::Receipt> CalibrateStage::Run(const v1::Task& task, std::stop_
                                  : RunCalibrate(task, how, &state_->cache, stop));
   MutexLock lock(state_->mutex);
   for (const v1::ScratchFile& file : receipt.scratch()) {
-    state_->touched.push_back(JoinPath(task.scratch_dir(), file.name()));
+    if (IsSynced(file.name())) {
+      state_->touched.push_back(JoinPath(task.scratch_dir(), file.name()));
+    }
   }
   for (const v1::RangeDigest& range : receipt.ranges()) {
     const auto file = static_cast<int>(range.range().file());

