@@ -29,11 +29,10 @@ def load(folder, **options):
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options).eval()
 
 
-def llm_compressor(source, out, samples):
-    """oneshot with its own preset "FP8": absmax observers, BF16 scales, the independent pipeline, batches of one sample."""
+def compress(source, out, samples, modifier):
+    """oneshot of llm-compressor with one modifier, batches of one sample."""
     import datasets
     from llmcompressor import oneshot
-    from llmcompressor.modifiers.quantization import QuantizationModifier
     shutil.rmtree(out, ignore_errors=True)
     data = datasets.Dataset.from_dict({"input_ids": samples, "attention_mask": [[1] * len(ids) for ids in samples]})
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
@@ -41,13 +40,24 @@ def llm_compressor(source, out, samples):
     model = load(source)
     steps.done("load")
     oneshot(model=model, tokenizer=tokenizer, dataset=data, max_seq_length=max(map(len, samples)),
-            num_calibration_samples=len(samples), shuffle_calibration_samples=False,
-            recipe=QuantizationModifier(targets="Linear", scheme="FP8", ignore=["lm_head"]))
+            num_calibration_samples=len(samples), shuffle_calibration_samples=False, recipe=modifier)
     steps.done("oneshot")
     model.save_pretrained(out, save_compressed=True)
     tokenizer.save_pretrained(out)
     steps.done("save")
     return steps
+
+
+def llm_compressor(source, out, samples):
+    """Its own preset "FP8": absmax observers, BF16 scales, the independent pipeline."""
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    return compress(source, out, samples, QuantizationModifier(targets="Linear", scheme="FP8", ignore=["lm_head"]))
+
+
+def llm_compressor_gptq(source, out, samples, scheme):
+    """Its GPTQ with its defaults (block 128, damping 0.01, static activation order), layer after layer."""
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    return compress(source, out, samples, GPTQModifier(targets="Linear", scheme=scheme, ignore=["lm_head"]))
 
 
 def quark(source, out, samples):
