@@ -1,6 +1,6 @@
 """Checkpoints of the published shapes without their weights: headers, and holes where the numbers would be.
 
-usage: header_only.py mixtral-8x22b | dbrx FOLDER
+usage: header_only.py mixtral-8x22b | dbrx | llama-3.1-8b | qwq-32b FOLDER
 
 What `octavo plan` reads of a model of 280 GB fits a few blocks: the tensor files are sparse.
 """
@@ -22,6 +22,40 @@ DBRX = {
     "attn_config": {"clip_qkv": 8, "kv_n_heads": 8, "model_type": "", "rope_theta": 500000},
     "ffn_config": {"ffn_hidden_size": 10752, "model_type": "", "moe_jitter_eps": 0.01, "moe_loss_weight": 0.05,
                    "moe_num_experts": 16, "moe_top_k": 4, "ffn_act_fn": {"name": "silu"}}}
+
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+    "max_position_embeddings": 131072, "rope_theta": 500000.0, "rms_norm_eps": 1e-05, "hidden_act": "silu",
+    "rope_scaling": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+                     "rope_type": "llama3"},
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "bos_token_id": 128000, "eos_token_id": 128001}
+QWQ_32B = {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 5120, "intermediate_size": 27648,
+    "num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8, "vocab_size": 152064,
+    "max_position_embeddings": 40960, "rope_theta": 1000000.0, "rms_norm_eps": 1e-05, "hidden_act": "silu",
+    "use_sliding_window": False, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "bos_token_id": 151643,
+    "eos_token_id": 151645}
+
+
+def dense_tensors(config, biases):
+    """Llama and Qwen2, which differ in biases of q, k and v."""
+    hidden, inner, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    cache = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    yield "model.embed_tokens.weight", [vocabulary, hidden]
+    for layer in range(config["num_hidden_layers"]):
+        at = f"model.layers.{layer}."
+        yield at + "input_layernorm.weight", [hidden]
+        yield at + "post_attention_layernorm.weight", [hidden]
+        for name, rows in (("q", hidden), ("k", cache), ("v", cache)):
+            yield f"{at}self_attn.{name}_proj.weight", [rows, hidden]
+            if biases:
+                yield f"{at}self_attn.{name}_proj.bias", [rows]
+        yield at + "self_attn.o_proj.weight", [hidden, hidden]
+        for name, rows, columns in (("gate", inner, hidden), ("up", inner, hidden), ("down", hidden, inner)):
+            yield f"{at}mlp.{name}_proj.weight", [rows, columns]
+    yield "model.norm.weight", [hidden]
+    yield "lm_head.weight", [vocabulary, hidden]
 
 
 def mixtral_tensors():
@@ -91,7 +125,9 @@ def write(folder, config, tensors, shard_bytes=4_900_000_000):
 
 def main():
     name, folder = sys.argv[1:]
-    config, tensors = {"mixtral-8x22b": (MIXTRAL, mixtral_tensors()), "dbrx": (DBRX, dbrx_tensors())}[name]
+    config, tensors = {"mixtral-8x22b": (MIXTRAL, mixtral_tensors()), "dbrx": (DBRX, dbrx_tensors()),
+                       "llama-3.1-8b": (LLAMA_8B, dense_tensors(LLAMA_8B, False)),
+                       "qwq-32b": (QWQ_32B, dense_tensors(QWQ_32B, True))}[name]
     write(pathlib.Path(folder), config, tensors)
 
 

@@ -2,12 +2,13 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import unittest
 
 import job_case
-from harness import Run, digests
+from harness import Run, digests, wait_until
 
 SHAPE = ["--layers", 3, "--hidden", 128, "--intermediate", 192, "--heads", 8, "--kv-heads", 2, "--vocab", 512, "--seed", 7]
 MIXTURE = ["--family", "mixtral", "--experts", 4, "--experts-per-token", 2, *SHAPE]
@@ -114,6 +115,22 @@ calibration: {calibration}
         self.assertTrue(all(".layers.0." not in name for name in differ), differ)
         self.assertTrue(any(".layers.1." in name for name in differ))
         self.assertTrue(any(".layers.2." in name for name in differ))
+
+    def test_broken_files_of_hessians_are_made_again(self):
+        """They are not synced: after a power cut a file may have its size and not its bytes."""
+        run = Run(*self.quantize_args("--workers", 2))
+        staging = pathlib.Path(f"{self.out}.octavo")
+        wait_until(lambda: any(staging.glob("*.calibration/hessian-1-*")), 20, "Hessians of layer 1")
+        run.kill(None)
+        run.wait()
+        self.assert_no_orphans(run)
+        broken = [path for path in staging.glob("*.calibration/*") if re.fullmatch(r"(kept|hessian)-[-0-9]+", path.name)]
+        self.assertTrue(broken)
+        for path in broken:
+            data = bytearray(path.read_bytes())
+            data[:64] = bytes(64)
+            path.write_bytes(data)
+        self.resume()
 
     def test_plan_of_a_published_shape_needs_headers_only(self):
         script = pathlib.Path(__file__).parents[1] / "bench/header_only.py"

@@ -101,7 +101,7 @@ struct Stages {
 
 inline absl::Status DoUnit(Made* run, Stages* stages, uint32_t unit) {
   const v1::Task task = MakeTask(run->job, run->plan, unit, 1, {});
-  auto receipt = run->plan.units(static_cast<int>(unit)).kind() == v1::UNIT_CALIBRATE
+  auto receipt = CalibrateStage::Does(run->plan.units(static_cast<int>(unit)).kind())
                      ? stages->calibrate.Run(task, {})
                      : stages->quantize.Run(task, {});
   if (!receipt.ok()) return receipt.status();

@@ -1,0 +1,137 @@
+// A job with a solver in one process: three phases a layer, Hessians, codes.
+
+#include <map>
+#include <set>
+#include <utility>
+
+#include "coordinator/planner/solve_plan.h"
+#include "core/scheme/recipe.h"
+#include "core/tensor/bare/units.h"
+#include "tests/coordinator/planner/calibrated_run.h"
+
+namespace octavo {
+namespace {
+
+class Solved : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    source_ = folder_ / "src";
+    ASSERT_TRUE(WriteSynthetic(Spec(GetParam()), 7, source_).ok());
+  }
+  Made Job(const std::string& name, const v1::Recipe& recipe, int samples = 12) {
+    return Prepare(source_, folder_ / name, recipe, RandomSamples(samples, 3));
+  }
+  bool has_experts() const { return std::string(GetParam()) == "mixtral"; }
+
+  const TestFolder folder_;
+  std::string source_;
+};
+
+TEST_P(Solved, PlanHasThreePhasesALayer) {
+  for (const bool from_source : {false, true}) {
+    v1::Recipe recipe = *Preset("int8-w8a8-gptq");
+    recipe.mutable_calibration()->set_propagates_source(from_source);
+    const v1::Plan plan = Job(from_source ? "a" : "b", recipe).plan;
+    const auto batches = static_cast<uint32_t>(plan.calibration().batches_size());
+    const uint64_t tokens = plan.calibration().batches(batches - 1).token_end();
+    std::map<std::pair<uint32_t, v1::UnitKind>, uint32_t> count;  // by phase and kind
+    std::map<std::pair<uint32_t, v1::ObservedPoint>, uint64_t> summed;
+    std::multiset<std::string> solved;
+    for (const v1::Unit& unit : plan.units()) {
+      ++count[{unit.phase(), unit.kind()}];
+      const v1::HessianSpec& hessian = unit.hessian();
+      if (unit.kind() == v1::UNIT_HESSIAN) {
+        uint64_t& at = summed[{unit.layer(), hessian.point()}];
+        EXPECT_EQ(hessian.token_begin(), at);  // leaves in order, without a gap
+        at = hessian.token_end();
+      }
+      if (unit.kind() != v1::UNIT_SOLVE) continue;
+      EXPECT_EQ(unit.phase(), 3 * unit.layer() + 2);
+      for (const v1::Piece& piece : unit.pieces()) {
+        EXPECT_EQ(piece.source().shape(1), hessian.channels());
+        EXPECT_EQ(piece.row_end(), piece.source().shape(0));
+        solved.insert(piece.source().name());
+      }
+    }
+    for (const auto& [where, end] : summed) EXPECT_EQ(end, tokens);
+    EXPECT_EQ(summed.size(), 3u * (has_experts() ? 2 : 4));
+    EXPECT_EQ(solved.size(), 3u * (has_experts() ? 4 + 4 * 3 : 7));
+    EXPECT_EQ(std::set<std::string>(solved.begin(), solved.end()).size(), solved.size());
+    for (uint32_t layer = 0; layer < 3; ++layer) {
+      EXPECT_EQ((count[{3 * layer, v1::UNIT_CALIBRATE}]), batches);
+      EXPECT_EQ((count[{3 * layer, v1::UNIT_PROPAGATE}]), from_source || layer == 0 ? 0 : batches);
+      EXPECT_EQ((count[{3 * layer + 2, v1::UNIT_SOLVE}]), has_experts() ? 2u + 2 * 4 : 4u);
+    }
+    EXPECT_EQ(plan.calibration().solved_layers_size(), from_source ? 0 : 3);
+    EXPECT_GT(SolveSpillBytes(plan), tokens * 96 * 2 * 3);
+    EXPECT_GT(SolveMemoryBytes(plan), 176u * 176 * 12);
+  }
+}
+
+TEST_P(Solved, BytesDependNeitherOnOrderNorOnKernelsNorOnMemory) {
+  for (const char* preset : {"int8-w8a8-gptq", "sparsegpt-24-fp8"}) {
+    Stages wide(BestIsa());
+    Stages plain(Isa::kReference);
+    Stages tight(BestIsa(), 9u << 20);
+    const std::string name = preset;
+    Made first = Job(name + "-a", *Preset(preset));
+    Made second = Job(name + "-b", *Preset(preset));
+    Made third = Job(name + "-c", *Preset(preset));
+    const auto bytes = Finished(&first, &wide, 1);
+    EXPECT_EQ(bytes, Finished(&second, &plain, 2));
+    EXPECT_EQ(bytes, Finished(&third, &tight, 3, 3));
+    double before = 0;
+    double after = 0;
+    for (const v1::Receipt& receipt : first.receipts) {
+      before += receipt.solved().error_before();
+      after += receipt.solved().error_after();
+    }
+    EXPECT_GT(after, 0);
+    EXPECT_LT(after, 0.9 * before);
+    // Only the last layer's Hessians and what they were made of are left.
+    for (const auto& [file, content] : Contents(ScratchDirOf(first.job.staging_dir()))) {
+      EXPECT_FALSE(file.starts_with("hessian-0-") || file.starts_with("kept-1-")) << file;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Solved, ::testing::Values("llama", "qwen2", "mixtral"),
+                         [](const auto& given) { return std::string(given.param); });
+
+// One token, of which a router sends two experts each their share: no Hessian to speak of.
+TEST(SolvedExperts, TooFewTokensAreRoundedToNearestAndSaidSo) {
+  const TestFolder folder;
+  ASSERT_TRUE(WriteSynthetic(Spec("mixtral"), 7, folder / "src").ok());
+  v1::Recipe recipe = *Preset("int8-w8a8-gptq");
+  recipe.mutable_calibration()->set_expert_quota(0);
+  Made solved = Prepare(folder / "src", folder / "a", recipe, RandomSamples(1, 3));
+  Made rounded = Prepare(folder / "src", folder / "b", *Preset("int8-dynamic"), {});
+  Stages stages(BestIsa());
+  Finished(&solved, &stages, 1);
+  Finished(&rounded, &stages, 2);
+  const auto weights = [](const Made& made) {
+    return ReadText(std::filesystem::path(made.job.staging_dir()) / "model.safetensors");
+  };
+  const std::string ours = weights(solved);
+  const std::string nearest = weights(rounded);
+  int checked = 0;
+  for (size_t unit = 0; unit < solved.receipts.size(); ++unit) {
+    const v1::SolveFigures& figures = solved.receipts[unit].solved();
+    if (!solved.receipts[unit].has_solved() || figures.expert() < 0) continue;
+    const int64_t channels = solved.plan.units(static_cast<int>(unit)).hessian().channels();
+    const bool few = figures.tokens() < static_cast<uint64_t>(channels) / 4;
+    EXPECT_EQ(few, figures.dampings().empty());
+    if (!few) continue;
+    ++checked;
+    EXPECT_EQ(figures.nearest_rows(), figures.rows());
+    for (const v1::RangeDigest& range : solved.receipts[unit].ranges()) {
+      const size_t begin = range.range().begin();
+      const size_t size = range.range().end() - begin;
+      EXPECT_EQ(ours.substr(begin, size), nearest.substr(begin, size));
+    }
+  }
+  EXPECT_GT(checked, 0);
+}
+
+}  // namespace
+}  // namespace octavo
