@@ -17,9 +17,9 @@ import text_lines
 
 TOOL = pathlib.Path(os.environ["OCTAVO_BIN_DIR"]).parent / "tests" / "text_tool"
 LINES = 100_000
-# CPU time of the fastest round, for ten times the text. Linear time is 10; more memory than the caches hold costs a little
-# more; quadratic time would be 100.
-TIME_RATIO_MAX = 16.0
+# CPU time of the fastest round, for ten times the text. Linear time is 10 and quadratic 100; more memory than the caches hold
+# costs more where neighbours fill them (16.6 was seen). The bar lies between the two, where their ratios to it are alike.
+TIME_RATIO_MAX = 31.0
 OF_FAMILIES = {"SmolLM2", "smollm2", "llama3", "qwen2", "dbrx", "llama2", "mixtral"}  # others get a tenth of the lines
 # The styles that differ in classes of characters or in normalization; Hugging Face is slow at this.
 EVERY_CHARACTER = {"SmolLM2", "llama3", "gpt2", "qwen2", "llama2", "never"}
