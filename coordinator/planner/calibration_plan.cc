@@ -151,7 +151,7 @@ CalibrateMemory CalibrateBytes(const v1::Plan& plan) {
   for (const v1::ServePlan& layer : calibration.layers()) {
     weights = std::max(weights, LayerWeightBytes(layer));
   }
-  most += KeptBytesOfBatch(plan);
+  most += calibration.kept_bytes();
   const uint64_t solve = SolveMemoryBytes(plan);
   return {.streamed = std::max(most + std::min(weights, kStreamedLayerBytes), solve),
           .resident = std::max(most + weights, solve)};

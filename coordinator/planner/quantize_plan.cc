@@ -51,7 +51,7 @@ void AddCalibration(const v1::Job& job, const v1::Plan& plan, v1::Task* task) {
   }
   own.set_observer(plan.recipe().calibration().observer());
   own.set_expert_quota(ExpertQuotaOfSample(plan));
-  if (!unit.kept_points().empty()) own.set_kept_bytes(KeptBytesOfBatch(plan));
+  if (!unit.kept_points().empty()) own.set_kept_bytes(calibration.kept_bytes());
   own.set_last(!propagates &&
                (!calibration.solved_layers().empty() ||
                 unit.layer() + 1 == static_cast<uint32_t>(calibration.layers_size())));

@@ -27,6 +27,7 @@ constexpr int kPlannedThreads = 16;
 // Weights that read the same thing share a Hessian: by (layer, point, expert).
 using HessianKey = std::tuple<int32_t, v1::ObservedPoint, int32_t>;
 using HessianGroups = std::map<HessianKey, std::vector<const PlacedTensor*>>;
+using Group = HessianGroups::value_type;
 
 HessianGroups GroupsOf(const Layout& layout) {
   HessianGroups groups;
@@ -104,8 +105,8 @@ class SolveCutter {
     const auto end = groups_.lower_bound({layer + 1, v1::OBSERVED_UNSPECIFIED, -1});
     for (auto group = begin; group != end; ++group) points.insert(std::get<1>(group->first));
     AddBatches(v1::UNIT_CALIBRATE, layer, phase, points);
-    for (auto group = begin; group != end; ++group) AddLeaves(group->first, *group, phase + 1);
-    for (auto group = begin; group != end; ++group) AddSolve(group->first, *group, phase + 2);
+    for (auto group = begin; group != end; ++group) AddLeaves(*group, phase + 1);
+    for (auto group = begin; group != end; ++group) AddSolve(*group, phase + 2);
   }
 
  private:
@@ -130,26 +131,26 @@ class SolveCutter {
     }
   }
 
-  static void SetHessian(const HessianKey& key, const HessianGroups::value_type& group,
-                         v1::HessianSpec* hessian) {
-    hessian->set_point(std::get<1>(key));
-    hessian->set_expert(std::get<2>(key));
+  static void SetHessian(const Group& group, v1::HessianSpec* hessian) {
+    hessian->set_point(std::get<1>(group.first));
+    hessian->set_expert(std::get<2>(group.first));
     hessian->set_channels(group.second.front()->source->spec().shape(1));
   }
 
   uint64_t leaf_tokens() const {
     return static_cast<uint64_t>(HessianLeafTokens(static_cast<int64_t>(tokens_)));
   }
-  uint32_t leaf_count(const HessianKey& key) const {
-    if (std::get<2>(key) >= 0) return 0;
+  // An expert's tokens are one leaf, and it is summed where it is solved.
+  uint32_t leaf_count(const Group& group) const {
+    if (std::get<2>(group.first) >= 0) return 0;
     return static_cast<uint32_t>((tokens_ + leaf_tokens() - 1) / leaf_tokens());
   }
 
-  void AddLeaves(const HessianKey& key, const HessianGroups::value_type& group, uint32_t phase) {
-    for (uint32_t leaf = 0; leaf < leaf_count(key); ++leaf) {
-      v1::Unit* unit = Add(v1::UNIT_HESSIAN, std::get<0>(key), phase);
+  void AddLeaves(const Group& group, uint32_t phase) {
+    for (uint32_t leaf = 0; leaf < leaf_count(group); ++leaf) {
+      v1::Unit* unit = Add(v1::UNIT_HESSIAN, std::get<0>(group.first), phase);
       v1::HessianSpec* hessian = unit->mutable_hessian();
-      SetHessian(key, group, hessian);
+      SetHessian(group, hessian);
       hessian->set_leaf(leaf);
       hessian->set_token_begin(leaf * leaf_tokens());
       hessian->set_token_end(std::min(tokens_, (leaf + 1) * leaf_tokens()));
@@ -158,11 +159,11 @@ class SolveCutter {
     }
   }
 
-  void AddSolve(const HessianKey& key, const HessianGroups::value_type& group, uint32_t phase) {
-    v1::Unit* unit = Add(v1::UNIT_SOLVE, std::get<0>(key), phase);
+  void AddSolve(const Group& group, uint32_t phase) {
+    v1::Unit* unit = Add(v1::UNIT_SOLVE, std::get<0>(group.first), phase);
     v1::HessianSpec* hessian = unit->mutable_hessian();
-    SetHessian(key, group, hessian);
-    hessian->set_leaf_count(leaf_count(key));
+    SetHessian(group, hessian);
+    hessian->set_leaf_count(leaf_count(group));
     *hessian->mutable_solver() = *group.second.front()->scheme.solver;
     uint64_t out = 0;
     bool tied = false;
@@ -201,6 +202,32 @@ double RowsKept(const v1::Plan& plan, v1::ObservedPoint point) {
   return std::min(experts, static_cast<double>(model.experts_per_token()) + experts * quota);
 }
 
+// What all points of each layer keep for one row of the residual stream.
+std::map<uint32_t, double> KeptRowBytes(const v1::Plan& plan) {
+  std::map<uint32_t, std::map<v1::ObservedPoint, int64_t>> channels;
+  for (const v1::Unit& unit : plan.units()) {
+    if (unit.kind() != v1::UNIT_SOLVE) continue;
+    channels[unit.layer()][unit.hessian().point()] = unit.hessian().channels();
+  }
+  std::map<uint32_t, double> bytes;
+  for (const auto& [layer, points] : channels) {
+    for (const auto& [point, width] : points) {
+      bytes[layer] += static_cast<double>(width) * 2 * RowsKept(plan, point);
+    }
+  }
+  return bytes;
+}
+
+uint64_t KeptBytesOfBatch(const v1::Plan& plan) {
+  double row = 0;
+  for (const auto& [layer, bytes] : KeptRowBytes(plan)) row = std::max(row, bytes);
+  uint64_t longest = 0;
+  for (const v1::MicroBatch& batch : plan.calibration().batches()) {
+    longest = std::max(longest, batch.token_end() - batch.token_begin());
+  }
+  return static_cast<uint64_t>(static_cast<double>(longest) * row);
+}
+
 }  // namespace
 
 absl::Status AddSolveUnits(const Checkpoint& checkpoint, const Layout& layout, v1::Plan* plan) {
@@ -213,28 +240,22 @@ absl::Status AddSolveUnits(const Checkpoint& checkpoint, const Layout& layout, v
   for (int32_t layer = 0; layer < plan->calibration().layers_size(); ++layer) {
     cutter.AddLayer(layer);
   }
+  plan->mutable_calibration()->set_kept_bytes(KeptBytesOfBatch(*plan));
   return absl::OkStatus();
 }
 
 uint64_t SolveSpillBytes(const v1::Plan& plan) {
   const v1::CalibrationPlan& calibration = plan.calibration();
-  std::map<uint32_t, uint64_t> hessians;
-  std::map<uint32_t, std::map<v1::ObservedPoint, int64_t>> kept;  // channels
+  std::map<uint32_t, uint64_t> hessians;  // by layer
   for (const v1::Unit& unit : plan.units()) {
-    const v1::HessianSpec& hessian = unit.hessian();
-    if (unit.kind() == v1::UNIT_SOLVE) kept[unit.layer()][hessian.point()] = hessian.channels();
     if (unit.kind() != v1::UNIT_HESSIAN) continue;
-    hessians[unit.layer()] += HessianFileBytes(hessian.channels());
+    hessians[unit.layer()] += HessianFileBytes(unit.hessian().channels());
   }
   uint64_t most = 0;
-  for (const auto& [layer, points] : kept) {
-    double rows = 0;
-    for (const auto& [point, channels] : points) {
-      rows += static_cast<double>(channels) * 2 * RowsKept(plan, point);
-    }
-    const uint64_t tokens = calibration.batches(calibration.batches_size() - 1).token_end();
-    most =
-        std::max(most, hessians[layer] + static_cast<uint64_t>(static_cast<double>(tokens) * rows));
+  for (const auto& [layer, row] : KeptRowBytes(plan)) {
+    const auto tokens =
+        static_cast<double>(calibration.batches(calibration.batches_size() - 1).token_end());
+    most = std::max(most, hessians[layer] + static_cast<uint64_t>(tokens * row));
   }
   return most;
 }
@@ -250,24 +271,6 @@ uint64_t SolveMemoryBytes(const v1::Plan& plan) {
     }
   }
   return most;
-}
-
-uint64_t KeptBytesOfBatch(const v1::Plan& plan) {
-  std::map<v1::ObservedPoint, int64_t> channels;
-  for (const v1::Unit& unit : plan.units()) {
-    if (unit.kind() != v1::UNIT_SOLVE) continue;
-    int64_t& most = channels[unit.hessian().point()];
-    most = std::max(most, unit.hessian().channels());
-  }
-  double row = 0;
-  for (const auto& [point, width] : channels) {
-    row += static_cast<double>(width) * 2 * RowsKept(plan, point);
-  }
-  uint64_t longest = 0;
-  for (const v1::MicroBatch& batch : plan.calibration().batches()) {
-    longest = std::max(longest, batch.token_end() - batch.token_begin());
-  }
-  return static_cast<uint64_t>(static_cast<double>(longest) * row);
 }
 
 }  // namespace octavo

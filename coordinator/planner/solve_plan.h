@@ -20,16 +20,15 @@
 
 namespace octavo {
 
-// Appends the units of all layers, and fills calibration.solved_layers. REQUIRES: no units yet,
-// plan->calibration() and plan->recipe() set. kUnsupported where the decoder does not compute the
-// quantized layers.
+// Appends the units of all layers, and fills calibration.solved_layers and kept_bytes. REQUIRES: no
+// units yet, plan->calibration() and plan->recipe() set. kUnsupported where the decoder does not
+// compute the quantized layers.
 absl::Status AddSolveUnits(const Checkpoint& checkpoint, const Layout& layout, v1::Plan* plan);
 
 // Disk of the Hessians and of what is kept for them, of the layer that needs most; 0 without
 // solvers.
 uint64_t SolveSpillBytes(const v1::Plan& plan);
-// Memory of the largest UNIT_HESSIAN or UNIT_SOLVE, and of what one micro-batch keeps.
+// Memory of the largest UNIT_HESSIAN or UNIT_SOLVE.
 uint64_t SolveMemoryBytes(const v1::Plan& plan);
-uint64_t KeptBytesOfBatch(const v1::Plan& plan);
 
 }  // namespace octavo

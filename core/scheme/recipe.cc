@@ -176,6 +176,12 @@ bool HasStaticInput(const v1::Scheme& scheme) {
   return scheme.has_input() && !scheme.input().dynamic();
 }
 
+bool HasStaticScale(const v1::Recipe& recipe) {
+  return recipe.has_kv_cache() ||
+         std::any_of(recipe.rules().begin(), recipe.rules().end(),
+                     [](const v1::Rule& rule) { return HasStaticInput(rule.scheme()); });
+}
+
 bool HasSolver(const v1::Recipe& recipe) {
   return std::any_of(recipe.rules().begin(), recipe.rules().end(),
                      [](const v1::Rule& rule) { return rule.has_solver(); });

@@ -24,12 +24,13 @@
 // kv_cache: absent or `none` (keys and values stay), or {type: fp8, scale: tensor}: static
 // solver:   absent: codes are rounded to nearest. gptq, or sparsegpt (2:4), with `damping` (of the
 //           Hessian's mean diagonal; 0.01) and `order: natural` or `activation` (the default)
-// calibration: there exactly where something is static or solved. observer: absmax (the default),
-//           mse, or percentile with percentile: 99.99; samples and sample_length (tokens at most)
-//           are what a job takes if it is not told otherwise; coverage: what experts of a mixture
-//           see: `natural` (tokens routed to them), `quota 512` (the default: at least so many, the
-//           rest only observed) or `all` tokens; propagate: what a layer sees where layers are
-//           solved, `quantized` (the default: what the quantized layers below give) or `source`
+// calibration: there exactly where something is static or solved. observer, where something is
+//           static: absmax, mse, or percentile with percentile: 99.99; samples and sample_length
+//           (tokens at most) are what a job takes if it is not told otherwise; coverage: what
+//           experts of a mixture see: `natural` (tokens routed to them), `quota 512` (the default:
+//           at least so many, the rest only observed) or `all` tokens; propagate: what a layer sees
+//           where layers are solved, `quantized` (the default: what the quantized layers below
+//           give) or `source`
 //
 // A linear layer that no rule matches stays as it is. Embeddings, norms, lm_head, biases and
 // routers always stay, whatever the rules say.
@@ -86,6 +87,8 @@ absl::Status CheckSchemes(const v1::Recipe& recipe, std::span<const v1::ModelTen
 // True where the scheme's inputs have one scale that calibration finds.
 bool HasStaticInput(const v1::Scheme& scheme);
 
+// True where a rule's inputs, or the cache, have scales that calibration finds.
+bool HasStaticScale(const v1::Recipe& recipe);
 // True where a rule of the recipe has a solver.
 bool HasSolver(const v1::Recipe& recipe);
 // "gptq" of SOLVER_GPTQ: the spelling in recipes.

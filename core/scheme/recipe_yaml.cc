@@ -242,7 +242,6 @@ absl::Status RecipeReader::ReadCalibration(const YAML::Node& node, v1::Calibrati
     calibration->set_propagates_source(what == 1);
     return absl::OkStatus();
   };
-  calibration->set_observer(v1::OBSERVER_ABSMAX);
   calibration->set_expert_quota(kExpertQuotaDefault);
   const std::array<Key, 6> keys = {
       Key{"observer", false, read_observer}, Key{"percentile", false, read_percentile},
@@ -285,6 +284,7 @@ absl::StatusOr<v1::Recipe> RecipeReader::ReadRecipe(const YAML::Node& root) {
   v1::Recipe recipe;
   recipe.set_dialect(std::string(DialectNames().front()));
   RecipePlaces places;
+  YAML::Mark calibration_mark;
   auto read_name = [&](const YAML::Node& value) -> absl::Status {
     OCTAVO_ASSIGN_OR_RETURN(*recipe.mutable_name(), Text(value, "name", kNameBytesMax));
     constexpr std::string_view kAllowed =
@@ -317,7 +317,8 @@ absl::StatusOr<v1::Recipe> RecipeReader::ReadRecipe(const YAML::Node& root) {
     return ReadCache(value, &recipe);
   };
   auto read_calibration = [&](const YAML::Node& value) -> absl::Status {
-    places.calibration = Place(value.Mark());
+    calibration_mark = value.Mark();
+    places.calibration = Place(calibration_mark);
     return ReadCalibration(value, recipe.mutable_calibration());
   };
   auto read_compat = [&](const YAML::Node& value) -> absl::Status {
@@ -333,6 +334,12 @@ absl::StatusOr<v1::Recipe> RecipeReader::ReadRecipe(const YAML::Node& root) {
                                    Key{"kv_cache", false, read_cache},
                                    Key{"calibration", false, read_calibration}};
   OCTAVO_RETURN_IF_ERROR(ReadMap(root, "a recipe", keys));
+  if (recipe.has_calibration() && recipe.calibration().observer() == v1::OBSERVER_UNSPECIFIED) {
+    if (HasStaticScale(recipe)) {
+      return Error(calibration_mark, "calibration lacks the key 'observer'");
+    }
+    recipe.mutable_calibration()->set_observer(v1::OBSERVER_ABSMAX);  // looks at nothing
+  }
   // Only now: the dialect may stand below the rules.
   OCTAVO_RETURN_IF_ERROR(CheckRecipe(recipe, places));
   return recipe;

@@ -11,9 +11,21 @@ from harness import ClusterTest, Run, digest_of, digests, wait_until
 
 
 class JobCase(ClusterTest):
-    """A subclass has job_args() and, as class attributes, `source` and `seconds`, which a job takes about."""
+    """A subclass has job_args() and, as class attributes, `source` (or `synth`, flags that make it) and `seconds`, which a job
+    takes about."""
 
     seconds = 1.0
+    synth = None
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if cls.synth is None:
+            return
+        cls.source = cls.scratch / "source"
+        run = Run("synth", *cls.synth, "--out", cls.source)
+        assert run.wait() == 0, run.stderr()
+        cls.make_reference()
 
     @classmethod
     def job_args(cls, source=None):

@@ -73,6 +73,7 @@ TEST(Legality, CalibrationIsThereExactlyWhereSomethingIsStatic) {
               HasSubstr("r.yaml:2: a calibration, but no rule has a solver or a static input"));
   const std::pair<const char*, const char*> cases[] = {
       {"{observer: minmax, samples: 2, sample_length: 3}", "observer 'minmax' is not known"},
+      {"{samples: 2, sample_length: 3}", "calibration lacks the key 'observer'"},
       {"{observer: mse, samples: 2, sample_length: 3, propagate: source}", "goes with a solver"},
       {"{observer: mse, samples: 2, sample_length: 3, propagate: both}", "propagate 'both'"},
       {"{observer: mse, samples: 2}", "calibration lacks the key 'sample_length'"},
@@ -105,13 +106,6 @@ TEST(Legality, CalibrationIsThereExactlyWhereSomethingIsStatic) {
       HasSubstr("r.yaml:3: readers have keys and values as {type: fp8, scale: tensor} only"));
 }
 
-TEST(Legality, ObserverIsAbsmaxIfNothingIsSaid) {
-  const auto recipe =
-      ParseRecipe(Static("fp8", "calibration: {samples: 2, sample_length: 3}\n"), "r.yaml");
-  ASSERT_TRUE(recipe.ok()) << recipe.status();
-  EXPECT_EQ(recipe->calibration().observer(), v1::OBSERVER_ABSMAX);
-}
-
 TEST(Legality, SolversNeedACalibrationAndInputsWithoutOne) {
   const auto solved = [](std::string_view input, std::string_view solver, std::string_view rest) {
     return fmt::format(
@@ -136,7 +130,8 @@ TEST(Legality, SolversNeedACalibrationAndInputsWithoutOne) {
   }
   EXPECT_THAT(Message(solved(token, "{type: gptq}", "")),
               HasSubstr("a solver needs a calibration"));
-  EXPECT_THAT(Message(solved("{type: fp8, scale: tensor}", "{type: gptq}", calibration)),
+  EXPECT_THAT(Message(solved("{type: fp8, scale: tensor}", "{type: gptq}",
+                             "calibration: {observer: mse, samples: 2, sample_length: 3}\n")),
               HasSubstr("static inputs have no scale"));
   EXPECT_THAT(Message(solved(token, "{type: obs}", calibration)), HasSubstr("type 'obs'"));
   EXPECT_THAT(Message(solved(token, "{type: gptq, damping: 2}", calibration)),
