@@ -41,7 +41,8 @@ bool SameResult(const v1::Receipt& a, const v1::Receipt& b) {
   return same(a.ranges(), b.ranges()) && same(a.stats(), b.stats()) &&
          same(a.scratch(), b.scratch()) && same(a.reports(), b.reports()) &&
          same(a.scales(), b.scales()) && same(a.experts(), b.experts()) &&
-         a.solved().SerializeAsString() == b.solved().SerializeAsString();
+         a.solved().SerializeAsString() == b.solved().SerializeAsString() &&
+         a.smoothed().SerializeAsString() == b.smoothed().SerializeAsString();
 }
 
 JobRun::JobRun(const v1::Job& job, v1::Plan plan, std::vector<v1::Receipt> kept)

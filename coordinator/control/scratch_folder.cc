@@ -34,13 +34,18 @@ bool TakesBatch(const v1::Unit& unit) {
   return unit.kind() == v1::UNIT_CALIBRATE || unit.kind() == v1::UNIT_PROPAGATE;
 }
 
-// Layers of which something is still to be solved.
+// A unit that needs what others left in the scratch folder for its layer's weights.
+bool UsesLeft(const v1::Unit& unit) {
+  return unit.kind() == v1::UNIT_SOLVE || (!unit.pieces().empty() && unit.pieces(0).has_fold());
+}
+
+// Layers of which something is still to be solved or smoothed.
 std::set<uint32_t> UnsolvedLayers(const v1::Plan& plan, const std::vector<v1::Receipt>& receipts) {
   std::set<uint32_t> done;
   for (const v1::Receipt& receipt : receipts) done.insert(receipt.unit_id());
   std::set<uint32_t> layers;
   for (const v1::Unit& unit : plan.units()) {
-    if (unit.kind() == v1::UNIT_SOLVE && !done.contains(unit.id())) layers.insert(unit.layer());
+    if (UsesLeft(unit) && !done.contains(unit.id())) layers.insert(unit.layer());
   }
   return layers;
 }
@@ -83,7 +88,8 @@ class ScratchCheck {
 
   bool LeafIsMissing(const v1::Receipt& receipt) const {
     const v1::Unit& unit = plan_.units(static_cast<int>(receipt.unit_id()));
-    if (unit.kind() != v1::UNIT_HESSIAN || !unsolved_.contains(unit.layer())) return false;
+    const bool leaves = unit.kind() == v1::UNIT_HESSIAN || unit.kind() == v1::UNIT_SMOOTH;
+    if (!leaves || !unsolved_.contains(unit.layer())) return false;
     return !std::all_of(receipt.scratch().begin(), receipt.scratch().end(),
                         [&](const v1::ScratchFile& file) { return IsThere(file); });
   }

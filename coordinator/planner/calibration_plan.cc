@@ -132,7 +132,8 @@ uint64_t SpillBytes(const v1::Plan& plan) {
   const auto row_bytes = static_cast<uint64_t>(plan.model().hidden_size()) * 2;
   const auto files = static_cast<uint64_t>(calibration.layers_size()) *
                      static_cast<uint64_t>(calibration.batches_size());
-  return tokens * (2 * row_bytes + 4) + files * kStatsBytes + SolveSpillBytes(plan);
+  const uint64_t stats = kStatsBytes + (plan.recipe().has_smooth() ? 2 * row_bytes : 0);
+  return tokens * (2 * row_bytes + 4) + files * stats + SolveSpillBytes(plan);
 }
 
 CalibrateMemory CalibrateBytes(const v1::Plan& plan) {

@@ -28,6 +28,8 @@ struct PlacedTensor {
   uint64_t scale_bytes = 0;   // of one scale: its dtype's size
   v1::DType scale_dtype = v1::DTYPE_UNSPECIFIED;
   int64_t expert_count = 1;  // experts that lie in it one after the other
+  bool by_layers =
+      false;  // some UNIT_SMOOTH, _SOLVE or _CAST of its layer writes it (solve_plan.h)
 
   // Anything not two-dimensional counts as one row.
   int64_t rows() const { return source->spec().shape_size() == 2 ? source->spec().shape(0) : 1; }
@@ -51,7 +53,7 @@ absl::StatusOr<Layout> LayOutFiles(const Checkpoint& checkpoint, const v1::Recip
 v1::Piece WholePiece(const PlacedTensor& tensor);
 
 // Adds to plan->units, tie_group_count and source_bytes what copies and rounds to nearest. Looks at
-// plan->recipe().
+// plan->recipe(), and leaves out what goes by layers.
 void CutUnits(std::span<const PlacedTensor> tensors, v1::Plan* plan);
 
 }  // namespace octavo

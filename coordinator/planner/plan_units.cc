@@ -214,6 +214,7 @@ class Cutter {
     v1::Unit& unit = open_[stream];
     if (unit.pieces_size() == 0) return;
     unit.set_phase(kStreams[stream].phase);
+    unit.set_whole_ties(stream == kDirect);
     const bool casts = std::any_of(unit.pieces().begin(), unit.pieces().end(),
                                    [](const v1::Piece& piece) { return piece.has_format(); });
     unit.set_kind(casts ? kStreams[stream].kind : v1::UNIT_COPY);
@@ -231,7 +232,7 @@ class Cutter {
 void CutUnits(std::span<const PlacedTensor> tensors, v1::Plan* plan) {
   std::vector<const PlacedTensor*> ordered;
   for (const PlacedTensor& tensor : tensors) {
-    if (tensor.source_bytes() > 0 && tensor.scheme.solver == nullptr) ordered.push_back(&tensor);
+    if (tensor.source_bytes() > 0 && !tensor.by_layers) ordered.push_back(&tensor);
   }
   std::sort(ordered.begin(), ordered.end(), [](const PlacedTensor* a, const PlacedTensor* b) {
     return std::pair(a->source_file, a->source->spec().begin()) <

@@ -37,7 +37,8 @@ void AddCalibration(const v1::Job& job, const v1::Plan& plan, v1::Task* task) {
     *task->mutable_calibration() = plan.recipe().calibration();
     task->set_batch_count(static_cast<uint32_t>(calibration.batches_size()));
   }
-  if (unit.kind() == v1::UNIT_HESSIAN || unit.kind() == v1::UNIT_SOLVE) {
+  if (unit.kind() == v1::UNIT_HESSIAN || unit.kind() == v1::UNIT_SOLVE ||
+      unit.kind() == v1::UNIT_SMOOTH) {
     *task->mutable_solve()->mutable_batches() = calibration.batches();
   }
   const bool propagates = unit.kind() == v1::UNIT_PROPAGATE;
@@ -82,12 +83,12 @@ absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recip
   *plan.mutable_model() = checkpoint.model;
   *plan.mutable_recipe() = recipe;
   OCTAVO_ASSIGN_OR_RETURN(const auto schemes, ResolveSchemes(recipe, checkpoint.tensors));
-  OCTAVO_ASSIGN_OR_RETURN(const Layout layout, LayOutFiles(checkpoint, recipe, schemes, &plan));
+  OCTAVO_ASSIGN_OR_RETURN(Layout layout, LayOutFiles(checkpoint, recipe, schemes, &plan));
   if (recipe.has_calibration()) {
     OCTAVO_ASSIGN_OR_RETURN(*plan.mutable_calibration(),
                             PlanCalibration(checkpoint, calibration, recipe.compat()));
-    if (HasSolver(recipe)) {
-      OCTAVO_RETURN_IF_ERROR(AddSolveUnits(checkpoint, layout, &plan));
+    if (IsLayerwise(recipe)) {
+      OCTAVO_RETURN_IF_ERROR(AddSolveUnits(checkpoint, &layout, &plan));
     } else {
       AddCalibrateUnits(&plan);
     }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "coordinator/planner/calibration_plan.h"
+#include "coordinator/planner/smooth_plan.h"
 #include "core/base/error.h"
 #include "core/base/status.h"
 #include "core/checkpoint/checkpoint.h"
@@ -29,15 +30,22 @@ using HessianKey = std::tuple<int32_t, v1::ObservedPoint, int32_t>;
 using HessianGroups = std::map<HessianKey, std::vector<const PlacedTensor*>>;
 using Group = HessianGroups::value_type;
 
-HessianGroups GroupsOf(const Layout& layout) {
+// What is solved, or smoothed and quantized; all of it is marked.
+HessianGroups GroupsOf(const SmoothedPoints& smoothed, Layout* layout) {
   HessianGroups groups;
-  for (const PlacedTensor& tensor : layout.tensors) {
-    if (tensor.scheme.solver == nullptr || tensor.source_bytes() == 0) continue;
+  for (PlacedTensor& tensor : layout->tensors) {
     const v1::ModelTensor& source = *tensor.source;
-    groups[{source.layer(), InputPointOf(source.role()), source.expert()}].push_back(&tensor);
+    const v1::ObservedPoint point = InputPointOf(source.role());
+    const bool folds = smoothed.contains({source.layer(), point});
+    if (tensor.scheme.scheme == nullptr || tensor.source_bytes() == 0) continue;
+    if (tensor.scheme.solver == nullptr && !folds) continue;
+    tensor.by_layers = true;
+    groups[{source.layer(), point, source.expert()}].push_back(&tensor);
   }
   return groups;
 }
+
+bool IsSolved(const Group& group) { return group.second.front()->scheme.solver != nullptr; }
 
 // A tensor as it will lie in the staging folder.
 ServedTensor StagedTensor(const PlacedTensor& placed, const v1::Plan& plan) {
@@ -90,7 +98,8 @@ absl::Status PlanSolvedLayers(const Checkpoint& checkpoint, const Layout& layout
 // Units of one layer after the other.
 class SolveCutter {
  public:
-  SolveCutter(const HessianGroups& groups, v1::Plan* plan) : groups_(groups), plan_(plan) {
+  SolveCutter(const HessianGroups& groups, const SmoothedPoints& smoothed, v1::Plan* plan)
+      : groups_(groups), smoothed_(smoothed), plan_(plan) {
     const v1::CalibrationPlan& calibration = plan->calibration();
     tokens_ = calibration.batches(calibration.batches_size() - 1).token_end();
   }
@@ -98,15 +107,18 @@ class SolveCutter {
   void AddLayer(int32_t layer) {
     const auto phase = static_cast<uint32_t>(layer) * kPhasesPerLayer;
     if (layer > 0 && !plan_->calibration().solved_layers().empty()) {
-      AddBatches(v1::UNIT_PROPAGATE, layer - 1, phase, {});
+      AddBatches(v1::UNIT_PROPAGATE, layer - 1, phase);
     }
-    std::set<v1::ObservedPoint> points;
     const auto begin = groups_.lower_bound({layer, v1::OBSERVED_UNSPECIFIED, -1});
     const auto end = groups_.lower_bound({layer + 1, v1::OBSERVED_UNSPECIFIED, -1});
-    for (auto group = begin; group != end; ++group) points.insert(std::get<1>(group->first));
-    AddBatches(v1::UNIT_CALIBRATE, layer, phase, points);
+    AddBatches(v1::UNIT_CALIBRATE, layer, phase);
     for (auto group = begin; group != end; ++group) AddLeaves(*group, phase + 1);
-    for (auto group = begin; group != end; ++group) AddSolve(*group, phase + 2);
+    for (const v1::ObservedPoint point : SmoothedIn(layer)) {
+      v1::Unit* unit = Add(v1::UNIT_SMOOTH, layer, phase + 1);
+      FillSmoothUnit(smoothed_.at({layer, point}), plan_->recipe().smooth().strength(), unit);
+      plan_->set_source_bytes(plan_->source_bytes() + unit->output_bytes());
+    }
+    for (auto group = begin; group != end; ++group) AddWeights(*group, phase + 2);
   }
 
  private:
@@ -119,15 +131,35 @@ class SolveCutter {
     return unit;
   }
 
-  void AddBatches(v1::UnitKind kind, int32_t layer, uint32_t phase,
-                  const std::set<v1::ObservedPoint>& points) {
+  std::vector<v1::ObservedPoint> SmoothedIn(int32_t layer) const {
+    std::vector<v1::ObservedPoint> points;
+    for (const auto& [where, smoothed] : smoothed_) {
+      if (where.first == layer) points.push_back(where.second);
+    }
+    return points;
+  }
+  std::set<v1::ObservedPoint> SolvedIn(int32_t layer) const {
+    std::set<v1::ObservedPoint> points;
+    for (const auto& group : groups_) {
+      if (std::get<0>(group.first) == layer && IsSolved(group)) {
+        points.insert(std::get<1>(group.first));
+      }
+    }
+    return points;
+  }
+
+  void AddBatches(v1::UnitKind kind, int32_t layer, uint32_t phase) {
+    const auto kept = SolvedIn(layer);
+    const auto smoothed = SmoothedIn(layer);
     const auto row_bytes = static_cast<uint64_t>(plan_->model().hidden_size()) * 2;
     for (int batch = 0; batch < plan_->calibration().batches_size(); ++batch) {
       const v1::MicroBatch& cut = plan_->calibration().batches(batch);
       v1::Unit* unit = Add(kind, layer, phase);
       unit->set_batch(static_cast<uint32_t>(batch));
       unit->set_source_bytes((cut.token_end() - cut.token_begin()) * row_bytes);
-      unit->mutable_kept_points()->Add(points.begin(), points.end());
+      if (kind != v1::UNIT_CALIBRATE) continue;
+      unit->mutable_kept_points()->Add(kept.begin(), kept.end());
+      unit->mutable_smoothed_points()->Add(smoothed.begin(), smoothed.end());
     }
   }
 
@@ -142,7 +174,7 @@ class SolveCutter {
   }
   // An expert's tokens are one leaf, and it is summed where it is solved.
   uint32_t leaf_count(const Group& group) const {
-    if (std::get<2>(group.first) >= 0) return 0;
+    if (std::get<2>(group.first) >= 0 || !IsSolved(group)) return 0;
     return static_cast<uint32_t>((tokens_ + leaf_tokens() - 1) / leaf_tokens());
   }
 
@@ -159,17 +191,24 @@ class SolveCutter {
     }
   }
 
-  void AddSolve(const Group& group, uint32_t phase) {
-    v1::Unit* unit = Add(v1::UNIT_SOLVE, std::get<0>(group.first), phase);
-    v1::HessianSpec* hessian = unit->mutable_hessian();
-    SetHessian(group, hessian);
-    hessian->set_leaf_count(leaf_count(group));
-    *hessian->mutable_solver() = *group.second.front()->scheme.solver;
+  void AddWeights(const Group& group, uint32_t phase) {
+    const bool solved = IsSolved(group);
+    v1::Unit* unit = Add(solved ? v1::UNIT_SOLVE : v1::UNIT_CAST, std::get<0>(group.first), phase);
+    unit->set_whole_ties(true);
+    if (solved) {
+      v1::HessianSpec* hessian = unit->mutable_hessian();
+      SetHessian(group, hessian);
+      hessian->set_leaf_count(leaf_count(group));
+      *hessian->mutable_solver() = *group.second.front()->scheme.solver;
+    }
+    const v1::ObservedPoint point = std::get<1>(group.first);
+    const bool folds = smoothed_.contains({std::get<0>(group.first), point});
     uint64_t out = 0;
     bool tied = false;
     for (const PlacedTensor* tensor : group.second) {
       v1::Piece& piece = *unit->add_pieces();
       piece = WholePiece(*tensor);
+      if (folds) *piece.mutable_fold() = FoldOf(std::get<0>(group.first), point);
       unit->set_source_bytes(unit->source_bytes() + tensor->source_bytes());
       out += piece.weight_out().end() - piece.weight_out().begin() + piece.scale_out().end() -
              piece.scale_out().begin();
@@ -183,6 +222,7 @@ class SolveCutter {
   }
 
   const HessianGroups& groups_;
+  const SmoothedPoints& smoothed_;
   v1::Plan* plan_;
   uint64_t tokens_ = 0;
 };
@@ -230,13 +270,17 @@ uint64_t KeptBytesOfBatch(const v1::Plan& plan) {
 
 }  // namespace
 
-absl::Status AddSolveUnits(const Checkpoint& checkpoint, const Layout& layout, v1::Plan* plan) {
+absl::Status AddSolveUnits(const Checkpoint& checkpoint, Layout* layout, v1::Plan* plan) {
   OCTAVO_CHECK(plan->units().empty());
-  if (!plan->recipe().calibration().propagates_source()) {
-    OCTAVO_RETURN_IF_ERROR(PlanSolvedLayers(checkpoint, layout, plan));
+  SmoothedPoints smoothed;
+  if (plan->recipe().has_smooth()) {
+    OCTAVO_ASSIGN_OR_RETURN(smoothed, FindSmoothedPoints(plan->model(), layout));
   }
-  const HessianGroups groups = GroupsOf(layout);
-  SolveCutter cutter(groups, plan);
+  if (!plan->recipe().calibration().propagates_source()) {
+    OCTAVO_RETURN_IF_ERROR(PlanSolvedLayers(checkpoint, *layout, plan));
+  }
+  const HessianGroups groups = GroupsOf(smoothed, layout);
+  SolveCutter cutter(groups, smoothed, plan);
   for (int32_t layer = 0; layer < plan->calibration().layers_size(); ++layer) {
     cutter.AddLayer(layer);
   }

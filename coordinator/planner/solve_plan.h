@@ -1,11 +1,14 @@
 #pragma once
 
-// The part of a plan that solves: GPTQ and SparseGPT, layer after layer.
+// The part of a plan that goes layer after layer: GPTQ, SparseGPT and smoothing (smooth_plan.h).
 //
 // A layer takes three phases:
-//   UNIT_CALIBRATE  micro-batches go through the source's layer; what its linear layers read is
-//   kept UNIT_HESSIAN    leaves of the Hessians of all points of the layer (not of experts)
-//   UNIT_SOLVE      one for every Hessian: all weights that read the same thing
+//   1  UNIT_CALIBRATE  micro-batches go through the source's layer; what its linear layers read is
+//                      kept for Hessians, and its largest magnitudes for smoothing
+//   2  UNIT_HESSIAN    leaves of the Hessians of all points of the layer (not of experts)
+//      UNIT_SMOOTH     powers of two for each smoothed point
+//   3  UNIT_SOLVE      one for every Hessian: all weights that read the same thing
+//      UNIT_CAST       the same, of smoothed weights without a solver
 // By default a layer sees what the quantized layers below it give: the first phase of a layer then
 // begins with UNIT_PROPAGATE, which takes the micro-batches through the layer before as it lies in
 // the staging folder. With `propagate: source` a UNIT_CALIBRATE hands on what the source's layer
@@ -20,10 +23,11 @@
 
 namespace octavo {
 
-// Appends the units of all layers, and fills calibration.solved_layers and kept_bytes. REQUIRES: no
-// units yet, plan->calibration() and plan->recipe() set. kUnsupported where the decoder does not
-// compute the quantized layers.
-absl::Status AddSolveUnits(const Checkpoint& checkpoint, const Layout& layout, v1::Plan* plan);
+// Appends the units of all layers, marks what they write in `layout`, and fills
+// calibration.solved_layers and kept_bytes. REQUIRES: no units yet, plan->calibration() and
+// plan->recipe() set. kUnsupported where the decoder does not compute the quantized layers;
+// kBadRecipe as SmoothedPoints.
+absl::Status AddSolveUnits(const Checkpoint& checkpoint, Layout* layout, v1::Plan* plan);
 
 // Disk of the Hessians and of what is kept for them, of the layer that needs most; 0 without
 // solvers.

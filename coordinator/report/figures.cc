@@ -158,7 +158,10 @@ std::vector<ExpertFigures> ExpertsOf(std::span<const v1::Receipt* const> by_unit
 uint64_t CountKept(const v1::Plan& plan) {
   uint64_t kept = 0;
   for (const v1::Unit& unit : plan.units()) {
-    if (unit.kind() != v1::UNIT_CAST && unit.kind() != v1::UNIT_COPY) continue;  // none is solved
+    if (unit.kind() != v1::UNIT_CAST && unit.kind() != v1::UNIT_COPY &&
+        unit.kind() != v1::UNIT_SMOOTH) {
+      continue;  // none is solved
+    }
     for (const v1::Piece& piece : unit.pieces()) {
       if (!piece.has_format() && piece.row_begin() == 0) ++kept;
     }
@@ -207,6 +210,7 @@ Figures MakeFigures(const v1::Plan& plan, std::span<const v1::Receipt* const> by
   figures.experts = ExpertsOf(by_unit);
   for (const v1::Receipt* receipt : by_unit) {
     if (receipt->has_solved()) figures.solved.push_back(receipt->solved());
+    if (receipt->has_smoothed()) figures.smoothed.push_back(receipt->smoothed());
   }
   figures.kept_tensors = CountKept(plan);
   for (const uint32_t length : plan.calibration().sample_lengths()) {

@@ -83,6 +83,7 @@ struct Figures {
   std::vector<ScaleFigures> scales;          // by (layer, expert, point)
   std::vector<ExpertFigures> experts;        // by (layer, expert); empty for dense models
   std::vector<v1::SolveFigures> solved;      // by unit; empty without solvers
+  std::vector<v1::SmoothFigures> smoothed;   // by unit; empty without smoothing
   uint64_t kept_tensors = 0;                 // copied as they were
   uint64_t calibration_tokens = 0;
   uint64_t calibration_samples = 0;

@@ -119,6 +119,19 @@ ordered_json SolvedJson(const Figures& figures) {
   return json;
 }
 
+// The powers of two that smoothing folded, a norm each.
+ordered_json SmoothedJson(const Figures& figures) {
+  ordered_json json = ordered_json::array();
+  for (const v1::SmoothFigures& smoothed : figures.smoothed) {
+    json.push_back({{"layer", smoothed.layer()},
+                    {"point", FigurePoint(smoothed.point())},
+                    {"exponent_min", smoothed.exponent_min()},
+                    {"exponent_max", smoothed.exponent_max()},
+                    {"channels_changed", smoothed.changed()}});
+  }
+  return json;
+}
+
 ordered_json CalibrationJson(const v1::Plan& plan, const Figures& figures) {
   if (!plan.has_calibration()) return nullptr;
   const v1::Calibration& calibration = plan.recipe().calibration();
@@ -152,6 +165,7 @@ ordered_json CalibrationJson(const v1::Plan& plan, const Figures& figures) {
                                {"inner_amax", static_cast<double>(expert.inner_amax)}});
   }
   if (!figures.solved.empty()) json["solved"] = SolvedJson(figures);
+  if (!figures.smoothed.empty()) json["smoothed"] = SmoothedJson(figures);
   return json;
 }
 

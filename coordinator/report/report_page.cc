@@ -104,6 +104,9 @@ std::string Facts(const v1::Plan& plan, const Figures& figures) {
   if (plan.has_calibration()) {
     out += Fact("calibration", fmt::format("{} tokens", figures.calibration_tokens));
   }
+  if (!figures.smoothed.empty()) {
+    out += Fact("norms smoothed", fmt::format("{}", figures.smoothed.size()));
+  }
   double rounded = 0;
   double solved = 0;
   for (const v1::SolveFigures& one : figures.solved) {

@@ -12,6 +12,8 @@
 //   kept-L-B-P      BF16 [rows][channels]: what the linear layers at point P (v1::ObservedPoint) of
 //                   layer L read of micro-batch B; of experts, as many rows as stats-L-B says, one
 //                   expert after the other
+//   fold-L-P        I8 [channels]: exponents of the powers of two that smoothing folds into the
+//                   weights that read point P of layer L
 //   hessian-L-P-I   F32: leaf I of the Hessian at point P, the upper triangle row after row
 
 #include <cstdint>
@@ -32,6 +34,9 @@ inline std::string StatsFileName(uint32_t layer, uint32_t batch) {
 }
 inline std::string KeptFileName(uint32_t layer, uint32_t batch, int point) {
   return fmt::format("kept-{}-{}-{}", layer, batch, point);
+}
+inline std::string FoldFileName(uint32_t layer, int point) {
+  return fmt::format("fold-{}-{}", layer, point);
 }
 inline std::string HessianFileName(uint32_t layer, int point, uint32_t leaf) {
   return fmt::format("hessian-{}-{}-{}", layer, point, leaf);

@@ -150,6 +150,25 @@ absl::Status CheckSolver(const v1::Rule& rule, std::string_view where) {
                 "before all layers were seen");
 }
 
+absl::Status CheckSmoothing(const v1::Recipe& recipe) {
+  if (!recipe.has_smooth()) return absl::OkStatus();
+  auto bad = [&](std::string_view what, std::string_view cure) {
+    return MakeError(Reason::kBadRecipe, fmt::format("{}: smooth: {}", recipe.name(), what), {},
+                     cure);
+  };
+  const double strength = recipe.smooth().strength();
+  if (!(strength > 0 && strength <= 1)) return bad("strength must be above 0, at most 1", "");
+  if (recipe.compat() != v1::COMPAT_NONE) {
+    return bad("no compatibility mode has powers of two", "Leave out compat");
+  }
+  for (const v1::Rule& rule : recipe.rules()) {
+    if (!HasStaticInput(rule.scheme())) continue;
+    return bad("it changes what layers read, and static scales are of what the source's read",
+               "Leave out smooth, or take inputs of scale: token");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::span<const std::string_view> DialectNames() { return kDialects; }
@@ -237,12 +256,14 @@ absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places) {
                      fmt::format("{}: compat and a solver do not go together", recipe.name()), {},
                      "Leave out compat");
   }
+  OCTAVO_RETURN_IF_ERROR(CheckSmoothing(recipe));
+  const bool by_layers = IsLayerwise(recipe);
   if (!recipe.has_calibration()) {
-    if (solved) {
-      return MakeError(
-          Reason::kBadRecipe,
-          fmt::format("{}: a solver needs a calibration, and the recipe has none", recipe.name()),
-          {}, "Add calibration: {samples: 512, sample_length: 2048}");
+    if (by_layers) {
+      return MakeError(Reason::kBadRecipe,
+                       fmt::format("{}: {} needs a calibration, and the recipe has none",
+                                   recipe.name(), solved ? "a solver" : "smooth"),
+                       {}, "Add calibration: {samples: 512, sample_length: 2048}");
     }
     if (is_static.empty()) return absl::OkStatus();
     return MakeError(
@@ -251,15 +272,16 @@ absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places) {
         {}, "Add calibration: {observer: absmax, samples: 512, sample_length: 2048}");
   }
   const std::string where = place(places.calibration, "calibration");
-  if (recipe.calibration().propagates_source() && !solved) {
-    return MakeError(Reason::kBadRecipe,
-                     fmt::format("{}: 'propagate' goes with a solver, and there is none", where));
-  }
-  if (is_static.empty() && !solved) {
+  if (recipe.calibration().propagates_source() && !by_layers) {
     return MakeError(
         Reason::kBadRecipe,
-        fmt::format("{}: a calibration, but no rule has a solver or a static input and there is no "
-                    "kv_cache",
+        fmt::format("{}: 'propagate' goes with a solver or smooth, and there is none", where));
+  }
+  if (is_static.empty() && !by_layers) {
+    return MakeError(
+        Reason::kBadRecipe,
+        fmt::format("{}: a calibration, but no rule has a solver or a static input, and there is "
+                    "neither smooth nor a kv_cache",
                     where),
         {}, "Leave calibration out: nothing would be made of it");
   }

@@ -55,6 +55,27 @@ rules:
     input: {type: fp8, scale: token}
     algorithm: mse
 )"},
+    PresetText{"int8-smoothquant", R"(name: int8-smoothquant
+description: INT8 weights and activations after SmoothQuant by powers of two, folded into the norms
+dialect: compressed-tensors
+rules:
+  - weight: {type: int8, scale: channel}
+    input: {type: int8, scale: token}
+    algorithm: absmax
+smooth: {strength: 0.65}
+calibration: {samples: 512, sample_length: 512}
+)"},
+    PresetText{"int8-smoothquant-gptq", R"(name: int8-smoothquant-gptq
+description: SmoothQuant by powers of two, then INT8 weights solved by GPTQ; INT8 activations per token
+dialect: compressed-tensors
+rules:
+  - weight: {type: int8, scale: channel}
+    input: {type: int8, scale: token}
+    algorithm: absmax
+    solver: {type: gptq}
+smooth: {strength: 0.65}
+calibration: {samples: 512, sample_length: 2048}
+)"},
     PresetText{"int8-w8a8-gptq", R"(name: int8-w8a8-gptq
 description: INT8 weights solved by GPTQ, one scale per output row; INT8 activations per token
 dialect: compressed-tensors

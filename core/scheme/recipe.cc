@@ -187,6 +187,8 @@ bool HasSolver(const v1::Recipe& recipe) {
                      [](const v1::Rule& rule) { return rule.has_solver(); });
 }
 
+bool IsLayerwise(const v1::Recipe& recipe) { return HasSolver(recipe) || recipe.has_smooth(); }
+
 bool IsStack(v1::TensorRole role) { return IsExpert(role) && RoleInRules(role) != role; }
 
 bool IsQuantizable(v1::TensorRole role) {

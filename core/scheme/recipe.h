@@ -15,6 +15,7 @@
 //       input: {type: fp8, scale: token}
 //       algorithm: absmax             # or mse: how scales are found
 //       solver: {type: gptq, damping: 0.01, order: activation}
+//   smooth: {strength: 0.5}
 //   kv_cache: {type: fp8, scale: tensor}
 //   calibration: {observer: absmax, samples: 512, sample_length: 2048}
 //
@@ -24,13 +25,17 @@
 // kv_cache: absent or `none` (keys and values stay), or {type: fp8, scale: tensor}: static
 // solver:   absent: codes are rounded to nearest. gptq, or sparsegpt (2:4), with `damping` (of the
 //           Hessian's mean diagonal; 0.01) and `order: natural` or `activation` (the default)
-// calibration: there exactly where something is static or solved. observer, where something is
+// smooth:   SmoothQuant (Xiao et al., 2022): what q, k and v, or gate and up, read becomes smaller
+//           in its largest channels and their weights larger, by powers of two that the norm before
+//           them takes back: exact, but for numbers that leave the range of the source's type
+// calibration: there exactly where something is static, solved or smoothed. observer, where
+// something is
 //           static: absmax, mse, or percentile with percentile: 99.99; samples and sample_length
 //           (tokens at most) are what a job takes if it is not told otherwise; coverage: what
 //           experts of a mixture see: `natural` (tokens routed to them), `quota 512` (the default:
 //           at least so many, the rest only observed) or `all` tokens; propagate: what a layer sees
-//           where layers are solved, `quantized` (the default: what the quantized layers below
-//           give) or `source`
+//           where layers are solved or smoothed, `quantized` (the default: what the quantized
+//           layers below give) or `source`
 //
 // A linear layer that no rule matches stays as it is. Embeddings, norms, lm_head, biases and
 // routers always stay, whatever the rules say.
@@ -91,6 +96,8 @@ bool HasStaticInput(const v1::Scheme& scheme);
 bool HasStaticScale(const v1::Recipe& recipe);
 // True where a rule of the recipe has a solver.
 bool HasSolver(const v1::Recipe& recipe);
+// True where layers are finished one after the other: with a solver or smoothing.
+bool IsLayerwise(const v1::Recipe& recipe);
 // "gptq" of SOLVER_GPTQ: the spelling in recipes.
 std::string SolverName(v1::SolverKind kind);
 

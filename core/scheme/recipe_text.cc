@@ -139,6 +139,9 @@ std::string RecipeYaml(const v1::Recipe& recipe) {
     line("algorithm", rule.algorithm() == v1::MSE ? "mse" : "absmax");
     if (rule.has_solver()) line("solver", SolverYaml(rule.solver()));
   }
+  if (recipe.has_smooth()) {
+    out += fmt::format("smooth: {{strength: {}}}\n", recipe.smooth().strength());
+  }
   if (recipe.has_kv_cache()) out += fmt::format("kv_cache: {}\n", FormatYaml(recipe.kv_cache()));
   if (recipe.has_calibration()) {
     out += fmt::format("calibration: {}\n", CalibrationYaml(recipe.calibration()));

@@ -326,13 +326,19 @@ absl::StatusOr<v1::Recipe> RecipeReader::ReadRecipe(const YAML::Node& root) {
     recipe.set_compat(FindCompatMode(CompatNames()[mode])->compat);
     return absl::OkStatus();
   };
-  const std::array<Key, 7> keys = {Key{"name", true, read_name},
-                                   Key{"description", false, read_description},
-                                   Key{"dialect", false, read_dialect},
-                                   Key{"compat", false, read_compat},
-                                   Key{"rules", true, read_rules},
-                                   Key{"kv_cache", false, read_cache},
-                                   Key{"calibration", false, read_calibration}};
+  auto read_smooth = [&](const YAML::Node& value) -> absl::Status {
+    auto read_strength = [&](const YAML::Node& number) -> absl::Status {
+      OCTAVO_ASSIGN_OR_RETURN(const double strength, Decimal(number, "strength", 1));
+      recipe.mutable_smooth()->set_strength(strength);
+      return absl::OkStatus();
+    };
+    return ReadMap(value, "smooth", std::array{Key{"strength", true, read_strength}});
+  };
+  const std::array<Key, 8> keys = {
+      Key{"name", true, read_name},        Key{"description", false, read_description},
+      Key{"dialect", false, read_dialect}, Key{"compat", false, read_compat},
+      Key{"rules", true, read_rules},      Key{"smooth", false, read_smooth},
+      Key{"kv_cache", false, read_cache},  Key{"calibration", false, read_calibration}};
   OCTAVO_RETURN_IF_ERROR(ReadMap(root, "a recipe", keys));
   if (recipe.has_calibration() && recipe.calibration().observer() == v1::OBSERVER_UNSPECIFIED) {
     if (HasStaticScale(recipe)) {

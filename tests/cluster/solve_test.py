@@ -1,8 +1,9 @@
-"""GPTQ and SparseGPT on real processes: layer after layer, the same bytes whatever the cluster, whatever dies."""
+"""GPTQ and SparseGPT, smoothed and not, on real processes: layer after layer, the same bytes whatever the cluster, whatever dies."""
 
 import json
 import pathlib
 import re
+import struct
 import subprocess
 import sys
 import unittest
@@ -32,9 +33,9 @@ class SolveTest(job_case.JobCase):
 
     @classmethod
     def job_args(cls, source=None):
-        return ["quantize", source or cls.source, "--recipe", "int8-w8a8-gptq", *CALIBRATION]
+        return ["quantize", source or cls.source, "--recipe", "int8-smoothquant-gptq", *CALIBRATION]
 
-    def recipe(self, name, weight, token, solver, calibration="{samples: 512, sample_length: 2048}"):
+    def recipe(self, name, weight, token, solver, calibration="{samples: 512, sample_length: 2048}", rest=""):
         path = self.scratch / f"{name}.yaml"
         path.write_text(f"""
 name: {name}
@@ -43,7 +44,7 @@ rules:
     input: {token}
     solver: {solver}
 calibration: {calibration}
-""")
+{rest}""")
         return path
 
     def solved(self, out):
@@ -62,6 +63,22 @@ calibration: {calibration}
         self.assertTrue(all(entry["dampings_tried"] == [0.01] for entry in dense))
         self.assertLess(sum(entry["output_error_solved"] for entry in dense),
                         0.9 * sum(entry["output_error_rounded"] for entry in dense))
+
+    def test_smoothing_keeps_the_function(self):
+        """Norms and routers are the source's times powers of two; the report says which."""
+        before, after = tensors(self.source), tensors(self.reference)
+        changed = {name for name in before if "_proj" not in name and ".w" not in name.removesuffix(".weight")
+                   and before[name] != after.get(name)}
+        self.assertTrue(changed)
+        for name in changed:
+            self.assertRegex(name, r"model\.layers\.\d\.(input_layernorm|post_attention_layernorm|block_sparse_moe\.gate)\.weight")
+            for x, y in zip(struct.iter_unpack("<H", before[name][2]), struct.iter_unpack("<H", after[name][2])):
+                self.assertEqual(x[0] & 0x807F, y[0] & 0x807F, f"{name}: more than an exponent changed")
+        smoothed = json.loads((self.reference / "octavo_report.json").read_text())["calibration"]["smoothed"]
+        self.assertEqual([(entry["layer"], entry["point"]) for entry in smoothed],
+                         [(layer, point) for layer in range(3) for point in ("attention_input", "mlp_input")])
+        self.assertTrue(all(entry["exponent_min"] <= entry["exponent_max"] for entry in smoothed))
+        self.assertGreater(sum(entry["channels_changed"] for entry in smoothed), 0)
 
     def test_every_family_and_solver(self):
         """Dense families too, with other formats, and what a layer sees as the source gives it."""
@@ -100,7 +117,7 @@ calibration: {calibration}
     def test_what_layers_see_changes_the_codes(self):
         """Layer 0 is the same; the layers above see quantized layers below, or the source's."""
         recipe = self.recipe("source", "{type: int8, scale: channel}", "{type: int8, scale: token}", "{type: gptq}",
-                             "{samples: 512, sample_length: 2048, propagate: source}")
+                             "{samples: 512, sample_length: 2048, propagate: source}", "smooth: {strength: 0.65}\n")
         self.run_ok("quantize", self.source, "--recipe", recipe, *CALIBRATION, "--out", self.out)
         ours, other = tensors(self.reference), tensors(self.out)
         self.assertEqual(ours.keys(), other.keys())
@@ -117,7 +134,7 @@ calibration: {calibration}
         run.kill(None)
         run.wait()
         self.assert_no_orphans(run)
-        broken = [path for path in staging.glob("*.calibration/*") if re.fullmatch(r"(kept|hessian)-[-0-9]+", path.name)]
+        broken = [path for path in staging.glob("*.calibration/*") if re.fullmatch(r"(kept|hessian|fold)-[-0-9]+", path.name)]
         self.assertTrue(broken)
         for path in broken:
             data = bytearray(path.read_bytes())

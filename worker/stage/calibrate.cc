@@ -23,9 +23,11 @@
 #include "core/tensor/bare/units.h"
 #include "fmt/format.h"
 #include "worker/quant/observer.h"
+#include "worker/quant/smooth.h"
 #include "worker/runner/layer_runner.h"
 #include "worker/stage/layer_cache.h"
 #include "worker/stage/scratch_writer.h"
+#include "worker/stage/smooth.h"
 #include "worker/stage/solve.h"
 #include "worker/stage/unit_run.h"
 
@@ -47,6 +49,10 @@ bool IsWanted(const CompatMode& mode, v1::ObservedPoint point) {
     default:
       return true;
   }
+}
+
+bool Contains(const auto& points, v1::ObservedPoint point) {
+  return std::find(points.begin(), points.end(), point) != points.end();
 }
 
 std::span<std::byte> BytesOf(auto& values) { return std::as_writable_bytes(std::span(values)); }
@@ -97,6 +103,7 @@ class CalibrateRun {
   std::map<std::pair<int32_t, int>, Point> points_;  // by (expert, point)
   // What Hessians will be made of, by (point, expert).
   std::map<std::pair<int, int32_t>, Rows> kept_;
+  std::map<int, ChannelAmax> channels_;  // by point
   v1::Receipt receipt_;
 };
 
@@ -140,8 +147,12 @@ absl::Status CalibrateRun::Look(const Observed& seen) {
   const std::pair<int32_t, int> key = {seen.expert, static_cast<int>(seen.point)};
   Point& point = points_.try_emplace(key, Point{{own_.observer(), isa_}}).first->second;
   point.routed += static_cast<uint64_t>(seen.routed);
-  const auto& wanted = task_.unit().kept_points();
-  if (std::find(wanted.begin(), wanted.end(), seen.point) != wanted.end()) {
+  if (Contains(task_.unit().smoothed_points(), seen.point)) {
+    ChannelAmax& amax = channels_[static_cast<int>(seen.point)];
+    amax.resize(static_cast<size_t>(seen.columns));
+    AddChannelAmax(seen.x, seen.rows, &amax);
+  }
+  if (Contains(task_.unit().kept_points(), seen.point)) {
     Rows& rows = kept_[{static_cast<int>(seen.point), seen.expert}];
     if (seen.expert < 0) rows.reserve(tokens() * static_cast<uint64_t>(seen.columns));
     rows.insert(rows.end(), seen.x, seen.x + seen.rows * seen.columns);
@@ -168,6 +179,11 @@ std::string CalibrateRun::StatsBytes() const {
     stat->set_layer(static_cast<int32_t>(task_.unit().layer()));
     stat->set_expert(where.first);
     stat->set_point(static_cast<v1::ObservedPoint>(where.second));
+  }
+  for (const auto& [point, amax] : channels_) {
+    v1::ChannelMaxima* maxima = stats.add_channels();
+    maxima->set_point(static_cast<v1::ObservedPoint>(point));
+    maxima->set_amax(amax.data(), amax.size() * sizeof(amax[0]));
   }
   return stats.SerializeAsString();
 }
@@ -289,6 +305,8 @@ absl::StatusOr<v1::Receipt> RunCalibrate(const v1::Task& task, const CalibrateSt
 
 struct CalibrateStage::State {
   explicit State(const Options& chosen) : options(chosen), cache(chosen.memory_bytes) {}
+  absl::StatusOr<v1::Receipt> Do(const v1::Task& task, const std::stop_token& stop);
+
   const Options options;
   LayerCache cache;
   Mutex mutex;
@@ -300,16 +318,24 @@ CalibrateStage::~CalibrateStage() = default;
 
 bool CalibrateStage::Does(v1::UnitKind kind) {
   return kind == v1::UNIT_CALIBRATE || kind == v1::UNIT_PROPAGATE || kind == v1::UNIT_HESSIAN ||
-         kind == v1::UNIT_SOLVE;
+         kind == v1::UNIT_SOLVE || kind == v1::UNIT_SMOOTH;
+}
+
+absl::StatusOr<v1::Receipt> CalibrateStage::State::Do(const v1::Task& task,
+                                                      const std::stop_token& stop) {
+  switch (task.unit().kind()) {
+    case v1::UNIT_HESSIAN:
+    case v1::UNIT_SOLVE:
+      return RunSolve(task, options.isa, options.threads, &cache, stop);
+    case v1::UNIT_SMOOTH:
+      return RunSmooth(task, &cache, stop);
+    default:
+      return RunCalibrate(task, options, &cache, stop);
+  }
 }
 
 absl::StatusOr<v1::Receipt> CalibrateStage::Run(const v1::Task& task, std::stop_token stop) {
-  const Options& how = state_->options;
-  const bool solves =
-      task.unit().kind() == v1::UNIT_HESSIAN || task.unit().kind() == v1::UNIT_SOLVE;
-  OCTAVO_ASSIGN_OR_RETURN(v1::Receipt receipt,
-                          solves ? RunSolve(task, how.isa, how.threads, &state_->cache, stop)
-                                 : RunCalibrate(task, how, &state_->cache, stop));
+  OCTAVO_ASSIGN_OR_RETURN(v1::Receipt receipt, state_->Do(task, stop));
   MutexLock lock(state_->mutex);
   for (const v1::ScratchFile& file : receipt.scratch()) {
     if (IsSynced(file.name())) {

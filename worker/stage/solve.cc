@@ -20,6 +20,7 @@
 #include "worker/quant/solve/hessian.h"
 #include "worker/quant/solve/solving_quantizer.h"
 #include "worker/stage/scratch_writer.h"
+#include "worker/stage/smooth.h"
 #include "worker/stage/unit_run.h"
 
 namespace octavo {
@@ -222,6 +223,10 @@ absl::StatusOr<v1::Receipt> SolveRun::Write(const QuantizerMaker& make) {
 
 absl::StatusOr<v1::Receipt> SolveRun::Solve() {
   OCTAVO_ASSIGN_OR_RETURN(Hessian hessian, spec_.expert() < 0 ? SumOfLeaves() : SumOfExpert());
+  if (unit_.pieces(0).has_fold()) {
+    OCTAVO_ASSIGN_OR_RETURN(const Exponents exponents, ReadFold(task_, unit_.pieces(0).fold()));
+    FoldHessian(exponents, &hessian);
+  }
   v1::SolveFigures figures;
   figures.set_layer(unit_.layer());
   figures.set_point(spec_.point());

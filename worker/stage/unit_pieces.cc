@@ -216,7 +216,7 @@ absl::Status UnitRun::FindJointStats() {
   for (int i = 0; i < task_.unit().pieces_size(); ++i) {
     const v1::Piece& piece = task_.unit().pieces(i);
     if (!piece.has_format() || piece.tie_group() < 0 || StatOf(piece) != nullptr) continue;
-    if (task_.unit().phase() != 0 && task_.unit().kind() != v1::UNIT_SOLVE) {
+    if (!task_.unit().whole_ties()) {
       return MakeError(Reason::kInternal, "a task lacks the statistics of its tie group",
                        {.file = piece.source().file(), .tensor = piece.source().name()});
     }

@@ -10,8 +10,10 @@
 #include "core/base/fault.h"
 #include "core/base/limits.h"
 #include "core/base/status.h"
+#include "core/plan/scratch_files.h"
 #include "core/tensor/bare/tree.h"
 #include "core/tensor/dtype_proto.h"
+#include "worker/stage/smooth.h"
 
 namespace octavo {
 namespace {
@@ -94,6 +96,12 @@ absl::StatusOr<std::unique_ptr<UnitRun>> UnitRun::Open(const v1::Task& task,
   std::unique_ptr<UnitRun> run(
       new UnitRun(task, std::move(sources), std::move(outputs), std::move(loan), stop));
   run->quantizers_ = std::move(quantizers);
+  for (const v1::Piece& piece : task.unit().pieces()) {
+    if (!piece.has_fold()) continue;
+    const std::string name = FoldFileName(piece.fold().layer(), piece.fold().point());
+    if (run->folds_.contains(name)) continue;
+    OCTAVO_ASSIGN_OR_RETURN(run->folds_[name], ReadFold(task, piece.fold()));
+  }
   return run;
 }
 
@@ -124,10 +132,13 @@ absl::Status UnitRun::Do() {
   if (unit.kind() == v1::UNIT_CAST || unit.kind() == v1::UNIT_SOLVE) {
     OCTAVO_RETURN_IF_ERROR(FindJointStats());
   }
+  const bool looks = unit.kind() == v1::UNIT_SMOOTH;  // at pieces with a format
   for (int i = 0; i < unit.pieces_size(); ++i) {
     const v1::Piece& piece = unit.pieces(i);
     if (unit.kind() == v1::UNIT_STAT_AMAX || unit.kind() == v1::UNIT_STAT_MSE) {
       OCTAVO_RETURN_IF_ERROR(ReportStat(i));
+    } else if (piece.has_format() && looks) {
+      continue;
     } else if (piece.has_format()) {
       OCTAVO_RETURN_IF_ERROR(CastPiece(piece, *quantizers_[i]));
     } else {
@@ -156,8 +167,15 @@ absl::StatusOr<std::span<std::byte>> UnitRun::Read(const v1::Piece& piece, uint6
   OCTAVO_RETURN_IF_ERROR(CheckStop());
   const Stopwatch watch(&read_seconds_);
   bytes_read_ += size;
-  return sources_.Read(piece.source().file(), piece.source().begin() + offset, size,
-                       loan_.bytes().first(SourceFiles::RoomFor(size)));
+  OCTAVO_ASSIGN_OR_RETURN(const std::span<std::byte> bytes,
+                          sources_.Read(piece.source().file(), piece.source().begin() + offset,
+                                        size, loan_.bytes().first(SourceFiles::RoomFor(size))));
+  if (!piece.has_fold()) return bytes;
+  const v1::Fold& fold = piece.fold();
+  OCTAVO_RETURN_IF_ERROR(FoldElements(piece.source(), offset,
+                                      folds_.at(FoldFileName(fold.layer(), fold.point())),
+                                      fold.divides(), bytes));
+  return bytes;
 }
 
 absl::Status UnitRun::WriteVerified(const v1::FileRange& range, uint64_t at,

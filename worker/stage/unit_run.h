@@ -19,6 +19,7 @@
 #include "kernels/isa.h"
 #include "octavo/v1/task.pb.h"
 #include "worker/quant/quantizer.h"
+#include "worker/quant/smooth.h"
 #include "worker/stage/buffer_budget.h"
 #include "worker/stage/source_files.h"
 #include "worker/stage/unit_files.h"
@@ -141,6 +142,7 @@ class UnitRun {
   std::stop_token stop_;
   std::vector<std::unique_ptr<Quantizer>> quantizers_;  // by piece; null for copies
   std::map<int32_t, v1::TieStat> stats_;                // by tie group
+  std::map<std::string, Exponents> folds_;              // by the name of their file
   std::vector<v1::PointStat> points_;                   // UNIT_SCALES: merged
   v1::Receipt receipt_;
   uint64_t bytes_read_ = 0;

@@ -144,6 +144,34 @@ TEST(Legality, SolversNeedACalibrationAndInputsWithoutOne) {
               HasSubstr("takes no input, algorithm or solver"));
 }
 
+TEST(Legality, SmoothNeedsACalibrationAndNoStaticInput) {
+  const auto smoothed = [](std::string_view weight, std::string_view input, std::string_view rest) {
+    return fmt::format("name: a\nrules:\n  - weight: {}\n    input: {}\n{}", weight, input, rest);
+  };
+  const std::string weight = "{type: int8, scale: channel}";
+  const std::string token = "{type: int8, scale: token}";
+  const std::string calibration = "calibration: {samples: 2, sample_length: 3}\n";
+  const auto recipe =
+      ParseRecipe(smoothed(weight, token, "smooth: {strength: 0.25}\n" + calibration), "r.yaml");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->smooth().strength(), 0.25);
+  EXPECT_TRUE(IsLayerwise(*recipe));
+  EXPECT_FALSE(HasSolver(*recipe));
+  EXPECT_TRUE(Equal(*recipe, *ParseRecipe(RecipeYaml(*recipe), "again")));
+  const std::string half = "smooth: {strength: 0.5}\n";
+  const std::tuple<std::string, const char*> cases[] = {
+      {smoothed(weight, token, half), "smooth needs a calibration"},
+      {smoothed(weight, token, "smooth: {strength: 0}\n" + calibration), "strength must be"},
+      {smoothed(weight, token, "smooth: {strength: 1.5}\n" + calibration), "strength must be"},
+      {smoothed(weight, token, "smooth: {}\n" + calibration), "smooth lacks the key 'strength'"},
+      {smoothed(weight, token, "smooth: 0.5\n" + calibration), "smooth must be a mapping"},
+      {smoothed(weight, token, half + calibration + "compat: llm-compressor\n"), "compat"},
+      {smoothed("{type: fp8, scale: tensor}", "{type: fp8, scale: tensor}",
+                half + "calibration: {observer: mse, samples: 2, sample_length: 3}\n"),
+       "static scales are of what the source's read"}};
+  for (const auto& [text, what] : cases) EXPECT_THAT(Message(text), HasSubstr(what)) << text;
+}
+
 TEST(Legality, WhatAProcessIsSentIsCheckedLikeAFile) {
   v1::Recipe recipe = *Preset("fp8-static-kv");
   EXPECT_TRUE(CheckRecipe(recipe).ok());

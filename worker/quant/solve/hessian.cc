@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/base/status.h"
+#include "core/tensor/bare/float_bits.h"
 #include "core/tensor/bare/fp_env.h"
 #include "core/tensor/bare/units.h"
 #include "kernels/hessian.h"
@@ -20,6 +21,19 @@ absl::StatusOr<Hessian> MakeHessian(int64_t channels, Arena* arena) {
       out.values,
       arena->Allocate(static_cast<uint64_t>(channels * out.stride) * sizeof(float), "a Hessian"));
   return out;
+}
+
+void FoldHessian(std::span<const int8_t> exponents, Hessian* hessian) {
+  const FpEnv env;
+  const auto power = [](int exponent) {
+    return FloatFromBits(static_cast<uint32_t>(127 - exponent) << 23);
+  };
+  for (int64_t i = 0; i < hessian->channels; ++i) {
+    float* row = hessian->Row(i);
+    for (int64_t j = i; j < hessian->channels; ++j) {
+      row[j] *= power(exponents[static_cast<size_t>(i)] + exponents[static_cast<size_t>(j)]);
+    }
+  }
 }
 
 absl::StatusOr<HessianLeaf> HessianLeaf::Make(int64_t channels, Isa isa, Arena* arena,

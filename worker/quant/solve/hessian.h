@@ -8,6 +8,7 @@
 // same bits whoever summed which leaf (docs/numerics.md). An expert's Hessian is one leaf.
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -31,6 +32,10 @@ struct Hessian {
 
 // Zero, of no tokens; channels^2 F32. Errors: kOutOfMemory.
 absl::StatusOr<Hessian> MakeHessian(int64_t channels, Arena* arena);
+
+// As if channel i of every token had been divided by 2^exponents[i]: exact, but for elements that
+// become subnormal. REQUIRES: an exponent for every channel, at most 32 in magnitude.
+void FoldHessian(std::span<const int8_t> exponents, Hessian* hessian);
 
 // One leaf in the making. One caller at a time.
 class HessianLeaf {

@@ -3,6 +3,7 @@
 
 #include "worker/quant/solve/hessian.h"
 
+#include <cmath>
 #include <string>
 
 #include "core/tensor/bare/fp_env.h"
@@ -43,6 +44,27 @@ TEST(Hessian, IsTheSumOfProductsOverTokens) {
       ASSERT_NEAR(h.At(i, j), want, size * 1e-6) << i << " " << j;
     }
   }
+}
+
+// Powers of two only change exponents: the Hessian of folded tokens, bit by bit.
+TEST(Hessian, FoldsLikeItsTokens) {
+  const int64_t tokens = 300;
+  const int64_t channels = 70;
+  const auto x = CorrelatedTokens(5, tokens, channels, 3);
+  std::vector<int8_t> exponents(channels);
+  for (int64_t i = 0; i < channels; ++i) exponents[i] = static_cast<int8_t>(i % 33 - 16);
+  auto folded = x;
+  for (int64_t i = 0; i < tokens * channels; ++i) {
+    folded[i] = Bf16FromF32(std::ldexp(F32FromBf16(x[i]), -exponents[i % channels]));
+  }
+  Arena arena(0);
+  ThreadPool pool(2);
+  Hessian h = *HessianOf(x.data(), tokens, channels, channels, BestIsa(), &arena, &pool);
+  const auto before = Upper(h);
+  FoldHessian(exponents, &h);
+  EXPECT_NE(Upper(h), before);
+  EXPECT_EQ(Upper(h),
+            Upper(*HessianOf(folded.data(), tokens, channels, channels, BestIsa(), &arena, &pool)));
 }
 
 TEST(Hessian, NeitherCallsNorThreadsNorInstructionSetsShow) {
