@@ -66,7 +66,7 @@ smooth: {strength: 0.65}
 calibration: {samples: 512, sample_length: 512}
 )"},
     PresetText{"int8-smoothquant-gptq", R"(name: int8-smoothquant-gptq
-description: SmoothQuant by powers of two, then INT8 weights solved by GPTQ; INT8 activations per token
+description: SmoothQuant by powers of two, INT8 weights solved by GPTQ; INT8 activations per token
 dialect: compressed-tensors
 rules:
   - weight: {type: int8, scale: channel}

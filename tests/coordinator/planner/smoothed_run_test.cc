@@ -43,6 +43,34 @@ class Smoothed : public ::testing::TestWithParam<const char*> {
   static std::string Scratch(const Made& made, const std::string& name) {
     return ReadText(std::filesystem::path(ScratchDirOf(made.job.staging_dir())) / name);
   }
+  // Of every channel, from what the layer's micro-batches showed; as large as the observers saw.
+  static std::vector<float> InputAmax(const Made& made, const v1::Unit& unit) {
+    std::vector<float> amax(96);
+    for (int batch = 0; batch < made.plan.calibration().batches_size(); ++batch) {
+      v1::LayerStats stats;
+      EXPECT_TRUE(stats.ParseFromString(
+          Scratch(made, StatsFileName(unit.layer(), static_cast<uint32_t>(batch)))));
+      float of_observers = 0;
+      for (const v1::PointStat& stat : stats.points()) {
+        if (stat.point() != unit.smooth().point()) continue;
+        of_observers = std::max(of_observers, FloatFromBits(stat.amax_bits()));
+      }
+      float of_channels = 0;
+      for (const v1::ChannelMaxima& maxima : stats.channels()) {
+        if (maxima.point() != unit.smooth().point()) continue;
+        EXPECT_EQ(maxima.amax().size(), amax.size() * 2);
+        for (size_t i = 0; i < amax.size(); ++i) {
+          uint16_t bits;
+          std::memcpy(&bits, maxima.amax().data() + 2 * i, 2);
+          amax[i] = std::max(amax[i], F32FromBf16(bits));
+          of_channels = std::max(of_channels, F32FromBf16(bits));
+        }
+      }
+      EXPECT_EQ(of_channels, of_observers);
+      EXPECT_GT(of_observers, 0);
+    }
+    return amax;
+  }
   static std::string Output(const Made& made, const v1::FileRange& range) {
     return ReadText(std::filesystem::path(made.job.staging_dir()) /
                     made.plan.outputs(static_cast<int>(range.file())).name())
@@ -106,30 +134,7 @@ TEST_P(Smoothed, FactorsAreThoseOfTheFormulaAndFoldExactly) {
         ASSERT_EQ(after[i], std::ldexp(before[i], is_norm ? -k : k)) << piece.source().name();
       }
     }
-    std::vector<float> input_amax(96);
-    for (int batch = 0; batch < made.plan.calibration().batches_size(); ++batch) {
-      v1::LayerStats stats;
-      ASSERT_TRUE(stats.ParseFromString(
-          Scratch(made, StatsFileName(unit.layer(), static_cast<uint32_t>(batch)))));
-      float of_observer = 0;
-      for (const v1::PointStat& stat : stats.points()) {
-        if (stat.point() != spec.point()) continue;
-        of_observer = std::max(of_observer, FloatFromBits(stat.amax_bits()));
-      }
-      float of_channels = 0;
-      for (const v1::ChannelMaxima& maxima : stats.channels()) {
-        if (maxima.point() != spec.point()) continue;
-        ASSERT_EQ(maxima.amax().size(), 96u * 2);
-        for (size_t i = 0; i < 96; ++i) {
-          uint16_t bits;
-          std::memcpy(&bits, maxima.amax().data() + 2 * i, 2);
-          input_amax[i] = std::max(input_amax[i], F32FromBf16(bits));
-          of_channels = std::max(of_channels, F32FromBf16(bits));
-        }
-      }
-      EXPECT_EQ(of_channels, of_observer);
-      EXPECT_GT(of_observer, 0);
-    }
+    const std::vector<float> input_amax = InputAmax(made, unit);
     const double strength = recipe.smooth().strength();
     for (size_t i = 0; i < 96; ++i) {
       const double k = strength * std::log2(static_cast<double>(input_amax[i])) -
