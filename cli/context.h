@@ -30,6 +30,7 @@ void AddBench(CLI::App& app, Context& context);
 void AddChat(CLI::App& app, Context& context);
 void AddCluster(CLI::App& app, Context& context);
 void AddConvertDialect(CLI::App& app, Context& context);
+void AddDequantize(CLI::App& app, Context& context);
 void AddDoctor(CLI::App& app, Context& context);
 void AddEval(CLI::App& app, Context& context);
 void AddImport(CLI::App& app, Context& context);

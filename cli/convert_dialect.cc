@@ -1,4 +1,4 @@
-// octavo convert-dialect SRC DST --dialect D
+// octavo convert-dialect SRC DST --dialect D; octavo dequantize SRC DST
 
 #include "core/checkpoint/convert_dialect.h"
 
@@ -36,6 +36,27 @@ void AddConvertDialect(CLI::App& app, Context& context) {
                               ConvertDialect(store, flags->source, flags->dialect, flags->out));
       fmt::print("{}: {} instead of {}, {} tensors, {} of them scales, {}\n", flags->out,
                  flags->dialect, done.from, done.tensors, done.scales, HumanBytes(done.bytes));
+      return absl::OkStatus();
+    };
+  });
+}
+
+void AddDequantize(CLI::App& app, Context& context) {
+  struct Flags {
+    std::string source;
+    std::string out;
+  };
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = app.add_subcommand(
+      "dequantize", "A quantized folder with weights of the model's own type again");
+  command->add_option("SRC", flags->source, "A quantized folder")->required();
+  command->add_option("DST", flags->out, "Folder to make")->required();
+  command->callback([&context, flags] {
+    context.action = [flags]() -> absl::Status {
+      LocalStore store;
+      OCTAVO_ASSIGN_OR_RETURN(const Conversion done, Dequantize(store, flags->source, flags->out));
+      fmt::print("{}: dequantized from {}, {} tensors, {}\n", flags->out, done.from, done.tensors,
+                 HumanBytes(done.bytes));
       return absl::OkStatus();
     };
   });

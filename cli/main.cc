@@ -64,6 +64,7 @@ int main(int argc, char** argv) {
   octavo::AddInspect(app, context);
   octavo::AddDoctor(app, context);
   octavo::AddConvertDialect(app, context);
+  octavo::AddDequantize(app, context);
   octavo::AddImport(app, context);
   octavo::AddSynth(app, context);
   octavo::AddRecipe(app, context);

@@ -77,7 +77,8 @@ absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recip
                                    const v1::CalibrationSet& calibration) {
   if (checkpoint.quantized) {
     return MakeError(Reason::kUnsupported, "the source is already quantized",
-                     {.file = "config.json"}, "Give the BF16, F16 or F32 original");
+                     {.file = "config.json"},
+                     "Give the BF16, F16 or F32 original, or what `octavo dequantize` makes of it");
   }
   v1::Plan plan;
   *plan.mutable_model() = checkpoint.model;

@@ -290,9 +290,11 @@ absl::StatusOr<Checkpoint> OpenCheckpoint(const Store& store, const std::string&
   OCTAVO_ASSIGN_OR_RETURN(const std::vector<DirEntry> entries, store.List(dir));
   OCTAVO_RETURN_IF_ERROR(ReadModel(store, entries, checkpoint));
   if (checkpoint.quantized && accept == Accept::kPlainOnly) {
-    return MakeError(Reason::kUnsupported, "the checkpoint is quantized already",
-                     {.file = JoinPath(dir, "config.json")},
-                     "Quantize the original BF16, F16 or F32 checkpoint");
+    return MakeError(
+        Reason::kUnsupported, "the checkpoint is quantized already",
+        {.file = JoinPath(dir, "config.json")},
+        "Quantize the original BF16, F16 or F32 checkpoint, or what `octavo dequantize` makes "
+        "of this one");
   }
   OCTAVO_ASSIGN_OR_RETURN(const Weights weights, FindWeights(store, dir, entries));
   OCTAVO_ASSIGN_OR_RETURN(std::vector<v1::TensorSpec> specs,

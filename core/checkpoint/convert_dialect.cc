@@ -19,6 +19,7 @@
 #include "core/checkpoint/staging.h"
 #include "core/scheme/legality.h"
 #include "core/tensor/bare/float_bits.h"
+#include "core/tensor/bare/fp8.h"
 #include "core/tensor/dtype_proto.h"
 #include "fmt/format.h"
 
@@ -34,13 +35,14 @@ struct Copied {
   NewTensor target;
   const v1::TensorSpec* source;
   bool scale;
+  const TensorQuantization* codes = nullptr;  // `source` holds codes, and the copy values
 };
 
 // Everything that the copy is made from.
 struct Source {
   Checkpoint checkpoint;
   Quantization quantization;
-  v1::Recipe recipe;  // what would have given such a folder in the new dialect
+  v1::Recipe recipe;  // what would have given such a folder in the new dialect, if there is one
   std::vector<TensorScheme> schemes;
 };
 
@@ -55,12 +57,13 @@ absl::StatusOr<Source> ReadSource(const Store& store, const std::string& dir,
   }
   OCTAVO_ASSIGN_OR_RETURN(source.quantization,
                           ReadQuantization(checkpoint.config, checkpoint.tensors));
+  source.schemes.resize(checkpoint.tensors.size());
+  if (dialect.empty()) return source;
   source.recipe.set_dialect(std::string(dialect));
   if (!source.quantization.cache_scales.empty()) {
     source.recipe.mutable_kv_cache()->set_type(v1::NUMERIC_FP8_E4M3);
     source.recipe.mutable_kv_cache()->set_granularity(v1::PER_TENSOR);
   }
-  source.schemes.resize(checkpoint.tensors.size());
   for (size_t i = 0; i < source.schemes.size(); ++i) {
     const TensorQuantization& quantization = source.quantization.tensors[i];
     if (quantization.quantized) source.schemes[i] = {&quantization.scheme, v1::ABSMAX};
@@ -96,6 +99,45 @@ void AppendCopies(const Source& source, size_t i, std::vector<Copied>* copies) {
   }
 }
 
+// Tensor `i` where nothing is quantized.
+Copied PlainCopy(const Source& source, size_t i) {
+  const v1::TensorSpec& spec = source.checkpoint.tensors[i].spec();
+  const TensorQuantization& quantization = source.quantization.tensors[i];
+  Copied copy{{spec.name(), FromProto(spec.dtype()), {spec.shape().begin(), spec.shape().end()}},
+              &spec,
+              false};
+  if (!quantization.quantized) return copy;
+  constexpr std::string_view kCodes = "_weight";  // follows the name of a stack (dialect.h)
+  if (IsStack(source.checkpoint.tensors[i].role()) && copy.target.name.ends_with(kCodes)) {
+    copy.target.name.resize(copy.target.name.size() - kCodes.size());
+  }
+  const DType dtype = FromProto(source.checkpoint.model.dtype());
+  copy.target.dtype = IsSourceFloat(dtype) ? dtype : DType::kBF16;
+  copy.codes = &quantization;
+  return copy;
+}
+
+// Which of `count` scales of a weight is that of an element. Experts of a stack have one each, one
+// after the other.
+size_t ScaleIndex(const v1::TensorSpec& spec, const v1::NumericFormat& format, size_t count,
+                  int64_t row, int64_t column) {
+  switch (format.granularity()) {
+    case v1::PER_CHANNEL:
+      return static_cast<size_t>(row);
+    case v1::PER_BLOCK:
+      return static_cast<size_t>(row / format.block_rows() * ScaleGridOf(spec, format).back() +
+                                 column / format.block_columns());
+    default:
+      return static_cast<size_t>(row / (spec.shape(0) / static_cast<int64_t>(count)));
+  }
+}
+
+float CodeValue(v1::NumericType type, std::byte code) {
+  const auto bits = static_cast<uint8_t>(code);
+  return type == v1::NUMERIC_INT8 ? static_cast<float>(static_cast<int8_t>(bits))
+                                  : F32FromFp8(bits);
+}
+
 class Converter {
  public:
   Converter(Store& store, const Source& source, std::string out_dir)
@@ -105,7 +147,12 @@ class Converter {
     std::map<std::string, std::vector<Copied>> by_file;
     for (size_t i = 0; i < source_.schemes.size(); ++i) {
       if (source_.quantization.tensors[i].is_scale) continue;
-      AppendCopies(source_, i, &by_file[source_.checkpoint.tensors[i].spec().file()]);
+      std::vector<Copied>& copies = by_file[source_.checkpoint.tensors[i].spec().file()];
+      if (is_plain()) {
+        copies.push_back(PlainCopy(source_, i));
+      } else {
+        AppendCopies(source_, i, &copies);
+      }
     }
     const int count = static_cast<int>(by_file.size());
     int number = 0;
@@ -114,11 +161,7 @@ class Converter {
     }
     if (count > 1) OCTAVO_RETURN_IF_ERROR(WriteText(kIndexFileName, BuildIndex(index_)));
     const Checkpoint& checkpoint = source_.checkpoint;
-    OCTAVO_RETURN_IF_ERROR(WriteText(
-        "config.json",
-        QuantizedConfigText(checkpoint.config,
-                            QuantizationConfigJson(source_.recipe, checkpoint.model,
-                                                   checkpoint.tensors, source_.schemes))));
+    OCTAVO_RETURN_IF_ERROR(WriteText("config.json", ConfigText()));
     for (const std::string& name : checkpoint.side_files) {
       if (name != kManifest) OCTAVO_RETURN_IF_ERROR(CopySideFile(name));
     }
@@ -127,6 +170,20 @@ class Converter {
   }
 
  private:
+  bool is_plain() const { return source_.recipe.dialect().empty(); }
+
+  std::string ConfigText() const {
+    const Checkpoint& checkpoint = source_.checkpoint;
+    if (!is_plain()) {
+      return QuantizedConfigText(checkpoint.config,
+                                 QuantizationConfigJson(source_.recipe, checkpoint.model,
+                                                        checkpoint.tensors, source_.schemes));
+    }
+    nlohmann::ordered_json config = checkpoint.config;
+    config.erase("quantization_config");
+    return config.dump(2) + '\n';
+  }
+
   absl::Status WriteFile(std::span<const Copied> copies, const std::string& name) {
     std::vector<NewTensor> tensors;
     std::map<std::string_view, const Copied*> by_name;
@@ -142,8 +199,9 @@ class Converter {
       index_.weight_map[spec.name()] = name;
       index_.total_size += spec.end() - spec.begin();
       const Copied& copy = *by_name.at(spec.name());
-      OCTAVO_RETURN_IF_ERROR(copy.scale ? WriteScale(copy, path, spec.begin())
-                                        : CopyBytes(*copy.source, path, spec.begin()));
+      OCTAVO_RETURN_IF_ERROR(copy.codes   ? WriteValues(copy, path, spec.begin())
+                             : copy.scale ? WriteScale(copy, path, spec.begin())
+                                          : CopyBytes(*copy.source, path, spec.begin()));
       done_.tensors += 1;
       done_.scales += copy.scale ? 1 : 0;
     }
@@ -163,9 +221,8 @@ class Converter {
     return absl::OkStatus();
   }
 
-  // Whole: the scales of a matrix are a row or a 16,384th of it.
-  absl::Status WriteScale(const Copied& copy, const std::string& path, uint64_t to) {
-    const v1::TensorSpec& from = *copy.source;
+  // Whole, and as it lies in buffer_: the scales of a matrix are a row or a 16,384th of it.
+  absl::StatusOr<std::vector<float>> ReadScale(const v1::TensorSpec& from) {
     const std::string source = JoinPath(source_.checkpoint.dir, from.file());
     buffer_.resize(from.end() - from.begin());
     OCTAVO_RETURN_IF_ERROR(store_.ReadAt(source, from.begin(), buffer_));
@@ -179,8 +236,57 @@ class Converter {
                        {from.file(), from.name(), from.begin() + i * size},
                        "Quantize the model again");
     }
-    if (copy.target.dtype == dtype) return store_.WriteAt(path, to, buffer_);
+    return values;
+  }
+
+  absl::Status WriteScale(const Copied& copy, const std::string& path, uint64_t to) {
+    OCTAVO_ASSIGN_OR_RETURN(const std::vector<float> values, ReadScale(*copy.source));
+    if (copy.target.dtype == FromProto(copy.source->dtype())) {
+      return store_.WriteAt(path, to, buffer_);
+    }
     return store_.WriteAt(path, to, std::as_bytes(std::span(values)));
+  }
+
+  // Codes times their scales, whole rows at a time.
+  absl::Status WriteValues(const Copied& copy, const std::string& path, uint64_t to) {
+    const v1::TensorSpec& from = *copy.source;
+    const v1::NumericFormat& format = copy.codes->scheme.weight();
+    OCTAVO_ASSIGN_OR_RETURN(const std::vector<float> scales, ReadScale(copy.codes->scale));
+    const int64_t columns = from.shape(1);
+    const int64_t step = std::max<int64_t>(1, static_cast<int64_t>(kChunkBytes) / columns);
+    const auto size = static_cast<size_t>(ByteSize(copy.target.dtype));
+    std::vector<std::byte> values;
+    for (int64_t row = 0; row < from.shape(0); row += step) {
+      const uint64_t at = from.begin() + static_cast<uint64_t>(row * columns);
+      buffer_.resize(static_cast<size_t>(std::min(step, from.shape(0) - row) * columns));
+      OCTAVO_RETURN_IF_ERROR(
+          store_.ReadAt(JoinPath(source_.checkpoint.dir, from.file()), at, buffer_));
+      values.resize(buffer_.size() * size);
+      for (size_t i = 0; i < buffer_.size(); ++i) {
+        const auto index = static_cast<int64_t>(i);
+        const size_t scale =
+            ScaleIndex(from, format, scales.size(), row + index / columns, index % columns);
+        const float value = CodeValue(format.type(), buffer_[i]) * scales[scale];
+        if (StoreValue(copy.target.dtype, value, values.data() + i * size)) continue;
+        return MakeError(Reason::kNonFinite,
+                         fmt::format("{} is no number of {}", value, Name(copy.target.dtype)),
+                         {from.file(), from.name(), at + i});
+      }
+      OCTAVO_RETURN_IF_ERROR(store_.WriteAt(path, to, values));
+      to += values.size();
+    }
+    return absl::OkStatus();
+  }
+
+  // False where the type has no such finite number.
+  static bool StoreValue(DType dtype, float value, std::byte* to) {
+    if (dtype == DType::kF32) {
+      std::memcpy(to, &value, sizeof(value));
+    } else {
+      const uint16_t bits = dtype == DType::kBF16 ? Bf16FromF32(value) : F16FromF32(value);
+      std::memcpy(to, &bits, sizeof(bits));
+    }
+    return std::isfinite(ValueAt(dtype, to));
   }
 
   static float ValueAt(DType dtype, const std::byte* bytes) {
@@ -213,15 +319,26 @@ class Converter {
   Conversion done_;
 };
 
-}  // namespace
-
-absl::StatusOr<Conversion> ConvertDialect(Store& store, const std::string& dir,
-                                          std::string_view dialect, const std::string& out_dir) {
+// `dialect` empty: nothing is quantized.
+absl::StatusOr<Conversion> Convert(Store& store, const std::string& dir, std::string_view dialect,
+                                   const std::string& out_dir) {
   OCTAVO_ASSIGN_OR_RETURN(const Source source, ReadSource(store, dir, dialect));
   OCTAVO_ASSIGN_OR_RETURN(StagedFolder staged, StagedFolder::Create(&store, out_dir));
   OCTAVO_ASSIGN_OR_RETURN(const Conversion done, Converter(store, source, staged.path()).Run());
   OCTAVO_RETURN_IF_ERROR(staged.Publish());
   return done;
+}
+
+}  // namespace
+
+absl::StatusOr<Conversion> ConvertDialect(Store& store, const std::string& dir,
+                                          std::string_view dialect, const std::string& out_dir) {
+  return Convert(store, dir, dialect, out_dir);
+}
+
+absl::StatusOr<Conversion> Dequantize(Store& store, const std::string& dir,
+                                      const std::string& out_dir) {
+  return Convert(store, dir, "", out_dir);
 }
 
 }  // namespace octavo

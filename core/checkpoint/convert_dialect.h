@@ -1,7 +1,8 @@
 #pragma once
 
 // A quantized folder in another dialect: codes go over byte for byte, scales get the names, shapes
-// and types that the other dialect has for them, quantization_config is written anew.
+// and types that the other dialect has for them, quantization_config is written anew. Or without
+// any: weights of the model's own type again.
 
 #include <cstdint>
 #include <string>
@@ -27,5 +28,12 @@ struct Conversion {
 // not go along.
 absl::StatusOr<Conversion> ConvertDialect(Store& store, const std::string& dir,
                                           std::string_view dialect, const std::string& out_dir);
+
+// Every quantized weight as code * scale, in F32 and then rounded to the dtype that config.json
+// says (BF16 where that is none): a source for any recipe. Scales, also of inputs and caches, and
+// quantization_config are left out. Errors as above, and kNonFinite for a weight that the dtype
+// cannot hold. Memory: a few MiB and the scales of one weight.
+absl::StatusOr<Conversion> Dequantize(Store& store, const std::string& dir,
+                                      const std::string& out_dir);
 
 }  // namespace octavo

@@ -2,7 +2,7 @@
 
 For each preset, on SmolLM2: every code and scale equals a recomputation in torch from the source weights; the reader
 finds no key missing, unexpected or misshapen; the weights it holds are code * scale; activations are quantized where the
-recipe says so; and its loss stays close to the BF16 model's.
+recipe says so; and its loss stays close to the BF16 model's. `octavo dequantize` gives code * scale in BF16.
 
 The reader cannot run block scales on this model (576 is no multiple of 128, as `octavo plan` warns): fp8-block runs on
 a random model of fitting size, and so does a recipe that mixes formats.
@@ -10,6 +10,7 @@ a random model of fitting size, and so does a recipe that mixes formats.
 
 import json
 import os
+import shutil
 import sys
 
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -75,6 +76,22 @@ def check_bytes(recipe, source, output):
         quantized += 1
     assert len(output) == len(source) + quantized
     return quantized
+
+
+def check_dequantized(folder):
+    """`octavo dequantize`: code * scale, rounded once, and nothing of the quantization left."""
+    plain = smol.CACHE / "dequantized"
+    shutil.rmtree(plain, ignore_errors=True)
+    smol.octavo("dequantize", folder, plain)
+    before, after = tensors(folder), tensors(plain)
+    assert after.keys() == {name for name in before if not name.endswith("_scale")}
+    assert "quantization_config" not in json.loads((plain / "config.json").read_text())
+    for name, weight in after.items():
+        wanted = before[name]
+        if name + "_scale" in before:
+            wanted = (wanted.float() * spread(before[name + "_scale"].float(), wanted.shape)).bfloat16()
+        assert torch.equal(weight.view(torch.int16), wanted.view(torch.int16)), f"{name}: not code * scale"
+    shutil.rmtree(plain)
 
 
 def load(folder):
@@ -163,6 +180,7 @@ def main():
         folder = smol.quantized(recipe)
         output = tensors(folder)
         quantized = check_bytes(recipe, source, output)
+        check_dequantized(folder)
         if recipe == "fp8-block":
             check_bytes(recipe, *map(tensors, fitting(recipe)))
             check_fitting(recipe, 0.02)

@@ -1,12 +1,15 @@
 #include "core/checkpoint/convert_dialect.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/base/error.h"
 #include "core/checkpoint/compressed_tensors.h"
 #include "core/checkpoint/synth.h"
 #include "core/scheme/legality.h"
 #include "core/store/local_store.h"
+#include "core/tensor/bare/float_bits.h"
+#include "core/tensor/bare/fp8.h"
 #include "gmock/gmock.h"
 #include "tests/core/checkpoint/quantized_folder.h"
 
@@ -108,7 +111,7 @@ TEST(ConvertDialect, BlocksChangeTheirName) {
             Reason::kBadRecipe);
 }
 
-TEST(ConvertDialect, StackedExperts) {
+SynthSpec TinyDbrx() {
   SynthSpec synth;
   synth.model.set_family("dbrx");
   synth.model.set_layer_count(1);
@@ -118,8 +121,12 @@ TEST(ConvertDialect, StackedExperts) {
   synth.model.set_kv_head_count(2);
   synth.model.set_vocab_size(300);
   synth.model.set_expert_count(3);
+  return synth;
+}
+
+TEST(ConvertDialect, StackedExperts) {
   const TestFolder folder;
-  ASSERT_TRUE(WriteSynthetic(synth, 3, folder / "src").ok());
+  ASSERT_TRUE(WriteSynthetic(TinyDbrx(), 3, folder / "src").ok());
   WriteQuantized(folder / "src", In("fp8-static-kv", kFp8Dialect), folder / "fp8");
   auto before = Tensors(folder / "fp8");
   const std::string stack = "transformer.blocks.0.ffn.experts.mlp.w2";
@@ -140,6 +147,103 @@ TEST(ConvertDialect, StackedExperts) {
     EXPECT_EQ(ReasonOf(Convert(folder / "fp8", dialect, folder / "out").status()),
               Reason::kBadRecipe);
   }
+}
+
+// What a quantized folder holds, one element at a time.
+float ValueOf(const std::string& codes, const std::string& scales, const std::string& kind,
+              size_t element, size_t columns) {
+  const bool int8 = kind == "int8-dynamic";
+  const auto bits = static_cast<uint8_t>(codes[element]);
+  const float code = int8 ? static_cast<int8_t>(bits) : F32FromFp8(bits);
+  const size_t row = element / columns;
+  const size_t column = element % columns;
+  const bool wide = kind == "fp8-static";  // F32, one
+  const size_t index = wide                  ? 0
+                       : kind == "fp8-block" ? row / 128 * ((columns + 127) / 128) + column / 128
+                                             : row;
+  uint32_t scale = 0;
+  std::memcpy(reinterpret_cast<char*>(&scale) + (wide ? 0 : 2),
+              scales.data() + index * (wide ? 4 : 2), wide ? 4 : 2);
+  return code * FloatFromBits(scale);
+}
+
+TEST(Dequantize, IsCodeTimesScaleInTheModelsType) {
+  for (const std::string kind : {"fp8-dynamic", "fp8-block", "int8-dynamic", "fp8-static"}) {
+    const TestFolder folder;
+    WriteTinyLlama({.hidden = 256, .intermediate = 384, .layers = 2, .shards = 2, .tied = false},
+                   folder / "src");
+    WriteQuantized(folder / "src", *Preset(kind), folder / "small");
+    LocalStore store;
+    const auto done = Dequantize(store, folder / "small", folder / "plain");
+    ASSERT_TRUE(done.ok()) << done.status();
+    EXPECT_EQ(done->scales, 0u);
+    const auto plain = OpenCheckpoint(store, folder / "plain", Accept::kPlainOnly);
+    ASSERT_TRUE(plain.ok()) << plain.status();
+    auto before = Tensors(folder / "small");
+    auto after = Tensors(folder / "plain");
+    auto shapes = Tensors(folder / "src");
+    ASSERT_EQ(after.size(), shapes.size());
+    int weights = 0;
+    for (const auto& [name, tensor] : after) {
+      EXPECT_EQ(tensor.first, shapes[name].first) << name;
+      if (before[name].first == tensor.first) {
+        EXPECT_EQ(tensor.second, before[name].second) << name;
+        continue;
+      }
+      ++weights;
+      const std::string& codes = before[name].second;
+      const std::string& scales = before[name + "_scale"].second;
+      const size_t columns = std::stoul(tensor.first.substr(tensor.first.rfind(' ')));
+      for (size_t i = 0; i < codes.size(); ++i) {
+        uint16_t bits;
+        std::memcpy(&bits, tensor.second.data() + 2 * i, 2);
+        ASSERT_EQ(bits, Bf16FromF32(ValueOf(codes, scales, kind, i, columns))) << name << " " << i;
+      }
+    }
+    EXPECT_EQ(weights, 14);
+  }
+}
+
+TEST(Dequantize, StacksLoseTheirSuffixAndEveryExpertHasItsScale) {
+  const TestFolder folder;
+  ASSERT_TRUE(WriteSynthetic(TinyDbrx(), 3, folder / "src").ok());
+  WriteQuantized(folder / "src", In("fp8-static-kv", kFp8Dialect), folder / "fp8");
+  LocalStore store;
+  ASSERT_TRUE(Dequantize(store, folder / "fp8", folder / "plain").ok());
+  auto before = Tensors(folder / "fp8");
+  auto after = Tensors(folder / "plain");
+  const auto source = Tensors(folder / "src");
+  ASSERT_EQ(after.size(), source.size());
+  for (const auto& [name, tensor] : source) EXPECT_EQ(after[name].first, tensor.first) << name;
+  const std::string stack = "transformer.blocks.0.ffn.experts.mlp.w2";
+  for (size_t i = 0; i < 288 * 64; ++i) {
+    float scale;
+    std::memcpy(&scale, before[stack + "_weight_scale"].second.data() + i / (96 * 64) * 4, 4);
+    const auto code = static_cast<uint8_t>(before[stack + "_weight"].second[i]);
+    uint16_t bits;
+    std::memcpy(&bits, after[stack].second.data() + 2 * i, 2);
+    ASSERT_EQ(bits, Bf16FromF32(F32FromFp8(code) * scale)) << i;
+  }
+}
+
+TEST(Dequantize, RefusesPlainFoldersAndBrokenScales) {
+  const TestFolder folder;
+  LocalStore store;
+  WriteTinyLlama({.layers = 1}, folder / "src");
+  EXPECT_EQ(ReasonOf(Dequantize(store, folder / "src", folder / "out").status()),
+            Reason::kUnsupported);
+  WriteQuantized(folder / "src", In("fp8-static", kFp8Dialect), folder / "fp8");
+  const auto checkpoint = OpenCheckpoint(folder / "fp8");
+  for (const v1::ModelTensor& tensor : checkpoint->tensors) {
+    if (tensor.spec().name() != "model.layers.0.self_attn.o_proj.weight_scale") continue;
+    std::string bytes = ReadText(folder / "fp8/model.safetensors");
+    bytes.replace(tensor.spec().begin(), 4, std::string(4, '\0'));
+    WriteText(folder / "fp8/model.safetensors", bytes);
+  }
+  const auto zero = Dequantize(store, folder / "fp8", folder / "out");
+  EXPECT_EQ(ReasonOf(zero.status()), Reason::kNonFinite);
+  EXPECT_THAT(std::string(zero.status().message()), HasSubstr("o_proj.weight_scale"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "out"));
 }
 
 TEST(ConvertDialect, RefusesWhatTheDialectCannotSay) {
