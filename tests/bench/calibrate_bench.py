@@ -1,6 +1,6 @@
 """What calibrating costs against what the machine can, and against what `octavo plan` foretold. Needs an idle machine.
 
-usage: OCTAVO_BIN_DIR=build/release/bin calibrate_bench.py [--rounds N] [--dir FOLDER]
+usage: OCTAVO_BIN_DIR=build/release/bin calibrate_bench.py [--rounds N] [--dir FOLDER] [--recipe R] [--only MODEL]
 
 For a random Llama of 1.1 B parameters and a random mixture:
   forecast    the time that `octavo plan` foretells from rates measured in the same minutes, beside the job's own
@@ -40,28 +40,28 @@ def probe(folder):
     return json.loads(out)
 
 
-def seconds_of_job(folder, source, calibration, workers):
+def seconds_of_job(folder, source, recipe, calibration, workers):
     """One cluster of as many workers as cores that it may use; its job's time, without starting and stopping."""
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     (folder / "out.report.json").unlink(missing_ok=True)
-    octavo("quantize", source, "--recipe", "fp8-static", "--calibration", "random", *calibration, "--workers", workers,
+    octavo("quantize", source, "--recipe", recipe, "--calibration", "random", *calibration, "--workers", workers,
            "--threads", 1, "--memory", "4GiB", "--out", out, cpus="0" if workers == 1 else "0,1")
     return json.loads((folder / "out.report.json").read_text())["seconds"]["total"]
 
 
-def measure(name, folder, rounds):
+def measure(name, folder, recipe, rounds):
     shape, calibration = MODELS[name]
     source = folder / name
     octavo("synth", *shape, "--seed", 1, "--out", source)
     ones, twos, cores, forecasts = [], [], [], []
     for _ in range(rounds):
         octavo("bench", "rates", "--dir", folder, "--probe-seconds", 3)
-        plan = json.loads(octavo("plan", source, "--recipe", "fp8-static", "--calibration", "random", *calibration,
+        plan = json.loads(octavo("plan", source, "--recipe", recipe, "--calibration", "random", *calibration,
                                  "--workers", 2, "--memory", "4GiB", "--json"))
         before = probe(folder)
-        ones.append(seconds_of_job(folder, source, calibration, 1))
-        twos.append(seconds_of_job(folder, source, calibration, 2))
+        ones.append(seconds_of_job(folder, source, recipe, calibration, 1))
+        twos.append(seconds_of_job(folder, source, recipe, calibration, 2))
         after = probe(folder)
         cores.append((before["fma_all_flops"] + after["fma_all_flops"])
                      / (before["fma_core_flops"] + after["fma_core_flops"]))
@@ -80,11 +80,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dir", help="scratch folder, on the disk to measure")
+    parser.add_argument("--recipe", default="fp8-static", help="one that calibrates")
+    parser.add_argument("--only", choices=MODELS)
     args = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="octavo-", dir=args.dir) as folder:
-        for name in MODELS:
-            measure(name, pathlib.Path(folder), args.rounds)
+        for name in [args.only] if args.only else MODELS:
+            measure(name, pathlib.Path(folder), args.recipe, args.rounds)
     print(f"{time.monotonic() - began:.0f} s in all")
 
 
