@@ -104,6 +104,7 @@ if ((oracles)); then
     [[ $check == */check_@(perplexity|compat).py ]] && ((full == 0)) && continue
     args=()
     [[ $check =~ check_(tokenizer|sentencepiece) ]] && ((full == 0)) && args=(--lines 10000)  # 100,000 with --full
+    [[ $check == */check_solved_readers.py ]] && ((full == 0)) && args=(int8-w8a8-gptq)  # three recipes with --full
     ((status != 0)) || oracle "$venv" "$check" "${args[@]}"
   done
   venv="$PWD/build/cache/venv-vllm"
@@ -114,6 +115,7 @@ if ((oracles)); then
     recipes=(int8-dynamic)
     ((full)) && recipes+=(fp8-dynamic)
     for recipe in "${recipes[@]}"; do oracle "$venv" tests/oracle/check_vllm.py "$recipe"; done
+    oracle "$venv" tests/oracle/check_solved_readers.py --vllm int8-w8a8-gptq
   fi
 fi
 
