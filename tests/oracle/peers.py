@@ -29,7 +29,7 @@ def load(folder, **options):
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options).eval()
 
 
-def compress(source, out, samples, modifier):
+def compress(source, out, samples, modifier, save_compressed=True):
     """oneshot of llm-compressor with one modifier, batches of one sample."""
     import datasets
     from llmcompressor import oneshot
@@ -42,7 +42,7 @@ def compress(source, out, samples, modifier):
     oneshot(model=model, tokenizer=tokenizer, dataset=data, max_seq_length=max(map(len, samples)),
             num_calibration_samples=len(samples), shuffle_calibration_samples=False, recipe=modifier)
     steps.done("oneshot")
-    model.save_pretrained(out, save_compressed=True)
+    model.save_pretrained(out, save_compressed=save_compressed)
     tokenizer.save_pretrained(out)
     steps.done("save")
     return steps
@@ -58,6 +58,19 @@ def llm_compressor_gptq(source, out, samples, scheme):
     """Its GPTQ with its defaults (block 128, damping 0.01, static activation order), layer after layer."""
     from llmcompressor.modifiers.gptq import GPTQModifier
     return compress(source, out, samples, GPTQModifier(targets="Linear", scheme=scheme, ignore=["lm_head"]))
+
+
+def llm_compressor_sparsegpt(source, out, samples):
+    """Its SparseGPT with its defaults (block 128, damping 0.01) to the mask 2:4, layer after layer, stored dense in BF16."""
+    from llmcompressor.modifiers.pruning import SparseGPTModifier
+    modifier = SparseGPTModifier(sparsity=0.5, mask_structure="2:4", targets=["Linear"], ignore=["lm_head"])
+    return compress(source, out, samples, modifier, save_compressed=False)
+
+
+def llm_compressor_fp8_dynamic(source, out, samples):
+    """Its rounding of weights to FP8 per channel, inputs quantized per token; it looks at no sample."""
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    return compress(source, out, samples[:1], QuantizationModifier(targets="Linear", scheme="FP8_DYNAMIC", ignore=["lm_head"]))
 
 
 def quark(source, out, samples):
