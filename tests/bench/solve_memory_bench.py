@@ -95,7 +95,7 @@ def show_coverage(report):
         done = [entry for entry in mine if entry["dampings_tried"]]
         before, after = (sum(entry[key] for entry in done) for key in ("output_error_rounded", "output_error_solved"))
         print(f"{point} of {len(mine)} experts: {min(tokens)} to {max(tokens)} tokens each, median {statistics.median(tokens):.0f}; "
-              f"{len(done)} Hessians solved, the others saw too few tokens"
+              f"{len(done)} Hessians solved" + (", the others saw too few tokens" if len(done) < len(mine) else "")
               + (f"; output error {after / before:.3f} of rounding's" if done else ""))
     places = {(entry["layer"], entry["expert"], entry["point"]) for entry in solved}
     return len(places) == len(solved) == layers * count * 2
