@@ -58,7 +58,8 @@ double SolveOperations(const v1::Unit& unit) {
   const auto channels = static_cast<double>(unit.hessian().channels());
   if (unit.kind() == v1::UNIT_HESSIAN) {
     const v1::HessianSpec& hessian = unit.hessian();
-    return static_cast<double>(hessian.token_end() - hessian.token_begin()) * channels * channels;
+    const uint64_t rows = hessian.mean_rows() + hessian.token_end() - hessian.token_begin();
+    return static_cast<double>(rows) * channels * channels;
   }
   double rows = 0;
   for (const v1::Piece& piece : unit.pieces()) {

@@ -113,6 +113,7 @@ class SolveCutter {
     const auto end = groups_.lower_bound({layer + 1, v1::OBSERVED_UNSPECIFIED, -1});
     AddBatches(v1::UNIT_CALIBRATE, layer, phase);
     for (auto group = begin; group != end; ++group) AddLeaves(*group, phase + 1);
+    AddMeans(begin, end, phase + 1);
     for (const v1::ObservedPoint point : SmoothedIn(layer)) {
       v1::Unit* unit = Add(v1::UNIT_SMOOTH, layer, phase + 1);
       FillSmoothUnit(smoothed_.at({layer, point}), plan_->recipe().smooth().strength(), unit);
@@ -188,6 +189,23 @@ class SolveCutter {
       hessian->set_token_end(std::min(tokens_, (leaf + 1) * leaf_tokens()));
       unit->set_source_bytes((hessian->token_end() - hessian->token_begin()) *
                              static_cast<uint64_t>(hessian->channels()) * 2);
+    }
+  }
+
+  // For every point of the layer's experts, one: of the first of its groups.
+  void AddMeans(HessianGroups::const_iterator begin, HessianGroups::const_iterator end,
+                uint32_t phase) {
+    std::set<v1::ObservedPoint> seen;
+    for (auto group = begin; group != end; ++group) {
+      const auto& [layer, point, expert] = group->first;
+      if (expert < 0 || !IsSolved(*group) || !seen.insert(point).second) continue;
+      v1::Unit* unit = Add(v1::UNIT_HESSIAN, layer, phase);
+      v1::HessianSpec* hessian = unit->mutable_hessian();
+      SetHessian(*group, hessian);
+      hessian->set_expert(-1);
+      const int64_t rows = ExpertEnoughTokens(hessian->channels());
+      hessian->set_mean_rows(static_cast<uint64_t>(rows));
+      unit->set_source_bytes(static_cast<uint64_t>(rows * hessian->channels()) * 2);
     }
   }
 

@@ -5,7 +5,8 @@
 // A layer takes three phases:
 //   1  UNIT_CALIBRATE  micro-batches go through the source's layer; what its linear layers read is
 //                      kept for Hessians, and its largest magnitudes for smoothing
-//   2  UNIT_HESSIAN    leaves of the Hessians of all points of the layer (not of experts)
+//   2  UNIT_HESSIAN    leaves of the Hessians of all points of the layer; of experts' points
+//                      the mean that Hessians of few tokens are shrunk towards
 //      UNIT_SMOOTH     powers of two for each smoothed point
 //   3  UNIT_SOLVE      one for every Hessian: all weights that read the same thing
 //      UNIT_CAST       the same, of smoothed weights without a solver

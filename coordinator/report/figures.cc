@@ -169,6 +169,14 @@ uint64_t CountKept(const v1::Plan& plan) {
   return kept;
 }
 
+void AddSolved(const v1::SolveFigures& solved, Figures* figures) {
+  figures->solved.push_back(solved);
+  if (solved.expert() < 0) return;
+  ++figures->solved_experts;
+  if (solved.shrinkage() > 0) ++figures->shrunk_experts;
+  if (solved.dampings().empty()) ++figures->rounded_experts;
+}
+
 }  // namespace
 
 void WeightFigures::Add(const WeightFigures& other) {
@@ -209,7 +217,7 @@ Figures MakeFigures(const v1::Plan& plan, std::span<const v1::Receipt* const> by
   figures.scales = ScalesOf(plan, by_unit);
   figures.experts = ExpertsOf(by_unit);
   for (const v1::Receipt* receipt : by_unit) {
-    if (receipt->has_solved()) figures.solved.push_back(receipt->solved());
+    if (receipt->has_solved()) AddSolved(receipt->solved(), &figures);
     if (receipt->has_smoothed()) figures.smoothed.push_back(receipt->smoothed());
   }
   figures.kept_tensors = CountKept(plan);

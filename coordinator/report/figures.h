@@ -84,6 +84,11 @@ struct Figures {
   std::vector<ExpertFigures> experts;        // by (layer, expert); empty for dense models
   std::vector<v1::SolveFigures> solved;      // by unit; empty without solvers
   std::vector<v1::SmoothFigures> smoothed;   // by unit; empty without smoothing
+  // Hessians of experts; of these, those with few tokens: shrunk towards the mean of the layer's
+  // experts, or too few to be solved under at all.
+  uint64_t solved_experts = 0;
+  uint64_t shrunk_experts = 0;
+  uint64_t rounded_experts = 0;
   uint64_t kept_tensors = 0;                 // copied as they were
   uint64_t calibration_tokens = 0;
   uint64_t calibration_samples = 0;

@@ -107,6 +107,10 @@ ordered_json SolvedJson(const Figures& figures) {
     entry["point"] = FigurePoint(solved.point());
     entry["tensors"] = solved.tensors();
     entry["tokens"] = solved.tokens();
+    if (solved.expert() >= 0) {
+      entry["shrinkage"] = solved.shrinkage();
+      entry["mean_tokens"] = solved.mean_tokens();
+    }
     entry["dampings_tried"] = solved.dampings();
     entry["dead_channels"] = solved.dead_channels();
     entry["output_error_rounded"] = solved.error_before();
@@ -165,6 +169,11 @@ ordered_json CalibrationJson(const v1::Plan& plan, const Figures& figures) {
                                {"inner_amax", static_cast<double>(expert.inner_amax)}});
   }
   if (!figures.solved.empty()) json["solved"] = SolvedJson(figures);
+  if (figures.solved_experts > 0) {
+    json["solved_experts"] = {{"hessians", figures.solved_experts},
+                              {"shrunk", figures.shrunk_experts},
+                              {"rounded", figures.rounded_experts}};
+  }
   if (!figures.smoothed.empty()) json["smoothed"] = SmoothedJson(figures);
   return json;
 }

@@ -116,6 +116,12 @@ std::string Facts(const v1::Plan& plan, const Figures& figures) {
   if (rounded > 0) {
     out += Fact("squared output error, solved over rounded", Percent(solved / rounded));
   }
+  if (figures.solved_experts > 0) {
+    out +=
+        Fact("experts' Hessians with few tokens",
+             fmt::format("{} shrunk, {} left for rounding to nearest, of {}",
+                         figures.shrunk_experts, figures.rounded_experts, figures.solved_experts));
+  }
   return out + "</div>\n";
 }
 

@@ -14,7 +14,8 @@
 //                   expert after the other
 //   fold-L-P        I8 [channels]: exponents of the powers of two that smoothing folds into the
 //                   weights that read point P of layer L
-//   hessian-L-P-I   F32: leaf I of the Hessian at point P, the upper triangle row after row
+//   hessian-L-P-I   F32: leaf I of the Hessian at point P, the upper triangle row after row; of a
+//                   mixture's experts only I = 0, which is of rows of all of them
 
 #include <cstdint>
 #include <string>

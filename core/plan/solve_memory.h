@@ -18,7 +18,7 @@ uint64_t HessianLeafBytes(int64_t channels);
 inline constexpr int64_t kHessianReadTokens = 256;
 
 // Solving matrices under a Hessian of `leaves` leaves that lie in files (0: summed where it is
-// solved), on `threads` threads.
+// solved; shrinking it takes no more), on `threads` threads.
 uint64_t SolveBytes(int64_t channels, uint32_t leaves, int threads);
 
 }  // namespace octavo

@@ -26,6 +26,25 @@ def tensors(folder):
             for name, entry in header.items()}
 
 
+def skew_routers(path):
+    """Of six experts' routers: rows 1 and 3 become minus rows 0 and 2, so that two of these four win nearly always; 4 and 5 shrink."""
+    data = bytearray(path.read_bytes())
+    size = int.from_bytes(data[:8], "little")
+    for name, entry in json.loads(data[8:8 + size]).items():
+        if not name.endswith("block_sparse_moe.gate.weight"):
+            continue
+        begin, row = 8 + size + entry["data_offsets"][0], 2 * entry["shape"][1]
+        for pair in (0, 2):
+            for at in range(0, row, 2):
+                low, high = data[begin + pair * row + at:begin + pair * row + at + 2]
+                data[begin + (pair + 1) * row + at:begin + (pair + 1) * row + at + 2] = bytes((low, high ^ 0x80))
+        for expert, halvings in ((4, 2), (5, 7)):
+            for at in range(begin + expert * row, begin + (expert + 1) * row, 2):
+                bits = int.from_bytes(data[at:at + 2], "little")
+                data[at:at + 2] = (bits - (halvings << 7) if bits & 0x7F80 > halvings << 7 else 0).to_bytes(2, "little")
+    path.write_bytes(data)
+
+
 class SolveTest(job_case.JobCase):
 
     seconds = 1.0
@@ -79,6 +98,36 @@ calibration: {calibration}
                          [(layer, point) for layer in range(3) for point in ("attention_input", "mlp_input")])
         self.assertTrue(all(entry["exponent_min"] <= entry["exponent_max"] for entry in smoothed))
         self.assertGreater(sum(entry["channels_changed"] for entry in smoothed), 0)
+
+    def test_experts_with_few_tokens(self):
+        """Routers send nearly all tokens to four experts: Hessians of the others are shrunk, or too small for anything."""
+        source = self.scratch / "skewed"
+        self.run_ok("synth", "--family", "mixtral", "--experts", 6, "--experts-per-token", 2, *SHAPE, "--out", source)
+        skew_routers(source / "model.safetensors")
+        recipe = self.recipe("natural", "{type: int8, scale: channel}", "{type: int8, scale: token}", "{type: gptq}",
+                             "{samples: 512, sample_length: 2048, coverage: natural}")
+        outs = [self.scratch / f"few-by-{workers}" for workers in (1, 3)]
+        for workers, out in zip((1, 3), outs):
+            self.run_ok("quantize", source, "--recipe", recipe, *CALIBRATION, "--out", out, "--workers", workers)
+        self.assertEqual(digests(outs[0]), digests(outs[1]))
+        report = json.loads((outs[0] / "octavo_report.json").read_text())["calibration"]
+        channels = {"mlp_input": 128, "mlp_inner": 192}
+        found = {"own": 0, "shrunk": 0, "rounded": 0}
+        for entry in report["solved"]:
+            if "expert" not in entry:
+                self.assertNotIn("shrinkage", entry)
+                continue
+            enough, tokens = 4 * channels[entry["point"]], entry["tokens"]
+            kind = "own" if tokens >= enough else "shrunk" if tokens >= enough // 16 else "rounded"
+            found[kind] += 1
+            self.assertEqual(entry["shrinkage"], 1 - tokens / enough if kind == "shrunk" else 0)
+            self.assertEqual(entry["mean_tokens"] > 0, kind == "shrunk")
+            self.assertEqual(entry["dampings_tried"] == [], kind == "rounded")
+        print(f"experts' Hessians: {found}")
+        self.assertTrue(all(found.values()), found)
+        self.assertEqual(report["solved_experts"],
+                         {"hessians": 3 * 2 * 6, "shrunk": found["shrunk"], "rounded": found["rounded"]})
+        self.assertIn(f"{found['shrunk']} shrunk, {found['rounded']} left", (outs[0] / "octavo_report.html").read_text())
 
     def test_every_family_and_solver(self):
         """Dense families too, with other formats, and what a layer sees as the source gives it."""

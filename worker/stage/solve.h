@@ -3,8 +3,9 @@
 // UNIT_HESSIAN and UNIT_SOLVE: from what a layer's linear layers read (kept by UNIT_CALIBRATE) over
 // leaves of Hessians to codes and scales in the output. Private to worker/stage.
 //
-// An expert that saw fewer tokens than a quarter of its channels is rounded to nearest, and the
-// receipt says so.
+// An expert that saw fewer tokens than four times its channels is solved under a Hessian that is
+// shrunk towards the mean of its layer's experts; one that saw fewer than a quarter of its channels
+// is rounded to nearest. The receipt says so.
 
 #include <stop_token>
 

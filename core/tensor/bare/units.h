@@ -29,6 +29,16 @@ inline constexpr int64_t kHessianLeavesMax = 16;
   return least * (parts > 1 ? parts : 1);
 }
 
+// An expert is short of tokens below 4 * channels: its Hessian is shrunk towards the mean of its
+// layer's experts, which at most as many rows make. Below channels / 4 its Hessian says too little
+// even for that, and its weights are rounded to nearest.
+[[gnu::always_inline]] inline constexpr int64_t ExpertEnoughTokens(int64_t channels) {
+  return 4 * channels;
+}
+[[gnu::always_inline]] inline constexpr int64_t ExpertLeastTokens(int64_t channels) {
+  return channels / 4;
+}
+
 // How one product's K is cut: `size` elements per unit, the last may be short.
 struct UnitCut {
   int64_t size = 0;

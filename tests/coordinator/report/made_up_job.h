@@ -72,6 +72,18 @@ class MadeUpJob {
     seen.set_inner_amax(inner_amax);
   }
 
+  // A unit that solved nothing but says so.
+  void Solved(int expert, uint64_t tokens, double shrinkage, std::vector<double> dampings) {
+    AddUnit(v1::UNIT_SOLVE);
+    v1::SolveFigures& solved = *receipts_.back().mutable_solved();
+    solved.set_point(v1::OBSERVED_MLP_INNER);
+    solved.set_expert(expert);
+    solved.set_tokens(tokens);
+    solved.set_shrinkage(shrinkage);
+    if (shrinkage > 0) solved.set_mean_tokens(77);
+    solved.mutable_dampings()->Add(dampings.begin(), dampings.end());
+  }
+
   void Calibrated(const std::vector<uint32_t>& sample_lengths) {
     v1::CalibrationPlan& calibration = *plan_.mutable_calibration();
     calibration.mutable_ids()->set_low(0xabc);

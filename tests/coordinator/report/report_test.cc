@@ -101,6 +101,29 @@ TEST(ReportJson, WithoutCalibrationAndWithoutScales) {
   EXPECT_TRUE(json["weights"]["scale_min"].is_null());
 }
 
+TEST(Report, CountsExpertsWithFewTokens) {
+  MadeUpJob job = Mixture();
+  job.Solved(-1, 100, 0, {0.01});
+  job.Solved(0, 60, 0, {0.01});
+  job.Solved(1, 30, 0.25, {0.01, 0.1});
+  job.Solved(2, 20, 0.5, {0.01});
+  job.Solved(3, 1, 0, {});
+  const Written written = Write(job);
+  const nlohmann::json& calibration = written.json["calibration"];
+  EXPECT_EQ(calibration["solved_experts"],
+            (nlohmann::json{{"hessians", 4}, {"shrunk", 2}, {"rounded", 1}}));
+  EXPECT_FALSE(calibration["solved"][0].contains("shrinkage"));
+  EXPECT_EQ(calibration["solved"][1]["shrinkage"], 0);
+  EXPECT_EQ(calibration["solved"][2]["shrinkage"], 0.25);
+  EXPECT_EQ(calibration["solved"][2]["mean_tokens"], 77);
+  EXPECT_THAT(written.page, HasSubstr("2 shrunk, 1 left for rounding to nearest, of 4"));
+  MadeUpJob dense = Mixture();
+  dense.Solved(-1, 100, 0, {0.01});
+  const Written plain = Write(dense);
+  EXPECT_FALSE(plain.json["calibration"].contains("solved_experts"));
+  EXPECT_THAT(plain.page, Not(HasSubstr("rounding to nearest")));
+}
+
 TEST(ReportPage, HasEveryPlotAndLoadsNothing) {
   MadeUpJob job = Mixture();
   const std::string page = Write(job).page;
