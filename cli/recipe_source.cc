@@ -44,6 +44,7 @@ absl::StatusOr<v1::Recipe> LoadRecipe(const std::string& recipe, const std::stri
                      {}, fmt::format("Modes: {}", fmt::join(CompatNames(), ", ")));
   }
   loaded.set_compat(mode->compat);
+  ApplyCompat(&loaded);
   OCTAVO_RETURN_IF_ERROR(CheckRecipe(loaded));
   return loaded;
 }

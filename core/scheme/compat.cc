@@ -1,5 +1,6 @@
 #include "core/scheme/compat.h"
 
+#include <algorithm>
 #include <array>
 
 #include "core/base/error.h"
@@ -51,6 +52,17 @@ constexpr std::array kModes = {
                .int8_full_range = true,
                .tied = false,
                .expert_quota = kExpertQuotaAll},
+    CompatMode{.compat = v1::COMPAT_LLM_COMPRESSOR_0_1,
+               .name = "llm-compressor-0.1",
+               .dialects = kOfLlmCompressor,
+               .stacks = false,
+               .quotient = Quotient::kRounded,
+               .zero = ZeroScale::kF32Epsilon,
+               .int8_full_range = true,
+               .scale_min = 0x1p-23f,
+               .solves = true,
+               .tied = false,
+               .expert_quota = 0},
     CompatMode{.compat = v1::COMPAT_AUTOFP8,
                .name = "autofp8",
                .dialects = kOfAutoFp8,
@@ -73,6 +85,12 @@ constexpr auto kModeNames = [] {
   for (size_t i = 0; i < names.size(); ++i) names[i] = kModes[i + 1].name;
   return names;
 }();
+
+bool IsItsGptq(const v1::Rule& rule) {
+  return rule.scheme().weight().type() == v1::NUMERIC_INT8 &&
+         rule.scheme().weight().granularity() == v1::PER_CHANNEL &&
+         rule.solver().kind() == v1::SOLVER_GPTQ && !rule.solver().activation_order();
+}
 
 float EpsilonOf(SourceType type) {
   if (type == SourceType::kF32) return 0x1p-23f;
@@ -103,7 +121,15 @@ float CompatScale(const CompatMode& mode, uint32_t amax_bits, float code_max, So
     if (mode.zero == ZeroScale::kOne) return 1.0f;
     return mode.zero == ZeroScale::kTypeEpsilon ? EpsilonOf(stored) : 0x1p-23f;
   }
-  return ScaleByFormula(mode.formula, amax_bits, code_max, stored);
+  return std::max(ScaleByFormula(mode.formula, amax_bits, code_max, stored), mode.scale_min);
+}
+
+void ApplyCompat(v1::Recipe* recipe) {
+  if (!CompatModeOf(recipe->compat()).solves) return;
+  for (v1::Rule& rule : *recipe->mutable_rules()) {
+    if (rule.has_solver()) rule.mutable_solver()->set_activation_order(false);
+  }
+  if (recipe->has_calibration()) recipe->mutable_calibration()->set_propagates_source(true);
 }
 
 absl::Status CheckCompat(const v1::Recipe& recipe) {
@@ -131,9 +157,22 @@ absl::Status CheckCompat(const v1::Recipe& recipe) {
       return bad("the MSE search has none: the tool's own result for a row depends on other rows",
                  "Use algorithm: absmax, or leave out compat");
     }
+    if (rule.has_solver() && !mode.solves) {
+      return bad("compat and a solver do not go together in this mode",
+                 "Leave out compat, or use llm-compressor-0.1 with GPTQ to INT8");
+    }
+    if (mode.solves && !IsItsGptq(rule)) {
+      return bad("known for GPTQ to INT8 with one scale per row and columns in natural order only",
+                 "Use weight: {type: int8, scale: channel} and solver: {type: gptq, order: "
+                 "natural}, or leave out compat");
+    }
     if (mode.tensor_scales_only && weight.granularity() != v1::PER_TENSOR) {
       return bad("that tool's weights have one scale per matrix", "Use scale: tensor");
     }
+  }
+  if (mode.solves && recipe.has_calibration() && !recipe.calibration().propagates_source()) {
+    return bad("that tool's layers see what the source's layers below give",
+               "Use propagate: source");
   }
   if (recipe.has_calibration() && recipe.calibration().observer() != v1::OBSERVER_ABSMAX) {
     return bad("known for the largest magnitude only", "Use observer: absmax, or leave out compat");

@@ -22,6 +22,12 @@
 //   chats           template       template        the template's text tokenized again, padded
 //                                                  with EOS (autofp8)
 //
+// `llm-compressor-0.1` is a mode of solving alone: GPTQ to INT8 with one scale per row, as the tool
+// did that made Llama-3.1-8B's published INT8 checkpoint. As llm-compressor, but no scale is below
+// 2^-23; columns are solved as they lie; layers see what the source's layers below give; no row is
+// given back to rounding; and a solved code goes through the source's type once more, since the
+// tool keeps solved weights there and makes their codes again when it saves them.
+//
 // The scales of static inputs and of the cache follow the same formula as those of weights. What a
 // tool's own pass through the model does otherwise is not imitated: activations are those of the
 // BF16 model in every mode.
@@ -59,6 +65,10 @@ struct CompatMode {
   ZeroScale zero = ZeroScale::kOne;
   bool int8_full_range = false;  // amax / 127.5, codes down to -128
   bool bf16_scales = false;      // stored as BF16, whatever the dialect says
+  float scale_min = 0;           // no scale is smaller
+  // For GPTQ to INT8 alone, which no other mode goes with. Columns in natural order, what layers
+  // see propagated from the source, codes made again from solved weights in the source's type.
+  bool solves = false;
 
   bool tied = true;              // q/k/v and gate/up share a scale; so do the inputs of all experts
   bool projected_cache = false;  // keys and values are observed before clamp, norm and rotation
@@ -85,6 +95,9 @@ std::span<const std::string_view> CompatNames();
 // The scale of a group, input or cache with this maximum, exactly representable in `stored`.
 // `code_max`: 448 or 127. REQUIRES: amax_bits finite.
 float CompatScale(const CompatMode& mode, uint32_t amax_bits, float code_max, SourceType stored);
+
+// Sets what the mode of `recipe` implies: a solver's order, and what layers see.
+void ApplyCompat(v1::Recipe* recipe);
 
 // kBadRecipe where the mode of `recipe` cannot be had with the rest of it: another dialect than the
 // tool writes, MSE or percentiles, other scales than it is known for. Part of CheckRecipe.

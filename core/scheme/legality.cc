@@ -251,11 +251,6 @@ absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places) {
     if (is_static.empty()) is_static = where;
   }
   const bool solved = HasSolver(recipe);
-  if (solved && recipe.compat() != v1::COMPAT_NONE) {
-    return MakeError(Reason::kBadRecipe,
-                     fmt::format("{}: compat and a solver do not go together", recipe.name()), {},
-                     "Leave out compat");
-  }
   OCTAVO_RETURN_IF_ERROR(CheckSmoothing(recipe));
   const bool by_layers = IsLayerwise(recipe);
   if (!recipe.has_calibration()) {

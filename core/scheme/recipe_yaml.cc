@@ -346,7 +346,7 @@ absl::StatusOr<v1::Recipe> RecipeReader::ReadRecipe(const YAML::Node& root) {
     }
     recipe.mutable_calibration()->set_observer(v1::OBSERVER_ABSMAX);  // looks at nothing
   }
-  // Only now: the dialect may stand below the rules.
+  ApplyCompat(&recipe);  // only now: compat and the dialect may stand below the rules
   OCTAVO_RETURN_IF_ERROR(CheckRecipe(recipe, places));
   return recipe;
 }

@@ -163,6 +163,26 @@ calibration: {calibration}
             for at in range(0, len(data), 4):
                 self.assertGreaterEqual(sum(byte & 0x7F == 0 for byte in data[at:at + 4]), 2, f"{name} at {at}")
 
+    def test_compat_is_the_same_by_any_number_of_workers_and_resumes(self):
+        source, outs = self.scratch / "source-compat", [self.scratch / f"compat-by-{workers}" for workers in (1, 3)]
+        self.run_ok("synth", "--family", "llama", *SHAPE, "--out", source)
+        args = ["quantize", source, "--recipe", "int8-w8a8-gptq", "--compat", "llm-compressor-0.1", *CALIBRATION]
+        self.run_ok(*args, "--out", outs[0], "--workers", 1)
+        run = Run(*args, "--out", outs[1], "--workers", 3)
+        wait_until(lambda: any(pathlib.Path(f"{outs[1]}.octavo").glob("*.calibration/hessian-1-*")), 20, "Hessians of layer 1")
+        run.kill(None)
+        run.wait()
+        self.assert_no_orphans(run)
+        self.run_ok(*args, "--out", outs[1], "--workers", 3)
+        self.assertEqual(digests(outs[0]), digests(outs[1]))
+        report = json.loads((outs[0] / "octavo_report.json").read_text())
+        self.assertEqual(report["recipe"]["compat"], "llm-compressor-0.1")
+        self.assertTrue(any(0x80 in data for kind, _, data in tensors(outs[0]).values() if kind == "I8"))  # codes of -128
+        self.assertTrue(all(entry["rows_rounded_to_nearest"] == 0 for entry in report["calibration"]["solved"]))
+        run = self.run_fails(65, "quantize", source, "--recipe", "fp8-gptq", "--compat", "llm-compressor-0.1", *CALIBRATION,
+                             "--out", self.out)
+        self.assertIn("GPTQ to INT8", run.stderr())
+
     def test_what_layers_see_changes_the_codes(self):
         """Layer 0 is the same; the layers above see quantized layers below, or the source's."""
         recipe = self.recipe("source", "{type: int8, scale: channel}", "{type: int8, scale: token}", "{type: gptq}",

@@ -158,11 +158,13 @@ void Band::Solve(int64_t row_begin, int64_t count, RowOutcome* outcomes) {
   for (int64_t r = 0; r < count_; ++r) {
     // The same codes cost the same, whatever the last bit of two ways to reckon it says.
     const bool same = HasNearest(r);
-    const bool nearest = !same && !(after[r] <= before[r]);
+    const bool worse = !same && !(after[r] <= before[r]);
+    const bool nearest = worse && !job_.coder.saved_again;  // no tool does that
     outcomes[r] = {before[r], same || nearest ? before[r] : after[r], nearest};
-    if (same || nearest) continue;
+    if (nearest || (same && !job_.coder.saved_again)) continue;
     for (int64_t k = 0; k < job_.factor->channels; ++k) {
-      StoreStored(job_.coder, bits_[k * kBandRows + r], job_.stored, StoredIndex(r, k));
+      const uint32_t bits = job_.coder.Saved(bits_[k * kBandRows + r], ScaleAt(r, k));
+      StoreStored(job_.coder, bits, job_.stored, StoredIndex(r, k));
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/scheme/compat.h"
 #include "worker/quant/piece.h"
 
 namespace octavo {
@@ -26,6 +27,9 @@ Coder CoderOfScales(const QuantizeRule& rule, const WeightRows& rows,
   Coder coder;
   coder.code = rule.format.type() == v1::NUMERIC_INT8 ? CodeType::kInt8 : CodeType::kFp8;
   coder.source = SourceTypeOf(rows.dtype);
+  const CompatMode& mode = CompatModeOf(rule.compat);
+  if (mode.int8_full_range) coder.int8_min = -128;
+  coder.saved_again = mode.solves;
   coder.group_rows = std::max<int64_t>(rows.rows, 1);
   coder.group_columns = std::max<int64_t>(rows.columns, 1);
   if (rule.format.granularity() == v1::PER_CHANNEL) coder.group_rows = 1;

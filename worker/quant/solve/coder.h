@@ -17,6 +17,9 @@ namespace octavo {
 
 struct Coder {
   std::optional<CodeType> code;  // nothing: values of `source`
+  int int8_min = kInt8CodeMin;
+  // Codes are made again from what they stand for, in the source's type (CompatMode.solves).
+  bool saved_again = false;
   SourceType source = SourceType::kBf16;
   // One per group of elements; row / group_rows, then channel / group_columns. 1 without codes.
   std::vector<float> scales;
@@ -35,9 +38,21 @@ struct Coder {
   uint32_t Encode(double w, float scale) const {
     const auto x = static_cast<float>(w);
     if (code == CodeType::kFp8) return Fp8FromF32(x / scale);
-    if (code == CodeType::kInt8) return std::bit_cast<uint8_t>(Int8FromF32(x / scale));
+    if (code == CodeType::kInt8) return std::bit_cast<uint8_t>(Int8FromF32(x / scale, int8_min));
     if (source == SourceType::kF32) return BitsOf(x);
     return source == SourceType::kBf16 ? Bf16FromF32(x) : F16FromF32(x);
+  }
+  // What is written for bits that Encode gave: themselves, or their code made again. REQUIRES: an
+  // FpEnv.
+  uint32_t Saved(uint32_t bits, float scale) const {
+    if (!saved_again) return bits;
+    const float weight = InSource(Value(bits) * scale);
+    return std::bit_cast<uint8_t>(Int8FromF32(InSource(weight / scale), int8_min));
+  }
+  // Rounded to the source's type.
+  float InSource(float x) const {
+    if (source == SourceType::kF32) return x;
+    return source == SourceType::kBf16 ? F32FromBf16(Bf16FromF32(x)) : F32FromF16(F16FromF32(x));
   }
   // What stored bits stand for in units of the scale, exact.
   float Value(uint32_t bits) const {

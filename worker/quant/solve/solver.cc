@@ -10,6 +10,7 @@
 
 #include "core/base/error.h"
 #include "core/base/status.h"
+#include "core/scheme/compat.h"
 #include "core/tensor/bare/fp_env.h"
 #include "core/tensor/bare/lane_sum.h"
 #include "core/tensor/bare/units.h"
@@ -144,10 +145,12 @@ absl::StatusOr<SolveReport> SolveRows(const SolveSetup& setup, const WeightRows&
   const FpEnv env;
   OCTAVO_CHECK(rows.columns == setup.factor->channels);
   OCTAVO_RETURN_IF_ERROR(CheckSparsity(*setup.factor, sparsity));
-  if (rule.compat != v1::COMPAT_NONE) {
-    return MakeError(Reason::kUnsupported, "second-order solving has no compatibility mode");
-  }
   OCTAVO_ASSIGN_OR_RETURN(std::unique_ptr<Quantizer> nearest, MakeQuantizer(rule, setup.isa));
+  if (rule.compat != v1::COMPAT_NONE &&
+      (!CompatModeOf(rule.compat).solves || rule.format.type() != v1::NUMERIC_INT8)) {
+    return MakeError(Reason::kUnsupported,
+                     "second-order solving of this format has no such compatibility mode");
+  }
   OCTAVO_ASSIGN_OR_RETURN(v1::PieceReport piece, nearest->Quantize(rows, joint, codes, scales));
   BandJob job;
   job.rows = rows;

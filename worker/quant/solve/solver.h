@@ -37,7 +37,9 @@ struct SolveReport {
   v1::PieceReport piece;  // of what was written, as Quantizer::Quantize has it
   // Rounding to nearest; where a mask is made, after dropping the two smallest magnitudes of four.
   double error_before = 0;
-  double error_after = 0;    // what was written: never more than before, in no row
+  // What was written: never more than before, in no row. In a compatibility mode what the recursion
+  // came to, whatever it was.
+  double error_after = 0;
   int64_t nearest_rows = 0;  // rows that rounding to nearest serves better: they have its codes
   int64_t sparse_rows = 0;   // rows that leave with the pattern because they came with it
 };
@@ -53,8 +55,8 @@ struct SolveSetup {
 // Writes codes and scales as Quantizer::Quantize does. Channels whose inputs were all zero get code
 // 0; a group whose weights are all zero keeps code 0. REQUIRES: rows.columns are the
 // factor's channels. Errors: as MakeQuantizer and Quantize; kOutOfMemory; kUnsupported for a
-// compatibility mode, and for kTwoOfFour where the columns are no multiple of four or the factor is
-// in kActivation order.
+// compatibility mode that is not of solving, and for kTwoOfFour where the columns are no multiple
+// of four or the factor is in kActivation order.
 absl::StatusOr<SolveReport> SolveRows(const SolveSetup& setup, const WeightRows& rows,
                                       const QuantizeRule& rule, const v1::TieStat* joint,
                                       Sparsity sparsity, std::span<std::byte> codes,

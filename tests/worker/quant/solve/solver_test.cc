@@ -90,6 +90,42 @@ TEST_F(Solver, RowsThatRoundingToNearestServesBetterKeepIt) {
   EXPECT_EQ(got.report.nearest_rows, better);
 }
 
+// llm-compressor 0.1: scales of 127.5, codes from -128, no row given back to rounding, and codes
+// made again from solved weights that were rounded to BF16.
+TEST_F(Solver, CompatibleCodesAreMadeAgainFromSolvedWeights) {
+  const int64_t channels = 24;
+  const Hessian h = Of(CorrelatedTokens(5, 120, channels, 3), channels);
+  const HessianFactor factor = Factor(h);
+  const TestWeight weight = RandomWeight(2, 150, channels);
+  const WeightRows rows = weight.Piece(0, 150);
+  QuantizeRule rule = TestRule(v1::NUMERIC_INT8, v1::PER_CHANNEL, v1::ABSMAX, DType::kBF16);
+  rule.compat = v1::COMPAT_LLM_COMPRESSOR_0_1;
+  const Solved got = Solve(factor, rows, rule);
+  EXPECT_EQ(got.report.nearest_rows, 0);
+  const Coder coder = CoderOfScales(rule, rows, got.scales);
+  int moved = 0;
+  int lowest = 0;
+  for (int64_t r = 0; r < rows.rows; ++r) {
+    float amax = 0;
+    for (int64_t c = 0; c < channels; ++c) amax = std::max(amax, std::fabs(weight.At(r, c)));
+    const float scale = F32FromBf16(Bf16FromF32(amax / 127.5f));
+    ASSERT_EQ(coder.scales[static_cast<size_t>(r)], scale);
+    const auto solved = Naive(Damped(h, factor), factor.order, rows, coder, r, false);
+    for (int64_t c = 0; c < channels; ++c) {
+      const auto code = static_cast<int8_t>(solved[static_cast<size_t>(c)]);
+      const float kept = F32FromBf16(Bf16FromF32(static_cast<float>(code) * scale));
+      const float quotient = F32FromBf16(Bf16FromF32(kept / scale));
+      const float want = std::clamp(std::nearbyint(quotient), -128.0f, 127.0f);
+      const auto found = static_cast<int8_t>(got.codes[static_cast<size_t>(r * channels + c)]);
+      ASSERT_EQ(static_cast<float>(found), want) << r << " " << c;
+      moved += found != code ? 1 : 0;
+      lowest = std::min<int>(lowest, found);
+    }
+  }
+  EXPECT_GT(moved, 0);
+  EXPECT_EQ(lowest, -128);
+}
+
 TEST_F(Solver, ReportsTheErrorAndNeverExceedsRoundingToNearest) {
   const int64_t channels = 200;
   const Hessian h = Of(CorrelatedTokens(7, 900, channels, 6), channels);
