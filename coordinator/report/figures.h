@@ -89,7 +89,7 @@ struct Figures {
   uint64_t solved_experts = 0;
   uint64_t shrunk_experts = 0;
   uint64_t rounded_experts = 0;
-  uint64_t kept_tensors = 0;                 // copied as they were
+  uint64_t kept_tensors = 0;  // copied as they were
   uint64_t calibration_tokens = 0;
   uint64_t calibration_samples = 0;
 
