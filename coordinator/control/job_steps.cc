@@ -19,6 +19,7 @@
 #include "core/checkpoint/checkpoint.h"
 #include "core/store/local_store.h"
 #include "fmt/format.h"
+#include "fmt/ranges.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 
@@ -108,7 +109,10 @@ std::string JobIdOf(const v1::SubmitJobRequest& request) {
     const v1::QuantizeRequest& asked = request.quantize();  // not copied: it may hold many ids
     text = fmt::format("{}\n{}\n{}", NormalPath(asked.source_dir()), NormalPath(asked.output_dir()),
                        DeterministicBytes(asked.recipe()));
-    if (asked.has_calibration()) text += DeterministicBytes(asked.calibration().digest());
+    if (asked.has_calibration()) {
+      text += DeterministicBytes(asked.calibration().digest());
+      text += fmt::format("{}", fmt::join(asked.calibration().sample_lengths(), ","));
+    }
   }
   return DigestOf(text).Hex().substr(0, 16);
 }

@@ -144,6 +144,19 @@ v1::ManifestFile TextFile(const std::string& name, const std::string& text) {
 
 }  // namespace
 
+v1::Digest CalibrationDigest(const v1::CalibrationPlan& calibration) {
+  DigestStream digest;
+  const auto ids = Bytes(calibration.ids());
+  digest.Add(std::string_view(ids.data(), ids.size()));
+  for (const uint32_t length : calibration.sample_lengths()) {
+    const std::array<char, 4> bytes = {static_cast<char>(length >> 24),
+                                       static_cast<char>(length >> 16),
+                                       static_cast<char>(length >> 8), static_cast<char>(length)};
+    digest.Add(std::string_view(bytes.data(), bytes.size()));
+  }
+  return ToProto(digest.Finish());
+}
+
 absl::StatusOr<FolderTexts> MakeFolderTexts(const v1::Plan& plan,
                                             std::span<const v1::Receipt> receipts) {
   OCTAVO_ASSIGN_OR_RETURN(const auto by_unit, ByUnit(plan, receipts));
@@ -152,6 +165,9 @@ absl::StatusOr<FolderTexts> MakeFolderTexts(const v1::Plan& plan,
   v1::Manifest& manifest = texts.manifest;
   manifest.set_format("octavo-manifest-1");
   *manifest.mutable_recipe() = plan.recipe();
+  if (plan.has_calibration()) {
+    *manifest.mutable_calibration() = CalibrationDigest(plan.calibration());
+  }
   *manifest.mutable_sources() = plan.sources();
   AddErrors(figures, &manifest);
   OCTAVO_ASSIGN_OR_RETURN(std::vector<v1::ManifestFile> files, DataFiles(plan, by_unit));

@@ -88,6 +88,12 @@ std::string Difference(const v1::Manifest& manifest, const v1::Plan& plan) {
                ? fmt::format("made with another recipe of the name {}", plan.recipe().name())
                : fmt::format("made with recipe {}", manifest.recipe().name());
   }
+  if (manifest.has_calibration() != plan.has_calibration() ||
+      (plan.has_calibration() &&
+       !MessageDifferencer::Equals(manifest.calibration(),
+                                   CalibrationDigest(plan.calibration())))) {
+    return "made with another calibration";
+  }
   const bool same_sources =
       manifest.sources_size() == plan.sources_size() &&
       std::equal(manifest.sources().begin(), manifest.sources().end(), plan.sources().begin(),

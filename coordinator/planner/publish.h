@@ -38,8 +38,8 @@ struct OutputLook {
   OutputState state = OutputState::kAbsent;
   std::string found;  // for kDifferent: what is there ("made with recipe int8-dynamic")
 };
-// Compares recipe, sources and files (names, sizes) in the manifest with the plan. Reads no
-// weights.
+// Compares recipe, calibration, sources and files (names, sizes) in the manifest with the plan.
+// Reads no weights.
 absl::StatusOr<OutputLook> LookAtOutput(const std::string& output_dir, const v1::Plan& plan);
 
 // Creates job.staging_dir with every output file at its final size (space reserved where the file
@@ -59,6 +59,8 @@ struct FolderTexts {
   v1::Manifest manifest;
   std::map<std::string, std::string> files;
 };
+// Of the ids of all samples and of their lengths (the same ids may be cut in other places).
+v1::Digest CalibrationDigest(const v1::CalibrationPlan& calibration);
 absl::StatusOr<FolderTexts> MakeFolderTexts(const v1::Plan& plan,
                                             std::span<const v1::Receipt> receipts);
 

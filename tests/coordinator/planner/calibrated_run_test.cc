@@ -135,6 +135,24 @@ TEST_P(Calibrated, SaysWhatDoesNotFit) {
   EXPECT_THAT(std::string(outside.message()), HasSubstr("token id 320"));
 }
 
+TEST_P(Calibrated, AnotherCalibrationMakesAnotherOutput) {
+  Made run = Job("out", *Preset("fp8-static"));
+  Stages stages(BestIsa());
+  Finished(&run, &stages, 1);
+  const std::string out = folder_ / "out";
+  ASSERT_TRUE(PublishFolder(run.job.staging_dir(), out, /*overwrite=*/false).ok());
+  EXPECT_EQ(LookAtOutput(out, run.plan)->state, OutputState::kSame);
+  v1::CalibrationSet cut = RandomSamples(12, 3);  // the same ids in other places
+  cut.set_sample_lengths(0, cut.sample_lengths(0) - 1);
+  cut.set_sample_lengths(1, cut.sample_lengths(1) + 1);
+  for (const v1::CalibrationSet& set : {RandomSamples(12, 4), cut}) {
+    const Made other = Prepare(source_, folder_ / "other", *Preset("fp8-static"), set);
+    const auto look = LookAtOutput(out, other.plan);
+    EXPECT_EQ(look->state, OutputState::kDifferent);
+    EXPECT_EQ(look->found, "made with another calibration");
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Families, Calibrated, ::testing::Values("llama", "mixtral"));
 
 // One sample of one token: the router sends it to two of the four experts.
