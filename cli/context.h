@@ -39,6 +39,7 @@ void AddJob(CLI::App& app, Context& context);
 void AddPlan(CLI::App& app, Context& context);
 void AddQuantize(CLI::App& app, Context& context);
 void AddRecipe(CLI::App& app, Context& context);
+void AddSensitivity(CLI::App& app, Context& context);
 void AddServe(CLI::App& app, Context& context);
 void AddSynth(CLI::App& app, Context& context);
 void AddUp(CLI::App& app, Context& context);  // up and down

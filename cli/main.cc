@@ -58,6 +58,7 @@ int main(int argc, char** argv) {
   app.fallthrough();
   octavo::AddQuantize(app, context);
   octavo::AddPlan(app, context);
+  octavo::AddSensitivity(app, context);
   octavo::AddServe(app, context);
   octavo::AddChat(app, context);
   octavo::AddEval(app, context);

@@ -52,6 +52,8 @@ absl::StatusOr<v1::Job> JobDesk::Submit(const v1::SubmitJobRequest& request) {
     if (known.source_dir() != quantize.source_dir() ||
         known.output_dir() != quantize.output_dir() ||
         known.recipe().SerializeAsString() != quantize.recipe().SerializeAsString() ||
+        known.has_measure() != quantize.has_measure() ||
+        known.measure().SerializeAsString() != quantize.measure().SerializeAsString() ||
         known.calibration().digest().SerializeAsString() !=
             quantize.calibration().digest().SerializeAsString()) {
       return MakeError(Reason::kBadRequest, "the idempotency key belongs to another request", {},

@@ -41,6 +41,7 @@ bool SameResult(const v1::Receipt& a, const v1::Receipt& b) {
   return same(a.ranges(), b.ranges()) && same(a.stats(), b.stats()) &&
          same(a.scratch(), b.scratch()) && same(a.reports(), b.reports()) &&
          same(a.scales(), b.scales()) && same(a.experts(), b.experts()) &&
+         same(a.outputs(), b.outputs()) &&
          a.solved().SerializeAsString() == b.solved().SerializeAsString() &&
          a.smoothed().SerializeAsString() == b.smoothed().SerializeAsString();
 }

@@ -12,6 +12,7 @@
 #include "coordinator/planner/calibration_plan.h"
 #include "coordinator/planner/publish.h"
 #include "coordinator/planner/quantize_plan.h"
+#include "coordinator/planner/sensitivity_plan.h"
 #include "core/base/checksum.h"
 #include "core/base/error.h"
 #include "core/base/log.h"
@@ -101,6 +102,11 @@ absl::Status CheckOutput(const v1::Job& job, const v1::Plan& plan, bool* already
                    {.file = output}, "Choose another output, or pass --overwrite");
 }
 
+absl::StatusOr<v1::Plan> PlanOf(const Checkpoint& checkpoint, const v1::QuantizeRequest& asked) {
+  if (!asked.has_measure()) return BuildPlan(checkpoint, asked.recipe(), asked.calibration());
+  return BuildSensitivityPlan(checkpoint, asked.recipe(), asked.measure(), asked.calibration());
+}
+
 }  // namespace
 
 std::string JobIdOf(const v1::SubmitJobRequest& request) {
@@ -109,6 +115,7 @@ std::string JobIdOf(const v1::SubmitJobRequest& request) {
     const v1::QuantizeRequest& asked = request.quantize();  // not copied: it may hold many ids
     text = fmt::format("{}\n{}\n{}", NormalPath(asked.source_dir()), NormalPath(asked.output_dir()),
                        DeterministicBytes(asked.recipe()));
+    if (asked.has_measure()) text += "\nmeasure " + DeterministicBytes(asked.measure());
     if (asked.has_calibration()) {
       text += DeterministicBytes(asked.calibration().digest());
       text += fmt::format("{}", fmt::join(asked.calibration().sample_lengths(), ","));
@@ -155,8 +162,7 @@ absl::StatusOr<PreparedJob> PrepareJob(v1::Job job, std::string_view ids, StateS
   {
     OCTAVO_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                             OpenCheckpoint(LocalStore(), source, Accept::kPlainOnly));
-    OCTAVO_ASSIGN_OR_RETURN(
-        prepared.plan, BuildPlan(checkpoint, job.request().recipe(), job.request().calibration()));
+    OCTAVO_ASSIGN_OR_RETURN(prepared.plan, PlanOf(checkpoint, job.request()));
     *job.mutable_sources() = {checkpoint.files.begin(), checkpoint.files.end()};
   }
   prepared.plan_digest = PlanDigest(prepared.plan);

@@ -36,10 +36,11 @@ bool TakesBatch(const v1::Unit& unit) {
 
 // A unit that needs what others left in the scratch folder for its layer's weights.
 bool UsesLeft(const v1::Unit& unit) {
-  return unit.kind() == v1::UNIT_SOLVE || (!unit.pieces().empty() && unit.pieces(0).has_fold());
+  return unit.kind() == v1::UNIT_SOLVE || unit.kind() == v1::UNIT_SENSE ||
+         (!unit.pieces().empty() && unit.pieces(0).has_fold());
 }
 
-// Layers of which something is still to be solved or smoothed.
+// Layers of which something is still to be solved, smoothed or measured.
 std::set<uint32_t> UnsolvedLayers(const v1::Plan& plan, const std::vector<v1::Receipt>& receipts) {
   std::set<uint32_t> done;
   for (const v1::Receipt& receipt : receipts) done.insert(receipt.unit_id());
@@ -137,7 +138,8 @@ class ScratchCheck {
 
 absl::Status CheckCalibrationSet(const v1::QuantizeRequest& request) {
   const v1::CalibrationSet& set = request.calibration();
-  if (request.recipe().has_calibration() != request.has_calibration()) {
+  const bool wanted = request.recipe().has_calibration() || request.has_measure();
+  if (wanted != request.has_calibration()) {
     return request.has_calibration()
                ? MakeError(Reason::kBadRequest, "the recipe has nothing to calibrate", {},
                            "Leave --calibration out")

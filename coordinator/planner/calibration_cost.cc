@@ -4,6 +4,7 @@
 #include <map>
 
 #include "coordinator/planner/calibration_plan.h"
+#include "coordinator/planner/sensitivity_plan.h"
 
 namespace octavo {
 namespace {
@@ -74,6 +75,7 @@ double UnitWork(const v1::Plan& plan, const v1::Unit& unit) {
   if (unit.kind() == v1::UNIT_CALIBRATE || unit.kind() == v1::UNIT_PROPAGATE) {
     return CalibrateOperations(plan, unit) / 50e9;
   }
+  if (unit.kind() == v1::UNIT_SENSE) return SenseOperations(plan, unit) / 50e9;
   if (unit.has_hessian()) return SolveOperations(unit) / 50e9;
   return static_cast<double>(unit.source_bytes() + unit.output_bytes()) / 1e9;
 }
@@ -82,7 +84,10 @@ CalibrationCost CostOfCalibration(const v1::Plan& plan) {
   CalibrationCost cost;
   std::map<uint32_t, double> chains;  // by micro-batch
   for (const v1::Unit& unit : plan.units()) {
-    if (unit.has_hessian()) cost.operations += SolveOperations(unit);
+    if (unit.has_hessian()) {
+      cost.operations +=
+          unit.kind() == v1::UNIT_SENSE ? SenseOperations(plan, unit) : SolveOperations(unit);
+    }
     if (unit.kind() != v1::UNIT_CALIBRATE && unit.kind() != v1::UNIT_PROPAGATE) continue;
     const double operations = CalibrateOperations(plan, unit);
     cost.operations += operations;

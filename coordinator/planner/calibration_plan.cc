@@ -4,6 +4,7 @@
 #include <map>
 #include <vector>
 
+#include "coordinator/planner/sensitivity_plan.h"
 #include "coordinator/planner/solve_plan.h"
 #include "core/base/error.h"
 #include "core/base/status.h"
@@ -153,7 +154,7 @@ CalibrateMemory CalibrateBytes(const v1::Plan& plan) {
     weights = std::max(weights, LayerWeightBytes(layer));
   }
   most += calibration.kept_bytes();
-  const uint64_t solve = SolveMemoryBytes(plan);
+  const uint64_t solve = std::max(SolveMemoryBytes(plan), SenseMemoryBytes(plan));
   return {.streamed = std::max(most + std::min(weights, kStreamedLayerBytes), solve),
           .resident = std::max(most + weights, solve)};
 }

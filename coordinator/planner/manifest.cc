@@ -6,6 +6,7 @@
 #include "coordinator/planner/publish.h"
 #include "coordinator/report/figures.h"
 #include "coordinator/report/report.h"
+#include "coordinator/report/sensitivity.h"
 #include "core/base/checksum.h"
 #include "core/base/error.h"
 #include "core/base/status.h"
@@ -160,7 +161,6 @@ v1::Digest CalibrationDigest(const v1::CalibrationPlan& calibration) {
 absl::StatusOr<FolderTexts> MakeFolderTexts(const v1::Plan& plan,
                                             std::span<const v1::Receipt> receipts) {
   OCTAVO_ASSIGN_OR_RETURN(const auto by_unit, ByUnit(plan, receipts));
-  const Figures figures = MakeFigures(plan, by_unit);
   FolderTexts texts;
   v1::Manifest& manifest = texts.manifest;
   manifest.set_format("octavo-manifest-1");
@@ -169,6 +169,14 @@ absl::StatusOr<FolderTexts> MakeFolderTexts(const v1::Plan& plan,
     *manifest.mutable_calibration() = CalibrationDigest(plan.calibration());
   }
   *manifest.mutable_sources() = plan.sources();
+  if (plan.measures()) {
+    manifest.set_measured(true);
+    std::string& text = texts.files[kSensitivityName];
+    text = SensitivityText(plan, MakeSensitivity(plan, by_unit));
+    OCTAVO_RETURN_IF_ERROR(AddFiles({TextFile(kSensitivityName, text)}, &manifest));
+    return texts;
+  }
+  const Figures figures = MakeFigures(plan, by_unit);
   AddErrors(figures, &manifest);
   OCTAVO_ASSIGN_OR_RETURN(std::vector<v1::ManifestFile> files, DataFiles(plan, by_unit));
   OCTAVO_RETURN_IF_ERROR(AddFiles(std::move(files), &manifest));

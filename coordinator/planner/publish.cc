@@ -83,6 +83,9 @@ OutputLook Different(std::string found) { return {OutputState::kDifferent, std::
 
 // Why a manifest is not this plan's; empty when it is.
 std::string Difference(const v1::Manifest& manifest, const v1::Plan& plan) {
+  if (manifest.measured() != plan.measures()) {
+    return plan.measures() ? "a checkpoint, no measurements" : "measurements, no checkpoint";
+  }
   if (!MessageDifferencer::Equals(manifest.recipe(), plan.recipe())) {
     return manifest.recipe().name() == plan.recipe().name()
                ? fmt::format("made with another recipe of the name {}", plan.recipe().name())

@@ -37,8 +37,7 @@ void AddCalibration(const v1::Job& job, const v1::Plan& plan, v1::Task* task) {
     *task->mutable_calibration() = plan.recipe().calibration();
     task->set_batch_count(static_cast<uint32_t>(calibration.batches_size()));
   }
-  if (unit.kind() == v1::UNIT_HESSIAN || unit.kind() == v1::UNIT_SOLVE ||
-      unit.kind() == v1::UNIT_SMOOTH) {
+  if (unit.has_hessian() || unit.kind() == v1::UNIT_SMOOTH) {
     *task->mutable_solve()->mutable_batches() = calibration.batches();
   }
   const bool propagates = unit.kind() == v1::UNIT_PROPAGATE;

@@ -264,7 +264,7 @@ double RowsKept(const v1::Plan& plan, v1::ObservedPoint point) {
 std::map<uint32_t, double> KeptRowBytes(const v1::Plan& plan) {
   std::map<uint32_t, std::map<v1::ObservedPoint, int64_t>> channels;
   for (const v1::Unit& unit : plan.units()) {
-    if (unit.kind() != v1::UNIT_SOLVE) continue;
+    if (unit.kind() != v1::UNIT_SOLVE && unit.kind() != v1::UNIT_SENSE) continue;
     channels[unit.layer()][unit.hessian().point()] = unit.hessian().channels();
   }
   std::map<uint32_t, double> bytes;
@@ -276,6 +276,8 @@ std::map<uint32_t, double> KeptRowBytes(const v1::Plan& plan) {
   return bytes;
 }
 
+}  // namespace
+
 uint64_t KeptBytesOfBatch(const v1::Plan& plan) {
   double row = 0;
   for (const auto& [layer, bytes] : KeptRowBytes(plan)) row = std::max(row, bytes);
@@ -285,8 +287,6 @@ uint64_t KeptBytesOfBatch(const v1::Plan& plan) {
   }
   return static_cast<uint64_t>(static_cast<double>(longest) * row);
 }
-
-}  // namespace
 
 absl::Status AddSolveUnits(const Checkpoint& checkpoint, Layout* layout, v1::Plan* plan) {
   OCTAVO_CHECK(plan->units().empty());

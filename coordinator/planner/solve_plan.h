@@ -30,8 +30,11 @@ namespace octavo {
 // kBadRecipe as SmoothedPoints.
 absl::Status AddSolveUnits(const Checkpoint& checkpoint, Layout* layout, v1::Plan* plan);
 
-// Disk of the Hessians and of what is kept for them, of the layer that needs most; 0 without
-// solvers.
+// What one micro-batch keeps at most at the points of a layer: calibration.kept_bytes. Of plans
+// that solve or measure.
+uint64_t KeptBytesOfBatch(const v1::Plan& plan);
+// Disk of the Hessians and of what is kept for them, of the layer that needs most; 0 where
+// nothing is solved or measured.
 uint64_t SolveSpillBytes(const v1::Plan& plan);
 // Memory of the largest UNIT_HESSIAN or UNIT_SOLVE.
 uint64_t SolveMemoryBytes(const v1::Plan& plan);

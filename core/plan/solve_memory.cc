@@ -40,4 +40,15 @@ uint64_t SolveBytes(int64_t channels, uint32_t leaves, int threads) {
   return std::max(sums, HessianBytes(channels) + factor) + bands;
 }
 
+uint64_t SenseBytes(int64_t channels, uint64_t weights, int threads) {
+  constexpr uint64_t kSums = 128u << 10;
+  const auto row = static_cast<uint64_t>(RoundUp(channels, int64_t{128}));
+  const uint64_t tokens =
+      static_cast<uint64_t>(kSenseTokens) * (2 * row * sizeof(float) + row / 32);
+  const uint64_t tiles = 2 * row * kPanelRows * 2 + row / 128 * kPanelRows * sizeof(float) + kSums;
+  const uint64_t rows = static_cast<uint64_t>(kHessianReadTokens) * row * 2;
+  // Of a thread: a token, and two rows of weights.
+  return tokens + weights * tiles + rows + static_cast<uint64_t>(threads) * row * 6;
+}
+
 }  // namespace octavo

@@ -21,4 +21,9 @@ inline constexpr int64_t kHessianReadTokens = 256;
 // solved; shrinking it takes no more), on `threads` threads.
 uint64_t SolveBytes(int64_t channels, uint32_t leaves, int threads);
 
+// Measuring what quantizing does to the outputs of weights that read `channels`, on `threads`
+// threads: kSenseTokens tokens as they are and quantized, and 128 rows of each of `weights` both
+// ways.
+uint64_t SenseBytes(int64_t channels, uint64_t weights, int threads);
+
 }  // namespace octavo

@@ -11,9 +11,7 @@
 #include "fmt/format.h"
 
 namespace octavo {
-namespace {
 
-// What rules call a role: a fused tensor is what it is made of.
 v1::TensorRole RoleInRules(v1::TensorRole role) {
   switch (role) {
     case v1::FUSED_QKV:
@@ -28,6 +26,8 @@ v1::TensorRole RoleInRules(v1::TensorRole role) {
       return role;
   }
 }
+
+namespace {
 
 bool IsExpert(v1::TensorRole role) {
   const v1::TensorRole named = RoleInRules(role);

@@ -106,6 +106,9 @@ bool IsQuantizable(v1::TensorRole role);
 // True for all experts of a layer in one tensor.
 bool IsStack(v1::TensorRole role);
 
+// What rules call a role: a fused or stacked tensor is what it is made of.
+v1::TensorRole RoleInRules(v1::TensorRole role);
+
 // "model.layers.0.mlp.up_proj" of "model.layers.0.mlp.up_proj.weight".
 std::string_view ModuleName(std::string_view tensor_name);
 

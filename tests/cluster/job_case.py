@@ -12,10 +12,12 @@ from harness import ClusterTest, Run, digest_of, digests, wait_until
 
 class JobCase(ClusterTest):
     """A subclass has job_args() and, as class attributes, `source` (or `synth`, flags that make it) and `seconds`, which a job
-    takes about."""
+    takes about; `out_flag` names the folder that is published, in which a file ends with `published`."""
 
     seconds = 1.0
     synth = None
+    out_flag = "--out"
+    published = ".safetensors"
 
     @classmethod
     def setUpClass(cls):
@@ -35,10 +37,10 @@ class JobCase(ClusterTest):
     def make_reference(cls):
         """One worker's output is what all others must equal."""
         cls.reference = cls.scratch / "reference"
-        run = Run(*cls.job_args(), "--out", cls.reference, "--workers", 1)
+        run = Run(*cls.job_args(), cls.out_flag, cls.reference, "--workers", 1)
         assert run.wait() == 0, run.stderr()
         cls.expected = digests(cls.reference)
-        assert any(name.endswith(".safetensors") for name in cls.expected)
+        assert any(name.endswith(cls.published) for name in cls.expected)
 
     def setUp(self):
         self.out = self.scratch / f"out-{self.id().rsplit('.', 1)[1]}"
@@ -48,7 +50,7 @@ class JobCase(ClusterTest):
         shutil.rmtree(f"{self.out}.octavo", ignore_errors=True)
 
     def quantize_args(self, *more, source=None, out=None):
-        return [*self.job_args(source), "--out", out or self.out, *more]
+        return [*self.job_args(source), self.out_flag, out or self.out, *more]
 
     def assert_published(self, how=""):
         found = digests(self.out)

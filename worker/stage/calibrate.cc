@@ -27,6 +27,7 @@
 #include "worker/runner/layer_runner.h"
 #include "worker/stage/layer_cache.h"
 #include "worker/stage/scratch_writer.h"
+#include "worker/stage/sense.h"
 #include "worker/stage/smooth.h"
 #include "worker/stage/solve.h"
 #include "worker/stage/unit_run.h"
@@ -318,7 +319,7 @@ CalibrateStage::~CalibrateStage() = default;
 
 bool CalibrateStage::Does(v1::UnitKind kind) {
   return kind == v1::UNIT_CALIBRATE || kind == v1::UNIT_PROPAGATE || kind == v1::UNIT_HESSIAN ||
-         kind == v1::UNIT_SOLVE || kind == v1::UNIT_SMOOTH;
+         kind == v1::UNIT_SOLVE || kind == v1::UNIT_SMOOTH || kind == v1::UNIT_SENSE;
 }
 
 absl::StatusOr<v1::Receipt> CalibrateStage::State::Do(const v1::Task& task,
@@ -329,6 +330,8 @@ absl::StatusOr<v1::Receipt> CalibrateStage::State::Do(const v1::Task& task,
       return RunSolve(task, options.isa, options.threads, &cache, stop);
     case v1::UNIT_SMOOTH:
       return RunSmooth(task, &cache, stop);
+    case v1::UNIT_SENSE:
+      return RunSense(task, options.isa, options.threads, &cache, stop);
     default:
       return RunCalibrate(task, options, &cache, stop);
   }

@@ -1,7 +1,7 @@
 #pragma once
 
 // The tasks that calibrate: one micro-batch through one layer (here), and solving a layer's
-// matrices under what was seen (solve.h).
+// matrices under what was seen (solve.h), or measuring what quantizing them would do (sense.h).
 //
 // UNIT_CALIBRATE and UNIT_PROPAGATE: Reads the residual stream that the layer
 // before left in the job's scratch folder (the first layer: rows of the embedding), runs the layer

@@ -9,7 +9,6 @@
 #include "core/store/local_store.h"
 #include "core/store/store.h"
 #include "core/tensor/bare/units.h"
-#include "octavo/v1/task.pb.h"
 
 namespace octavo {
 
@@ -83,6 +82,20 @@ std::vector<KeptRows> ExpertRows::OfAll(int64_t most) const {
     before += rows[batch];
   }
   return out;
+}
+
+std::vector<KeptRows> KeptOfTokens(const v1::Task& task) {
+  const v1::HessianSpec& spec = task.unit().hessian();
+  std::vector<KeptRows> rows;
+  for (int batch = 0; batch < task.solve().batches_size(); ++batch) {
+    const v1::MicroBatch& cut = task.solve().batches(batch);
+    const uint64_t begin = std::max(cut.token_begin(), spec.token_begin());
+    const uint64_t end = std::min(cut.token_end(), spec.token_end());
+    if (begin >= end) continue;
+    rows.push_back({static_cast<uint32_t>(batch), begin - cut.token_begin(),
+                    static_cast<int64_t>(end - begin), 1});
+  }
+  return rows;
 }
 
 int64_t CountRows(const std::vector<KeptRows>& rows) {

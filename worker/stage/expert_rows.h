@@ -1,6 +1,6 @@
 #pragma once
 
-// What calibration kept of a layer's experts at one point: how much each of them saw, and which
+// What calibration kept at one point of a layer. Of experts: how much each of them saw, and which
 // rows their Hessians and the mean of those are summed over. A file holds the rows of one
 // micro-batch, one expert after the other. Private to worker/stage.
 
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "octavo/v1/plan.pb.h"
+#include "octavo/v1/task.pb.h"
 
 namespace octavo {
 
@@ -42,6 +42,9 @@ class ExpertRows {
  private:
   std::vector<std::vector<int64_t>> counts_;  // by micro-batch and expert
 };
+
+// Those that a dense layer kept of the tokens that the task's unit is about.
+std::vector<KeptRows> KeptOfTokens(const v1::Task& task);
 
 // Rows in all.
 int64_t CountRows(const std::vector<KeptRows>& rows);

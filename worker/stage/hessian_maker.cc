@@ -40,19 +40,6 @@ absl::StatusOr<ExpertRows> HessianMaker::ReadExpertRows() const {
   return ExpertRows::Read(task_.scratch_dir(), layer_, spec_.point(), task_.solve().batches_size());
 }
 
-std::vector<KeptRows> HessianMaker::LeafRows() const {
-  std::vector<KeptRows> rows;
-  for (int batch = 0; batch < task_.solve().batches_size(); ++batch) {
-    const v1::MicroBatch& cut = task_.solve().batches(batch);
-    const uint64_t begin = std::max(cut.token_begin(), spec_.token_begin());
-    const uint64_t end = std::min(cut.token_end(), spec_.token_end());
-    if (begin >= end) continue;
-    rows.push_back({static_cast<uint32_t>(batch), begin - cut.token_begin(),
-                    static_cast<int64_t>(end - begin), 1});
-  }
-  return rows;
-}
-
 absl::Status HessianMaker::AddRows(const KeptRows& kept, HessianLeaf* leaf) {
   const std::string path = Path(KeptFileName(layer_, kept.batch, spec_.point()));
   const auto row_bytes = static_cast<uint64_t>(spec_.channels()) * 2;
@@ -94,7 +81,7 @@ absl::StatusOr<v1::Receipt> HessianMaker::LeaveSum() {
     if (!experts.AnyShrinks(spec_.channels())) return v1::Receipt();
     rows = experts.OfAll(static_cast<int64_t>(spec_.mean_rows()));
   } else {
-    rows = LeafRows();
+    rows = KeptOfTokens(task_);
   }
   OCTAVO_ASSIGN_OR_RETURN(const Hessian hessian, SumOf(rows));
   v1::Receipt receipt;

@@ -44,7 +44,6 @@ class HessianMaker {
  private:
   std::string Path(const std::string& name) const;
   absl::Status CheckStop() const;
-  std::vector<KeptRows> LeafRows() const;
   absl::Status AddRows(const KeptRows& kept, HessianLeaf* leaf);
   absl::StatusOr<Hessian> SumOf(const std::vector<KeptRows>& rows);
   absl::StatusOr<Hessian> ReadLeaf(uint32_t leaf);

@@ -122,6 +122,7 @@ absl::Status UnitRun::CastPiece(const v1::Piece& piece, const Quantizer& quantiz
   DigestStream scale_digest;
   std::vector<v1::PieceReport> blocks;
   uint64_t scale_at = 0;
+  const bool written = piece.weight_out().end() > piece.weight_out().begin();  // or only measured
   auto visit = [&](const Chunk& chunk) -> absl::Status {
     const auto front = loan_.bytes().first(FrontBytes(piece));
     const auto rest = loan_.bytes().subspan(front.size());
@@ -130,6 +131,7 @@ absl::Status UnitRun::CastPiece(const v1::Piece& piece, const Quantizer& quantiz
         rest.subspan(codes.size())
             .first(ScaleCount(piece.format(), chunk.rows, ColumnsOf(piece.source())) * scale_size);
     OCTAVO_RETURN_IF_ERROR(CastChunk(piece, quantizer, chunk, codes, scales, &blocks));
+    if (!written) return absl::OkStatus();
     // A per-tensor scale is written once, with the first rows of the tensor.
     if (scale_at < scale_out.end() - scale_out.begin()) {
       OCTAVO_RETURN_IF_ERROR(WriteVerified(scale_out, scale_at, scales, front));
@@ -143,7 +145,7 @@ absl::Status UnitRun::CastPiece(const v1::Piece& piece, const Quantizer& quantiz
     return absl::OkStatus();
   };
   OCTAVO_RETURN_IF_ERROR(ForChunks(piece, visit));
-  AddDigest(piece.weight_out(), weight_digest);
+  if (written) AddDigest(piece.weight_out(), weight_digest);
   if (scale_at > 0) AddDigest(scale_out, scale_digest);
   v1::PieceReport report = MergeReports(std::move(blocks));
   // Rows of one all-zero tensor are one group, not one per block: the piece with the scale counts.

@@ -129,7 +129,7 @@ UnitRun::UnitRun(const v1::Task& task, SourceFiles sources, std::map<uint32_t, S
 absl::Status UnitRun::Do() {
   const v1::Unit& unit = task_.unit();
   if (unit.kind() == v1::UNIT_SCALES) return WriteScales();
-  if (unit.kind() == v1::UNIT_CAST || unit.kind() == v1::UNIT_SOLVE) {
+  if (unit.kind() == v1::UNIT_CAST || unit.has_hessian()) {
     OCTAVO_RETURN_IF_ERROR(FindJointStats());
   }
   const bool looks = unit.kind() == v1::UNIT_SMOOTH;  // at pieces with a format

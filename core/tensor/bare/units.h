@@ -39,6 +39,9 @@ inline constexpr int64_t kHessianLeavesMax = 16;
   return channels / 4;
 }
 
+// Tokens that are measured together where sensitivity is: a leaf of its own, the last may be short.
+inline constexpr int64_t kSenseTokens = 1024;
+
 // How one product's K is cut: `size` elements per unit, the last may be short.
 struct UnitCut {
   int64_t size = 0;

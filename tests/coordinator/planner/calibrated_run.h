@@ -69,13 +69,12 @@ struct Made {
   std::vector<v1::Receipt> receipts;  // by unit
 };
 
-// A job staged and ready to run.
-inline Made Prepare(const std::string& source, const std::string& output, const v1::Recipe& recipe,
-                    const v1::CalibrationSet& set) {
+// A job of a plan, staged and ready to run.
+inline Made Staged(const std::string& source, const std::string& output,
+                   const absl::StatusOr<Checkpoint>& checkpoint,
+                   const absl::StatusOr<v1::Plan>& plan, const v1::CalibrationSet& set) {
   Made run;
-  const auto checkpoint = OpenCheckpoint(source);
   EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
-  const auto plan = BuildPlan(*checkpoint, recipe, set);
   EXPECT_TRUE(plan.ok()) << plan.status();
   run.plan = *plan;
   run.job.set_id("job");
@@ -90,6 +89,12 @@ inline Made Prepare(const std::string& source, const std::string& output, const 
   EXPECT_TRUE(store.CreateDirectories(scratch).ok());
   EXPECT_TRUE(WriteWhole(store, JoinPath(scratch, kIdsFileName), set.ids()).ok());
   return run;
+}
+
+inline Made Prepare(const std::string& source, const std::string& output, const v1::Recipe& recipe,
+                    const v1::CalibrationSet& set) {
+  const auto checkpoint = OpenCheckpoint(source);
+  return Staged(source, output, checkpoint, BuildPlan(*checkpoint, recipe, set), set);
 }
 
 struct Stages {
