@@ -51,7 +51,7 @@ std::string Message(std::string_view yaml) {
 }
 
 TEST(Preset, PresetsParseAndRoundTrip) {
-  EXPECT_EQ(PresetNames().size(), 10u);
+  EXPECT_EQ(PresetNames().size(), 12u);
   EXPECT_EQ(PresetNames()[0], "fp8-dynamic");
   for (const std::string_view name : PresetNames()) {
     const auto recipe = Preset(name);
