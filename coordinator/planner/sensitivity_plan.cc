@@ -1,13 +1,11 @@
 #include "coordinator/planner/sensitivity_plan.h"
 
 #include <algorithm>
-#include <map>
 #include <set>
-#include <tuple>
-#include <utility>
 #include <vector>
 
 #include "coordinator/planner/calibration_plan.h"
+#include "coordinator/planner/layer_units.h"
 #include "coordinator/planner/plan_parts.h"
 #include "coordinator/planner/solve_plan.h"
 #include "core/base/error.h"
@@ -22,15 +20,9 @@ namespace octavo {
 namespace {
 
 constexpr uint32_t kSensePhases = 2;
-// Threads of a worker that a plan reckons with.
-constexpr int kSenseThreads = 16;
 
-// Weights that read the same thing: by (layer, point, expert).
-using SenseKey = std::tuple<int32_t, v1::ObservedPoint, int32_t>;
-using SenseGroups = std::map<SenseKey, std::vector<const PlacedTensor*>>;
-
-absl::StatusOr<SenseGroups> SenseGroupsOf(const Layout& layout) {
-  SenseGroups groups;
+absl::StatusOr<WeightGroups> SenseGroupsOf(const Layout& layout) {
+  WeightGroups groups;
   for (const PlacedTensor& tensor : layout.tensors) {
     if (tensor.scheme.scheme == nullptr || tensor.source_bytes() == 0) continue;
     const v1::ModelTensor& source = *tensor.source;
@@ -49,83 +41,45 @@ absl::StatusOr<SenseGroups> SenseGroupsOf(const Layout& layout) {
 
 class SenseCutter {
  public:
-  SenseCutter(const SenseGroups& groups, v1::Plan* plan) : groups_(groups), plan_(plan) {
-    const v1::CalibrationPlan& calibration = plan->calibration();
-    tokens_ = calibration.batches(calibration.batches_size() - 1).token_end();
-  }
+  SenseCutter(const WeightGroups& groups, v1::Plan* plan) : groups_(groups), units_(plan) {}
 
   void AddLayer(int32_t layer) {
     const auto phase = static_cast<uint32_t>(layer) * kSensePhases;
-    const auto begin = groups_.lower_bound({layer, v1::OBSERVED_UNSPECIFIED, -1});
-    const auto end = groups_.lower_bound({layer + 1, v1::OBSERVED_UNSPECIFIED, -1});
+    const LayerGroups groups(groups_, layer);
     std::set<v1::ObservedPoint> points;
-    for (auto group = begin; group != end; ++group) points.insert(std::get<1>(group->first));
-    AddBatches(layer, phase, points);
-    for (auto group = begin; group != end; ++group) {
-      if (std::get<2>(group->first) >= 0) {
-        AddSense(*group, phase + 1, 0, 0);
+    for (const WeightGroup& group : groups) points.insert(std::get<1>(group.first));
+    units_.AddBatches(v1::UNIT_CALIBRATE, layer, phase, points);
+    for (const WeightGroup& group : groups) {
+      if (std::get<2>(group.first) >= 0) {
+        AddSense(group, phase + 1, 0, 0);
         continue;
       }
       constexpr auto kPart = static_cast<uint64_t>(kSenseTokens);
-      for (uint64_t token = 0; token < tokens_; token += kPart) {
-        AddSense(*group, phase + 1, token, std::min(tokens_, token + kPart));
+      for (uint64_t token = 0; token < units_.tokens(); token += kPart) {
+        AddSense(group, phase + 1, token, std::min(units_.tokens(), token + kPart));
       }
     }
   }
 
  private:
-  v1::Unit* Add(v1::UnitKind kind, int32_t layer, uint32_t phase) {
-    v1::Unit* unit = plan_->add_units();
-    unit->set_id(static_cast<uint32_t>(plan_->units_size() - 1));
-    unit->set_kind(kind);
-    unit->set_phase(phase);
-    unit->set_layer(static_cast<uint32_t>(layer));
-    return unit;
-  }
-
-  void AddBatches(int32_t layer, uint32_t phase, const std::set<v1::ObservedPoint>& points) {
-    const auto row_bytes = static_cast<uint64_t>(plan_->model().hidden_size()) * 2;
-    for (int batch = 0; batch < plan_->calibration().batches_size(); ++batch) {
-      const v1::MicroBatch& cut = plan_->calibration().batches(batch);
-      v1::Unit* unit = Add(v1::UNIT_CALIBRATE, layer, phase);
-      unit->set_batch(static_cast<uint32_t>(batch));
-      unit->set_source_bytes((cut.token_end() - cut.token_begin()) * row_bytes);
-      unit->mutable_kept_points()->Add(points.begin(), points.end());
-    }
-  }
-
-  void AddSense(const SenseGroups::value_type& group, uint32_t phase, uint64_t begin,
-                uint64_t end) {
-    const auto& [layer, point, expert] = group.first;
-    v1::Unit* unit = Add(v1::UNIT_SENSE, layer, phase);
+  void AddSense(const WeightGroup& group, uint32_t phase, uint64_t begin, uint64_t end) {
+    v1::Unit* unit = units_.Add(v1::UNIT_SENSE, std::get<0>(group.first), phase);
     v1::HessianSpec& spec = *unit->mutable_hessian();
-    spec.set_point(point);
-    spec.set_expert(expert);
-    spec.set_channels(group.second.front()->source->spec().shape(1));
+    LayerUnits::SetRead(group, &spec);
     spec.set_token_begin(begin);
     spec.set_token_end(end);
     const v1::Scheme& scheme = *group.second.front()->scheme.scheme;
     // The scale of a static input is only known when all tokens were seen.
     if (scheme.has_input() && scheme.input().dynamic()) *spec.mutable_input() = scheme.input();
-    unit->set_whole_ties(true);
-    bool tied = false;
-    for (const PlacedTensor* tensor : group.second) {
-      v1::Piece& piece = *unit->add_pieces();
-      piece = WholePiece(*tensor);
+    units_.AddPieces(group, unit);
+    for (v1::Piece& piece : *unit->mutable_pieces()) {  // nothing is written
       piece.clear_weight_out();
       piece.clear_scale_out();
-      unit->set_source_bytes(unit->source_bytes() + tensor->source_bytes());
-      if (piece.format().granularity() != v1::PER_TENSOR) continue;
-      piece.set_tie_group(static_cast<int32_t>(plan_->tie_group_count()));
-      tied = true;
     }
-    if (tied) plan_->set_tie_group_count(plan_->tie_group_count() + 1);
-    plan_->set_source_bytes(plan_->source_bytes() + unit->source_bytes());
   }
 
-  const SenseGroups& groups_;
-  v1::Plan* plan_;
-  uint64_t tokens_ = 0;
+  const WeightGroups& groups_;
+  LayerUnits units_;
 };
 
 absl::Status CheckMeasurable(const v1::Recipe& recipe) {
@@ -156,7 +110,7 @@ absl::StatusOr<v1::Plan> BuildSensitivityPlan(const Checkpoint& checkpoint,
   OCTAVO_ASSIGN_OR_RETURN(const auto schemes, ResolveSchemes(recipe, checkpoint.tensors));
   v1::Plan written;  // where things would lie: for the types of scales
   OCTAVO_ASSIGN_OR_RETURN(const Layout layout, LayOutFiles(checkpoint, recipe, schemes, &written));
-  OCTAVO_ASSIGN_OR_RETURN(const SenseGroups groups, SenseGroupsOf(layout));
+  OCTAVO_ASSIGN_OR_RETURN(const WeightGroups groups, SenseGroupsOf(layout));
 
   v1::Plan plan;
   plan.set_measures(true);
@@ -182,7 +136,7 @@ uint64_t SenseMemoryBytes(const v1::Plan& plan) {
   for (const v1::Unit& unit : plan.units()) {
     if (unit.kind() != v1::UNIT_SENSE) continue;
     most = std::max(most, SenseBytes(unit.hessian().channels(),
-                                     static_cast<uint64_t>(unit.pieces_size()), kSenseThreads));
+                                     static_cast<uint64_t>(unit.pieces_size()), kPlannedThreads));
   }
   return most;
 }

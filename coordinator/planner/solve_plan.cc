@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <map>
 #include <set>
-#include <tuple>
 #include <vector>
 
 #include "coordinator/planner/calibration_plan.h"
+#include "coordinator/planner/layer_units.h"
 #include "coordinator/planner/smooth_plan.h"
 #include "core/base/error.h"
 #include "core/base/status.h"
@@ -22,17 +22,10 @@ namespace octavo {
 namespace {
 
 constexpr uint32_t kPhasesPerLayer = 3;
-// Threads of a worker that a plan reckons with.
-constexpr int kPlannedThreads = 16;
 
-// Weights that read the same thing share a Hessian: by (layer, point, expert).
-using HessianKey = std::tuple<int32_t, v1::ObservedPoint, int32_t>;
-using HessianGroups = std::map<HessianKey, std::vector<const PlacedTensor*>>;
-using Group = HessianGroups::value_type;
-
-// What is solved, or smoothed and quantized; all of it is marked.
-HessianGroups GroupsOf(const SmoothedPoints& smoothed, Layout* layout) {
-  HessianGroups groups;
+// What is solved, or smoothed and quantized; all of it is marked. Those of a group share a Hessian.
+WeightGroups GroupsOf(const SmoothedPoints& smoothed, Layout* layout) {
+  WeightGroups groups;
   for (PlacedTensor& tensor : layout->tensors) {
     const v1::ModelTensor& source = *tensor.source;
     const v1::ObservedPoint point = InputPointOf(source.role());
@@ -45,7 +38,7 @@ HessianGroups GroupsOf(const SmoothedPoints& smoothed, Layout* layout) {
   return groups;
 }
 
-bool IsSolved(const Group& group) { return group.second.front()->scheme.solver != nullptr; }
+bool IsSolved(const WeightGroup& group) { return group.second.front()->scheme.solver != nullptr; }
 
 // A tensor as it will lie in the staging folder.
 ServedTensor StagedTensor(const PlacedTensor& placed, const v1::Plan& plan) {
@@ -98,40 +91,32 @@ absl::Status PlanSolvedLayers(const Checkpoint& checkpoint, const Layout& layout
 // Units of one layer after the other.
 class SolveCutter {
  public:
-  SolveCutter(const HessianGroups& groups, const SmoothedPoints& smoothed, v1::Plan* plan)
-      : groups_(groups), smoothed_(smoothed), plan_(plan) {
-    const v1::CalibrationPlan& calibration = plan->calibration();
-    tokens_ = calibration.batches(calibration.batches_size() - 1).token_end();
-  }
+  SolveCutter(const WeightGroups& groups, const SmoothedPoints& smoothed, v1::Plan* plan)
+      : groups_(groups), smoothed_(smoothed), plan_(plan), units_(plan) {}
 
   void AddLayer(int32_t layer) {
     const auto phase = static_cast<uint32_t>(layer) * kPhasesPerLayer;
     if (layer > 0 && !plan_->calibration().solved_layers().empty()) {
-      AddBatches(v1::UNIT_PROPAGATE, layer - 1, phase);
+      units_.AddBatches(v1::UNIT_PROPAGATE, layer - 1, phase, {});
     }
-    const auto begin = groups_.lower_bound({layer, v1::OBSERVED_UNSPECIFIED, -1});
-    const auto end = groups_.lower_bound({layer + 1, v1::OBSERVED_UNSPECIFIED, -1});
-    AddBatches(v1::UNIT_CALIBRATE, layer, phase);
-    for (auto group = begin; group != end; ++group) AddLeaves(*group, phase + 1);
-    AddMeans(begin, end, phase + 1);
-    for (const v1::ObservedPoint point : SmoothedIn(layer)) {
-      v1::Unit* unit = Add(v1::UNIT_SMOOTH, layer, phase + 1);
+    const LayerGroups groups(groups_, layer);
+    std::set<v1::ObservedPoint> solved;
+    for (const WeightGroup& group : groups) {
+      if (IsSolved(group)) solved.insert(std::get<1>(group.first));
+    }
+    const std::vector<v1::ObservedPoint> smoothed = SmoothedIn(layer);
+    units_.AddBatches(v1::UNIT_CALIBRATE, layer, phase, solved, smoothed);
+    for (const WeightGroup& group : groups) AddLeaves(group, phase + 1);
+    AddMeans(groups, phase + 1);
+    for (const v1::ObservedPoint point : smoothed) {
+      v1::Unit* unit = units_.Add(v1::UNIT_SMOOTH, layer, phase + 1);
       FillSmoothUnit(smoothed_.at({layer, point}), plan_->recipe().smooth().strength(), unit);
       plan_->set_source_bytes(plan_->source_bytes() + unit->output_bytes());
     }
-    for (auto group = begin; group != end; ++group) AddWeights(*group, phase + 2);
+    for (const WeightGroup& group : groups) AddWeights(group, phase + 2);
   }
 
  private:
-  v1::Unit* Add(v1::UnitKind kind, int32_t layer, uint32_t phase) {
-    v1::Unit* unit = plan_->add_units();
-    unit->set_id(static_cast<uint32_t>(plan_->units_size() - 1));
-    unit->set_kind(kind);
-    unit->set_phase(phase);
-    unit->set_layer(static_cast<uint32_t>(layer));
-    return unit;
-  }
-
   std::vector<v1::ObservedPoint> SmoothedIn(int32_t layer) const {
     std::vector<v1::ObservedPoint> points;
     for (const auto& [where, smoothed] : smoothed_) {
@@ -139,69 +124,38 @@ class SolveCutter {
     }
     return points;
   }
-  std::set<v1::ObservedPoint> SolvedIn(int32_t layer) const {
-    std::set<v1::ObservedPoint> points;
-    for (const auto& group : groups_) {
-      if (std::get<0>(group.first) == layer && IsSolved(group)) {
-        points.insert(std::get<1>(group.first));
-      }
-    }
-    return points;
-  }
-
-  void AddBatches(v1::UnitKind kind, int32_t layer, uint32_t phase) {
-    const auto kept = SolvedIn(layer);
-    const auto smoothed = SmoothedIn(layer);
-    const auto row_bytes = static_cast<uint64_t>(plan_->model().hidden_size()) * 2;
-    for (int batch = 0; batch < plan_->calibration().batches_size(); ++batch) {
-      const v1::MicroBatch& cut = plan_->calibration().batches(batch);
-      v1::Unit* unit = Add(kind, layer, phase);
-      unit->set_batch(static_cast<uint32_t>(batch));
-      unit->set_source_bytes((cut.token_end() - cut.token_begin()) * row_bytes);
-      if (kind != v1::UNIT_CALIBRATE) continue;
-      unit->mutable_kept_points()->Add(kept.begin(), kept.end());
-      unit->mutable_smoothed_points()->Add(smoothed.begin(), smoothed.end());
-    }
-  }
-
-  static void SetHessian(const Group& group, v1::HessianSpec* hessian) {
-    hessian->set_point(std::get<1>(group.first));
-    hessian->set_expert(std::get<2>(group.first));
-    hessian->set_channels(group.second.front()->source->spec().shape(1));
-  }
 
   uint64_t leaf_tokens() const {
-    return static_cast<uint64_t>(HessianLeafTokens(static_cast<int64_t>(tokens_)));
+    return static_cast<uint64_t>(HessianLeafTokens(static_cast<int64_t>(units_.tokens())));
   }
   // An expert's tokens are one leaf, and it is summed where it is solved.
-  uint32_t leaf_count(const Group& group) const {
+  uint32_t leaf_count(const WeightGroup& group) const {
     if (std::get<2>(group.first) >= 0 || !IsSolved(group)) return 0;
-    return static_cast<uint32_t>((tokens_ + leaf_tokens() - 1) / leaf_tokens());
+    return static_cast<uint32_t>((units_.tokens() + leaf_tokens() - 1) / leaf_tokens());
   }
 
-  void AddLeaves(const Group& group, uint32_t phase) {
+  void AddLeaves(const WeightGroup& group, uint32_t phase) {
     for (uint32_t leaf = 0; leaf < leaf_count(group); ++leaf) {
-      v1::Unit* unit = Add(v1::UNIT_HESSIAN, std::get<0>(group.first), phase);
+      v1::Unit* unit = units_.Add(v1::UNIT_HESSIAN, std::get<0>(group.first), phase);
       v1::HessianSpec* hessian = unit->mutable_hessian();
-      SetHessian(group, hessian);
+      LayerUnits::SetRead(group, hessian);
       hessian->set_leaf(leaf);
       hessian->set_token_begin(leaf * leaf_tokens());
-      hessian->set_token_end(std::min(tokens_, (leaf + 1) * leaf_tokens()));
+      hessian->set_token_end(std::min(units_.tokens(), (leaf + 1) * leaf_tokens()));
       unit->set_source_bytes((hessian->token_end() - hessian->token_begin()) *
                              static_cast<uint64_t>(hessian->channels()) * 2);
     }
   }
 
   // For every point of the layer's experts, one: of the first of its groups.
-  void AddMeans(HessianGroups::const_iterator begin, HessianGroups::const_iterator end,
-                uint32_t phase) {
+  void AddMeans(const LayerGroups& groups, uint32_t phase) {
     std::set<v1::ObservedPoint> seen;
-    for (auto group = begin; group != end; ++group) {
-      const auto& [layer, point, expert] = group->first;
-      if (expert < 0 || !IsSolved(*group) || !seen.insert(point).second) continue;
-      v1::Unit* unit = Add(v1::UNIT_HESSIAN, layer, phase);
+    for (const WeightGroup& group : groups) {
+      const auto& [layer, point, expert] = group.first;
+      if (expert < 0 || !IsSolved(group) || !seen.insert(point).second) continue;
+      v1::Unit* unit = units_.Add(v1::UNIT_HESSIAN, layer, phase);
       v1::HessianSpec* hessian = unit->mutable_hessian();
-      SetHessian(*group, hessian);
+      LayerUnits::SetRead(group, hessian);
       hessian->set_expert(-1);
       const int64_t rows = ExpertEnoughTokens(hessian->channels());
       hessian->set_mean_rows(static_cast<uint64_t>(rows));
@@ -209,40 +163,31 @@ class SolveCutter {
     }
   }
 
-  void AddWeights(const Group& group, uint32_t phase) {
+  void AddWeights(const WeightGroup& group, uint32_t phase) {
+    const auto& [layer, point, expert] = group.first;
     const bool solved = IsSolved(group);
-    v1::Unit* unit = Add(solved ? v1::UNIT_SOLVE : v1::UNIT_CAST, std::get<0>(group.first), phase);
-    unit->set_whole_ties(true);
+    v1::Unit* unit = units_.Add(solved ? v1::UNIT_SOLVE : v1::UNIT_CAST, layer, phase);
     if (solved) {
       v1::HessianSpec* hessian = unit->mutable_hessian();
-      SetHessian(group, hessian);
+      LayerUnits::SetRead(group, hessian);
       hessian->set_leaf_count(leaf_count(group));
       *hessian->mutable_solver() = *group.second.front()->scheme.solver;
     }
-    const v1::ObservedPoint point = std::get<1>(group.first);
-    const bool folds = smoothed_.contains({std::get<0>(group.first), point});
+    units_.AddPieces(group, unit);
+    const bool folds = smoothed_.contains({layer, point});
     uint64_t out = 0;
-    bool tied = false;
-    for (const PlacedTensor* tensor : group.second) {
-      v1::Piece& piece = *unit->add_pieces();
-      piece = WholePiece(*tensor);
-      if (folds) *piece.mutable_fold() = FoldOf(std::get<0>(group.first), point);
-      unit->set_source_bytes(unit->source_bytes() + tensor->source_bytes());
+    for (v1::Piece& piece : *unit->mutable_pieces()) {
+      if (folds) *piece.mutable_fold() = FoldOf(layer, point);
       out += piece.weight_out().end() - piece.weight_out().begin() + piece.scale_out().end() -
              piece.scale_out().begin();
-      if (piece.format().granularity() != v1::PER_TENSOR) continue;
-      piece.set_tie_group(static_cast<int32_t>(plan_->tie_group_count()));
-      tied = true;
     }
-    if (tied) plan_->set_tie_group_count(plan_->tie_group_count() + 1);
     unit->set_output_bytes(out);
-    plan_->set_source_bytes(plan_->source_bytes() + unit->source_bytes());
   }
 
-  const HessianGroups& groups_;
+  const WeightGroups& groups_;
   const SmoothedPoints& smoothed_;
   v1::Plan* plan_;
-  uint64_t tokens_ = 0;
+  LayerUnits units_;
 };
 
 // Rows that all experts of a layer keep at most, for one row of the residual stream.
@@ -297,7 +242,7 @@ absl::Status AddSolveUnits(const Checkpoint& checkpoint, Layout* layout, v1::Pla
   if (!plan->recipe().calibration().propagates_source()) {
     OCTAVO_RETURN_IF_ERROR(PlanSolvedLayers(checkpoint, *layout, plan));
   }
-  const HessianGroups groups = GroupsOf(smoothed, layout);
+  const WeightGroups groups = GroupsOf(smoothed, layout);
   SolveCutter cutter(groups, smoothed, plan);
   for (int32_t layer = 0; layer < plan->calibration().layers_size(); ++layer) {
     cutter.AddLayer(layer);

@@ -193,4 +193,21 @@ inline std::map<std::string, std::string> Finished(Made* run, Stages* stages, ui
   return Contents(run->job.staging_dir());
 }
 
+// The same job three times, made by `prepare(name)`: by the best kernels, by the reference ones in
+// another order, and on three threads in little memory. The files are the same; those of `first`,
+// the first one, are returned.
+template <typename Prepare>
+std::map<std::string, std::string> FinishedAlike(Prepare prepare, Made* first) {
+  Stages wide(BestIsa());
+  Stages plain(Isa::kReference);
+  Stages tight(BestIsa(), 9u << 20);
+  *first = prepare("a");
+  Made second = prepare("b");
+  Made third = prepare("c");
+  auto files = Finished(first, &wide, 1);
+  EXPECT_EQ(files, Finished(&second, &plain, 2));
+  EXPECT_EQ(files, Finished(&third, &tight, 3, 3));
+  return files;
+}
+
 }  // namespace octavo
