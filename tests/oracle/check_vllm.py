@@ -22,6 +22,7 @@ BAR = 0.01  # relative
 def vllm_nll(folder, count):
     """Mean NLL of the first `count` windows, and how many of the model's linears vLLM runs quantized."""
     from vllm import LLM, SamplingParams
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
     from vllm.inputs import TokensPrompt
     llm = LLM(str(folder), enforce_eager=True, max_model_len=WINDOW + 8, max_num_seqs=1, dtype="bfloat16",
               enable_prefix_caching=False)
@@ -33,6 +34,8 @@ def vllm_nll(folder, count):
                               SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0), use_tqdm=False)[0]
         logprobs = [entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], window[1:])]
         total -= sum(logprobs) / len(logprobs)
+    del llm
+    cleanup_dist_env_and_memory()
     return total / count
 
 
@@ -45,7 +48,7 @@ def main():
     theirs = vllm_nll(folder, count)
     ok = abs(mine - theirs) <= BAR * theirs
     print(f"{recipe}: octavo {mine:.5f}  vllm {theirs:.5f}  ratio {mine / theirs:.4f}  {'ok' if ok else 'FAIL'}")
-    sys.exit(0 if ok else 1)
+    smol.leave(0 if ok else 1)
 
 
 if __name__ == "__main__":
