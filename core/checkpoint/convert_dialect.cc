@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <map>
 #include <span>
 #include <vector>
@@ -18,9 +17,9 @@
 #include "core/checkpoint/safetensors.h"
 #include "core/checkpoint/staging.h"
 #include "core/scheme/legality.h"
-#include "core/tensor/bare/float_bits.h"
 #include "core/tensor/bare/fp8.h"
 #include "core/tensor/dtype_proto.h"
+#include "core/tensor/element.h"
 #include "fmt/format.h"
 
 namespace octavo {
@@ -230,7 +229,7 @@ class Converter {
     const size_t size = ByteSize(dtype);
     std::vector<float> values(buffer_.size() / size);
     for (size_t i = 0; i < values.size(); ++i) {
-      values[i] = ValueAt(dtype, buffer_.data() + i * size);
+      values[i] = LoadElement(dtype, buffer_.data() + i * size);
       if (std::isfinite(values[i]) && values[i] > 0) continue;
       return MakeError(Reason::kNonFinite, fmt::format("scale {} is {}", i, values[i]),
                        {from.file(), from.name(), from.begin() + i * size},
@@ -267,7 +266,9 @@ class Converter {
         const size_t scale =
             ScaleIndex(from, format, scales.size(), row + index / columns, index % columns);
         const float value = CodeValue(format.type(), buffer_[i]) * scales[scale];
-        if (StoreValue(copy.target.dtype, value, values.data() + i * size)) continue;
+        std::byte* at_value = values.data() + i * size;
+        StoreElement(copy.target.dtype, value, at_value);
+        if (std::isfinite(LoadElement(copy.target.dtype, at_value))) continue;
         return MakeError(Reason::kNonFinite,
                          fmt::format("{} is no number of {}", value, Name(copy.target.dtype)),
                          {from.file(), from.name(), at + i});
@@ -276,26 +277,6 @@ class Converter {
       to += values.size();
     }
     return absl::OkStatus();
-  }
-
-  // False where the type has no such finite number.
-  static bool StoreValue(DType dtype, float value, std::byte* to) {
-    if (dtype == DType::kF32) {
-      std::memcpy(to, &value, sizeof(value));
-    } else {
-      const uint16_t bits = dtype == DType::kBF16 ? Bf16FromF32(value) : F16FromF32(value);
-      std::memcpy(to, &bits, sizeof(bits));
-    }
-    return std::isfinite(ValueAt(dtype, to));
-  }
-
-  static float ValueAt(DType dtype, const std::byte* bytes) {
-    uint32_t word = 0;
-    uint16_t half = 0;
-    std::memcpy(&word, bytes, dtype == DType::kF32 ? 4 : 0);
-    std::memcpy(&half, bytes, dtype == DType::kF32 ? 0 : 2);
-    if (dtype == DType::kF32) return FloatFromBits(word);
-    return dtype == DType::kBF16 ? F32FromBf16(half) : F32FromF16(half);
   }
 
   absl::Status CopySideFile(const std::string& name) {

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "core/base/error.h"
 #include "core/tensor/bare/elementary.h"
 #include "core/tensor/bare/float_bits.h"
 #include "core/tensor/bare/fp_env.h"
 #include "core/tensor/dtype_proto.h"
+#include "core/tensor/element.h"
 #include "fmt/format.h"
 
 namespace octavo {
@@ -16,26 +16,6 @@ namespace {
 
 constexpr uint16_t kBf16MagnitudeMask = 0x7fff;
 constexpr uint16_t kBf16MinNormalBits = 0x0080;
-
-float Load(DType dtype, const std::byte* at) {
-  if (dtype == DType::kF32) {
-    float value;
-    std::memcpy(&value, at, sizeof(value));
-    return value;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, at, sizeof(bits));
-  return dtype == DType::kBF16 ? F32FromBf16(bits) : F32FromF16(bits);
-}
-
-void Store(DType dtype, float value, std::byte* at) {
-  if (dtype == DType::kF32) {
-    std::memcpy(at, &value, sizeof(value));
-    return;
-  }
-  const uint16_t bits = dtype == DType::kBF16 ? Bf16FromF32(value) : F16FromF32(value);
-  std::memcpy(at, &bits, sizeof(bits));
-}
 
 bool IsFinite(float value) { return (BitsOf(value) & kF32MagnitudeMask) < kF32InfBits; }
 
@@ -62,7 +42,7 @@ absl::Status AddColumnAmax(const WeightRows& rows, std::vector<uint32_t>* amax) 
   const std::byte* at = rows.bytes.data();
   for (int64_t row = 0; row < rows.rows; ++row) {
     for (size_t j = 0; j < amax->size(); ++j, at += size) {
-      const uint32_t magnitude = BitsOf(Load(rows.dtype, at)) & kF32MagnitudeMask;
+      const uint32_t magnitude = BitsOf(LoadElement(rows.dtype, at)) & kF32MagnitudeMask;
       if (magnitude >= kF32InfBits) {
         return MakeError(
             Reason::kNonFinite,
@@ -111,9 +91,9 @@ absl::Status FoldElements(const v1::TensorSpec& spec, uint64_t offset,
     const int k = divides ? -exponents[column] : exponents[column];
     if (++column == exponents.size()) column = 0;
     if (k == 0) continue;
-    const float value = Load(dtype, at);
-    Store(dtype, value * PowerOfTwo(k), at);
-    if (IsFinite(Load(dtype, at)) || !IsFinite(value)) continue;
+    const float value = LoadElement(dtype, at);
+    StoreElement(dtype, value * PowerOfTwo(k), at);
+    if (IsFinite(LoadElement(dtype, at)) || !IsFinite(value)) continue;
     return MakeError(Reason::kNonFinite,
                      fmt::format("{} times 2^{} is beyond {}", value, k, Name(dtype)),
                      {.file = spec.file(),

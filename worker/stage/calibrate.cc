@@ -261,10 +261,6 @@ absl::Status CalibrateRun::RemoveSpent() {
 absl::StatusOr<v1::Receipt> CalibrateRun::Do(LayerCache* cache, int threads,
                                              const std::stop_token& stop) {
   OCTAVO_RETURN_IF_ERROR(CheckTask());
-  if (!store_.Exists(Path(kIdsFileName))) {
-    return MakeError(Reason::kFenced, "the scratch folder is gone: its job ended",
-                     {.file = task_.scratch_dir()});
-  }
   const std::vector<v1::SourceFile> sources(task_.sources().begin(), task_.sources().end());
   OCTAVO_RETURN_IF_ERROR(CheckUnchangedQuickly(store_, task_.source_dir(), sources));
   const std::vector<uint32_t> lengths(own_.sample_lengths().begin(), own_.sample_lengths().end());
@@ -324,6 +320,10 @@ bool CalibrateStage::Does(v1::UnitKind kind) {
 
 absl::StatusOr<v1::Receipt> CalibrateStage::State::Do(const v1::Task& task,
                                                       const std::stop_token& stop) {
+  if (!LocalStore().Exists(JoinPath(task.scratch_dir(), kIdsFileName))) {
+    return MakeError(Reason::kFenced, "the scratch folder is gone: its job ended",
+                     {.file = task.scratch_dir()});
+  }
   switch (task.unit().kind()) {
     case v1::UNIT_HESSIAN:
     case v1::UNIT_SOLVE:

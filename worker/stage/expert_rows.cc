@@ -5,26 +5,21 @@
 
 #include "core/base/error.h"
 #include "core/base/status.h"
-#include "core/plan/scratch_files.h"
-#include "core/store/local_store.h"
-#include "core/store/store.h"
 #include "core/tensor/bare/units.h"
+#include "worker/stage/layer_stats.h"
 
 namespace octavo {
 
 absl::StatusOr<ExpertRows> ExpertRows::Read(const std::string& dir, uint32_t layer,
                                             v1::ObservedPoint point, int batches) {
-  constexpr uint64_t kStatsBytesMax = 64u << 20;
   constexpr int32_t kExpertsMax = 1 << 16;
-  const LocalStore store;
   ExpertRows out;
   for (int batch = 0; batch < batches; ++batch) {
-    const std::string path = JoinPath(dir, StatsFileName(layer, static_cast<uint32_t>(batch)));
-    OCTAVO_ASSIGN_OR_RETURN(const std::string text, ReadWhole(store, path, kStatsBytesMax));
-    v1::LayerStats stats;
-    bool good = stats.ParseFromString(text);
+    OCTAVO_ASSIGN_OR_RETURN(const LayerStatsFile file,
+                            ReadLayerStats(dir, layer, static_cast<uint32_t>(batch)));
+    bool good = true;
     std::vector<int64_t>& counts = out.counts_.emplace_back();
-    for (const v1::PointStat& stat : stats.points()) {
+    for (const v1::PointStat& stat : file.stats.points()) {
       if (stat.point() != point) continue;
       good &= stat.expert() >= 0 && stat.expert() < kExpertsMax;
       if (!good) break;
@@ -34,7 +29,7 @@ absl::StatusOr<ExpertRows> ExpertRows::Read(const std::string& dir, uint32_t lay
     }
     if (!good) {
       return MakeError(Reason::kCorrupted, "not statistics of a layer with experts",
-                       {.file = path});
+                       {.file = file.path});
     }
   }
   return out;

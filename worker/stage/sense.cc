@@ -139,10 +139,6 @@ absl::StatusOr<v1::Receipt> RunSense(const v1::Task& task, Isa isa, int threads,
   if (spec.channels() <= 0 || task.solve().batches().empty()) {
     return MakeError(Reason::kInternal, "a measuring task without inputs");
   }
-  if (!LocalStore().Exists(JoinPath(task.scratch_dir(), kIdsFileName))) {
-    return MakeError(Reason::kFenced, "the scratch folder is gone: its job ended",
-                     {.file = task.scratch_dir()});
-  }
   const auto pieces = static_cast<uint64_t>(task.unit().pieces_size());
   OCTAVO_ASSIGN_OR_RETURN(
       const LayerCache::Loan loan,

@@ -13,6 +13,7 @@
 #include "core/store/store.h"
 #include "core/tensor/dtype_proto.h"
 #include "fmt/format.h"
+#include "worker/stage/layer_stats.h"
 #include "worker/stage/scratch_writer.h"
 #include "worker/stage/source_files.h"
 #include "worker/stage/unit_run.h"
@@ -20,27 +21,23 @@
 namespace octavo {
 namespace {
 
-constexpr uint64_t kStatsBytesMax = 64u << 20;
 constexpr uint64_t kFoldBytesMax = 16u << 20;
 
 // Over all micro-batches.
 absl::StatusOr<ChannelAmax> ReadInputAmax(const v1::Task& task) {
   const v1::SmoothSpec& spec = task.unit().smooth();
-  const LocalStore store;
   ChannelAmax amax(static_cast<size_t>(spec.channels()));
   for (int batch = 0; batch < task.solve().batches_size(); ++batch) {
-    const std::string path = JoinPath(
-        task.scratch_dir(), StatsFileName(task.unit().layer(), static_cast<uint32_t>(batch)));
-    OCTAVO_ASSIGN_OR_RETURN(const std::string text, ReadWhole(store, path, kStatsBytesMax));
-    v1::LayerStats stats;
+    OCTAVO_ASSIGN_OR_RETURN(
+        const LayerStatsFile file,
+        ReadLayerStats(task.scratch_dir(), task.unit().layer(), static_cast<uint32_t>(batch)));
     const v1::ChannelMaxima* found = nullptr;
-    if (stats.ParseFromString(text)) {
-      for (const v1::ChannelMaxima& maxima : stats.channels()) {
-        if (maxima.point() == spec.point()) found = &maxima;
-      }
+    for (const v1::ChannelMaxima& maxima : file.stats.channels()) {
+      if (maxima.point() == spec.point()) found = &maxima;
     }
     if (found == nullptr || found->amax().size() != amax.size() * sizeof(uint16_t)) {
-      return MakeError(Reason::kCorrupted, "not statistics of a layer's channels", {.file = path});
+      return MakeError(Reason::kCorrupted, "not statistics of a layer's channels",
+                       {.file = file.path});
     }
     ChannelAmax part(amax.size());
     std::memcpy(part.data(), found->amax().data(), found->amax().size());
@@ -111,10 +108,6 @@ absl::StatusOr<v1::Receipt> RunSmooth(const v1::Task& task, LayerCache* memory,
   const v1::SmoothSpec& spec = task.unit().smooth();
   if (spec.channels() <= 0 || task.solve().batches().empty()) {
     return MakeError(Reason::kInternal, "a smoothing task without channels");
-  }
-  if (!LocalStore().Exists(JoinPath(task.scratch_dir(), kIdsFileName))) {
-    return MakeError(Reason::kFenced, "the scratch folder is gone: its job ended",
-                     {.file = task.scratch_dir()});
   }
   const uint64_t bytes = UnitRun::BufferBytesOf(task);
   OCTAVO_ASSIGN_OR_RETURN(const LayerCache::Loan loan, memory->BorrowBytes(bytes, stop));

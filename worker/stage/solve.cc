@@ -7,10 +7,7 @@
 
 #include "core/base/error.h"
 #include "core/base/status.h"
-#include "core/plan/scratch_files.h"
 #include "core/plan/solve_memory.h"
-#include "core/store/local_store.h"
-#include "core/store/store.h"
 #include "core/tensor/bare/units.h"
 #include "fmt/format.h"
 #include "worker/device/arena.h"
@@ -154,10 +151,6 @@ absl::StatusOr<v1::Receipt> RunSolve(const v1::Task& task, Isa isa, int threads,
   const v1::HessianSpec& spec = task.unit().hessian();
   if (spec.channels() <= 0 || task.solve().batches().empty()) {
     return MakeError(Reason::kInternal, "a solving task without a Hessian");
-  }
-  if (!LocalStore().Exists(JoinPath(task.scratch_dir(), kIdsFileName))) {
-    return MakeError(Reason::kFenced, "the scratch folder is gone: its job ended",
-                     {.file = task.scratch_dir()});
   }
   const bool sums = task.unit().kind() == v1::UNIT_HESSIAN;
   const uint64_t bytes =

@@ -8,21 +8,19 @@
 
 #include "core/base/error.h"
 #include "core/base/status.h"
-#include "core/plan/scratch_files.h"
 #include "core/scheme/compat.h"
 #include "core/scheme/point_stats.h"
-#include "core/store/local_store.h"
 #include "core/tensor/bare/float_bits.h"
 #include "core/tensor/bare/scale.h"
 #include "core/tensor/dtype_proto.h"
 #include "worker/quant/piece.h"
 #include "worker/quant/static_scale.h"
+#include "worker/stage/layer_stats.h"
 #include "worker/stage/unit_run.h"
 
 namespace octavo {
 namespace {
 
-constexpr uint64_t kStatsFileBytesMax = 64u << 20;
 constexpr uint32_t kScaleCopiesMax = 4096;
 
 absl::Status Unseen(const v1::PointStat& stat, const v1::StaticScale& scale) {
@@ -88,21 +86,15 @@ std::string StoredBytes(float scale, DType dtype, uint32_t count) {
 }  // namespace
 
 absl::Status UnitRun::ReadStats() {
-  const LocalStore store;
   const Stopwatch watch(&read_seconds_);
   std::vector<v1::PointStat> all;
   for (uint32_t batch = 0; batch < task_.batch_count(); ++batch) {
     OCTAVO_RETURN_IF_ERROR(CheckStop());
-    const std::string path =
-        JoinPath(task_.scratch_dir(), StatsFileName(task_.unit().layer(), batch));
-    OCTAVO_ASSIGN_OR_RETURN(const std::string bytes, ReadWhole(store, path, kStatsFileBytesMax));
-    bytes_read_ += bytes.size();
-    v1::LayerStats stats;
-    if (!stats.ParseFromString(bytes)) {
-      return MakeError(Reason::kCorrupted, "cannot parse the statistics", {.file = path});
-    }
-    AddUnvisited(CompatModeOf(task_.compat()), task_.unit(), &stats);
-    all.insert(all.end(), stats.points().begin(), stats.points().end());
+    OCTAVO_ASSIGN_OR_RETURN(LayerStatsFile file,
+                            ReadLayerStats(task_.scratch_dir(), task_.unit().layer(), batch));
+    bytes_read_ += file.bytes;
+    AddUnvisited(CompatModeOf(task_.compat()), task_.unit(), &file.stats);
+    all.insert(all.end(), file.stats.points().begin(), file.stats.points().end());
     OCTAVO_ASSIGN_OR_RETURN(all, MergePointStats(all));
   }
   points_ = std::move(all);

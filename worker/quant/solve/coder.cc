@@ -4,24 +4,10 @@
 #include <cstring>
 
 #include "core/scheme/compat.h"
+#include "core/tensor/element.h"
 #include "worker/quant/piece.h"
 
 namespace octavo {
-namespace {
-
-float StoredScale(DType dtype, const std::byte* at) {
-  float wide = 0;
-  uint16_t half = 0;
-  if (dtype == DType::kF32) {
-    std::memcpy(&wide, at, sizeof(wide));
-    return wide;
-  }
-  std::memcpy(&half, at, sizeof(half));
-  return dtype == DType::kBF16 ? F32FromBf16(half) : F32FromF16(half);
-}
-
-}  // namespace
-
 Coder CoderOfScales(const QuantizeRule& rule, const WeightRows& rows,
                     std::span<const std::byte> scales) {
   Coder coder;
@@ -40,7 +26,7 @@ Coder CoderOfScales(const QuantizeRule& rule, const WeightRows& rows,
   coder.groups_per_row = (rows.columns + coder.group_columns - 1) / coder.group_columns;
   const auto size = static_cast<size_t>(ByteSize(rule.scale_dtype));
   for (size_t at = 0; at < scales.size(); at += size) {
-    coder.scales.push_back(StoredScale(rule.scale_dtype, scales.data() + at));
+    coder.scales.push_back(LoadElement(rule.scale_dtype, scales.data() + at));
   }
   return coder;
 }
@@ -55,15 +41,7 @@ Coder CoderOfValues(const WeightRows& rows) {
 }
 
 float SourceAt(const WeightRows& rows, int64_t row, int64_t channel) {
-  const std::byte* at = ElementAt(rows, row, channel);
-  if (rows.dtype == DType::kF32) {
-    float value;
-    std::memcpy(&value, at, sizeof(value));
-    return FlushSubnormal(value);
-  }
-  uint16_t bits;
-  std::memcpy(&bits, at, sizeof(bits));
-  return rows.dtype == DType::kF16 ? F32FromF16(bits) : FlushSubnormal(F32FromBf16(bits));
+  return FlushSubnormal(LoadElement(rows.dtype, ElementAt(rows, row, channel)));
 }
 
 uint32_t LoadStored(const Coder& coder, std::span<const std::byte> stored, int64_t index) {
