@@ -1,8 +1,10 @@
 #!/bin/bash
 # Makes a virtual environment: install.sh VENV_DIR [REQUIREMENTS MODULE...], that of the live oracles where no other file of
-# this folder is named; the modules are imported to see that they work.
-# Idempotent: does nothing when VENV_DIR already holds exactly what the file asks for.
-# Needs python3 (3.11 or newer) with venv, the network, and about 6 GB (PyPI's torch brings its CUDA libraries).
+# this folder is named; the modules are imported to see that they work. OVERRIDES, a file of this folder, may be set in the
+# environment: versions taken whatever the packages themselves ask for.
+# Idempotent: does nothing when VENV_DIR already holds exactly what the files ask for.
+# Needs python3 (3.11 or newer) with venv, the network, and about 6 GB (PyPI's torch brings its CUDA libraries); uv links
+# packages from its cache where it can, so that a second environment with the same torch takes little more.
 set -euo pipefail
 
 if (($# == 1)); then
@@ -12,25 +14,30 @@ elif (($# < 3)); then
   exit 64
 fi
 venv=$1
-requirements=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/$2
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+wanted=(--requirement "$here/$2")
+files=("$here/$2")
+if [[ -n ${OVERRIDES:-} ]]; then
+  wanted+=(--override "$here/$OVERRIDES")
+  files+=("$here/$OVERRIDES")
+fi
 shift 2
-want=$(sha256sum "$requirements" | cut -d' ' -f1)
+want=$(cat "${files[@]}" | sha256sum | cut -d' ' -f1)
 stamp="$venv/.octavo-oracles"
 
-if [[ -f $stamp && $(<"$stamp") == "$want" ]]; then
+up_to_date() {
+  [[ -f $stamp && $(<"$stamp") == "$want" ]] || return 1
   echo "oracles: $venv is up to date"
-  exit 0
-fi
+}
+
+up_to_date && exit 0
 mkdir -p "$venv"
-exec 9>"$venv/.lock"
+exec 9>"$venv/.octavo-lock"  # .lock is what uv waits for
 flock 9
-if [[ -f $stamp && $(<"$stamp") == "$want" ]]; then
-  echo "oracles: $venv is up to date"
-  exit 0
-fi
+up_to_date && exit 0
 [[ -x $venv/bin/python ]] || python3 -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --no-input --no-compile --disable-pip-version-check \
-  --requirement "$requirements"
+"$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check uv==0.13.9
+"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" "${wanted[@]}"
 "$venv/bin/python" - "$@" <<'PY'
 import importlib, sys
 modules = [importlib.import_module(name) for name in sys.argv[1:]]
