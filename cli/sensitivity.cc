@@ -98,7 +98,7 @@ v1::Calibration MeasureOf(const v1::Recipe& recipe, const CalibrationFlags& flag
   measure.set_samples(flags.samples.value_or(kSamplesDefault));
   measure.set_sample_length(flags.sample_length.value_or(kSampleLengthDefault));
   measure.set_expert_quota(recipe.has_calibration() ? recipe.calibration().expert_quota()
-                                                    : kExpertQuotaDefault);
+                                                    : kExpertQuotaUnnamed);
   measure.set_propagates_source(true);
   return measure;
 }

@@ -160,8 +160,10 @@ CalibrateMemory CalibrateBytes(const v1::Plan& plan) {
 }
 
 uint32_t ExpertQuotaOfSample(const v1::Plan& plan) {
-  const uint32_t quota = CompatModeOf(plan.recipe().compat())
-                             .expert_quota.value_or(plan.recipe().calibration().expert_quota());
+  const v1::Recipe& recipe = plan.recipe();
+  uint32_t quota =
+      CompatModeOf(recipe.compat()).expert_quota.value_or(recipe.calibration().expert_quota());
+  if (quota == kExpertQuotaUnnamed) quota = ExpertQuotaDefault(recipe, plan.model());
   if (quota == 0 || quota == kExpertQuotaAll) return quota;
   const auto samples = static_cast<uint32_t>(plan.calibration().sample_lengths_size());
   return static_cast<uint32_t>(CeilDiv(int64_t{quota}, int64_t{samples}));

@@ -68,11 +68,34 @@ void AddCalibration(const v1::Job& job, const v1::Plan& plan, v1::Task* task) {
   }
 }
 
+// `adapted`: experts have inputs that were not asked for (RecipeFor).
+void AddWarnings(const Checkpoint& checkpoint, std::span<const TensorScheme> schemes, bool adapted,
+                 v1::Plan* plan) {
+  auto warn = [&](const v1::TensorSpec& spec, std::string text) {
+    v1::Warning* warning = plan->add_warnings();
+    warning->set_tensor(spec.name());
+    warning->set_text(std::move(text));
+  };
+  for (size_t i = 0; i < schemes.size(); ++i) {
+    if (schemes[i].scheme == nullptr) continue;
+    const v1::ModelTensor& tensor = checkpoint.tensors[i];
+    if (adapted && tensor.role() == v1::EXPERT_GATE) {
+      warn(tensor.spec(),
+           "experts are written with FP8 inputs per token: no reader has experts with FP8 weights "
+           "alone; where there is no FP8 in hardware, vLLM runs them on their weights alone");
+      adapted = false;  // once
+    }
+    std::string text =
+        DimensionWarning(*schemes[i].scheme, tensor.spec().shape(0), tensor.spec().shape(1));
+    if (!text.empty()) warn(tensor.spec(), std::move(text));
+  }
+}
+
 }  // namespace
 
 std::string ScratchDirOf(const std::string& staging_dir) { return staging_dir + ".calibration"; }
 
-absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recipe& recipe,
+absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recipe& asked,
                                    const v1::CalibrationSet& calibration) {
   if (checkpoint.quantized) {
     return MakeError(Reason::kUnsupported, "the source is already quantized",
@@ -81,7 +104,8 @@ absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recip
   }
   v1::Plan plan;
   *plan.mutable_model() = checkpoint.model;
-  *plan.mutable_recipe() = recipe;
+  *plan.mutable_recipe() = RecipeFor(asked, checkpoint.tensors);
+  const v1::Recipe& recipe = plan.recipe();
   OCTAVO_ASSIGN_OR_RETURN(const auto schemes, ResolveSchemes(recipe, checkpoint.tensors));
   OCTAVO_ASSIGN_OR_RETURN(Layout layout, LayOutFiles(checkpoint, recipe, schemes, &plan));
   if (recipe.has_calibration()) {
@@ -110,15 +134,7 @@ absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recip
     plan.mutable_side_files(plan.side_files_size() - 1)->set_mtime_ns(0);
   }
 
-  for (size_t i = 0; i < schemes.size(); ++i) {
-    if (schemes[i].scheme == nullptr) continue;
-    const v1::TensorSpec& spec = checkpoint.tensors[i].spec();
-    std::string text = DimensionWarning(*schemes[i].scheme, spec.shape(0), spec.shape(1));
-    if (text.empty()) continue;
-    v1::Warning* warning = plan.add_warnings();
-    warning->set_tensor(spec.name());
-    warning->set_text(std::move(text));
-  }
+  AddWarnings(checkpoint, schemes, recipe.rules_size() > asked.rules_size(), &plan);
   uint64_t bytes = 0;
   for (const v1::OutputFile& output : plan.outputs()) bytes += output.size();
   for (const v1::SourceFile& file : plan.side_files()) bytes += file.size();

@@ -28,7 +28,7 @@ struct Checkpoint;
 
 // Headers only. kBadRecipe where the recipe is illegal for this model, kUnsupported where the
 // source is already quantized. `calibration`: only its lengths and digest are looked at, and only
-// where the recipe has static scales (calibration_plan.h).
+// where the recipe has static scales (calibration_plan.h). The plan's recipe is RecipeFor of it.
 absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recipe& recipe,
                                    const v1::CalibrationSet& calibration = {});
 

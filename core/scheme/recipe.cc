@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <tuple>
 
 #include "core/base/error.h"
@@ -116,6 +117,37 @@ absl::Status CheckCacheOfQuark(std::span<const v1::ModelTensor> tensors,
 
 }  // namespace
 
+v1::Recipe RecipeFor(const v1::Recipe& recipe, std::span<const v1::ModelTensor> tensors) {
+  v1::Recipe carried_out = recipe;
+  carried_out.clear_rules();
+  for (const v1::Rule& rule : recipe.rules()) {
+    const v1::NumericFormat& weight = rule.scheme().weight();
+    const bool weights_alone = recipe.dialect() == kCompressedTensors &&
+                               weight.type() == v1::NUMERIC_FP8_E4M3 &&
+                               weight.granularity() == v1::PER_CHANNEL &&
+                               !rule.scheme().has_input();
+    std::set<v1::TensorRole> experts;
+    for (const v1::ModelTensor& tensor : tensors) {
+      if (weights_alone && IsExpert(tensor.role()) && !IsStack(tensor.role()) &&
+          RuleMatches(rule, tensor.role(), ModuleName(tensor.spec().name()))) {
+        experts.insert(tensor.role());
+      }
+    }
+    if (!experts.empty()) {
+      v1::Rule& of_experts = *carried_out.add_rules();
+      of_experts = rule;
+      of_experts.clear_roles();
+      for (const v1::TensorRole role : experts) of_experts.add_roles(role);
+      v1::NumericFormat& input = *of_experts.mutable_scheme()->mutable_input();
+      input.set_type(v1::NUMERIC_FP8_E4M3);
+      input.set_granularity(v1::PER_TOKEN);
+      input.set_dynamic(true);
+    }
+    *carried_out.add_rules() = rule;
+  }
+  return carried_out;
+}
+
 absl::StatusOr<std::vector<TensorScheme>> ResolveSchemes(const v1::Recipe& recipe,
                                                          std::span<const v1::ModelTensor> tensors) {
   OCTAVO_RETURN_IF_ERROR(CheckRecipe(recipe));
@@ -185,6 +217,15 @@ bool HasStaticScale(const v1::Recipe& recipe) {
 bool HasSolver(const v1::Recipe& recipe) {
   return std::any_of(recipe.rules().begin(), recipe.rules().end(),
                      [](const v1::Rule& rule) { return rule.has_solver(); });
+}
+
+uint32_t ExpertQuotaDefault(const v1::Recipe& recipe, const v1::ModelSpec& model) {
+  constexpr uint32_t kOfScales = 512;
+  constexpr int64_t kOfHessiansPerChannel = 4;
+  if (!HasSolver(recipe)) return kOfScales;
+  const int64_t channels = std::max(model.hidden_size(), model.intermediate_size());
+  return static_cast<uint32_t>(
+      std::min(kOfHessiansPerChannel * channels, int64_t{kExpertQuotaUnnamed} - 1));
 }
 
 bool IsLayerwise(const v1::Recipe& recipe) { return HasSolver(recipe) || recipe.has_smooth(); }

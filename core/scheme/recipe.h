@@ -32,10 +32,10 @@
 // something is
 //           static: absmax, mse, or percentile with percentile: 99.99; samples and sample_length
 //           (tokens at most) are what a job takes if it is not told otherwise; coverage: what
-//           experts of a mixture see: `natural` (tokens routed to them), `quota 512` (the default:
-//           at least so many, the rest only observed) or `all` tokens; propagate: what a layer sees
-//           where layers are solved or smoothed, `quantized` (the default: what the quantized
-//           layers below give) or `source`
+//           experts of a mixture see: `natural` (tokens routed to them), `quota N` (at least so
+//           many, the rest only observed; the default: 512, and with a solver four for every input
+//           channel) or `all` tokens; propagate: what a layer sees where layers are solved or
+//           smoothed, `quantized` (the default: what the quantized layers below give) or `source`
 //
 // A linear layer that no rule matches stays as it is. Embeddings, norms, lm_head, biases and
 // routers always stay, whatever the rules say.
@@ -52,9 +52,10 @@
 
 namespace octavo {
 
-// Calibration.expert_quota: of recipes that do not name a coverage, and of `coverage: all`.
-inline constexpr uint32_t kExpertQuotaDefault = 512;
+// Calibration.expert_quota of `coverage: all`, and of recipes that do not name a coverage: what
+// ExpertQuotaDefault makes of it.
 inline constexpr uint32_t kExpertQuotaAll = std::numeric_limits<uint32_t>::max();
+inline constexpr uint32_t kExpertQuotaUnnamed = kExpertQuotaAll - 1;
 
 // Names of the presets, the default first.
 std::span<const std::string_view> PresetNames();
@@ -84,6 +85,12 @@ struct TensorScheme {
 absl::StatusOr<std::vector<TensorScheme>> ResolveSchemes(const v1::Recipe& recipe,
                                                          std::span<const v1::ModelTensor> tensors);
 
+// `recipe` as it is carried out on a model of these tensors. No reader has a product for experts
+// with FP8 weights and 16-bit inputs: before each rule that says so there is one for experts alone,
+// with FP8 inputs per token. (Hardware without FP8 runs such a file on its weights alone.) Equal to
+// `recipe` where no expert is concerned.
+v1::Recipe RecipeFor(const v1::Recipe& recipe, std::span<const v1::ModelTensor> tensors);
+
 // Whether the dialect of `recipe` can say that tensors[i] are quantized by schemes[i], with the
 // cache that it has; its rules are not looked at. Errors as ResolveSchemes.
 absl::Status CheckSchemes(const v1::Recipe& recipe, std::span<const v1::ModelTensor> tensors,
@@ -96,6 +103,8 @@ bool HasStaticInput(const v1::Scheme& scheme);
 bool HasStaticScale(const v1::Recipe& recipe);
 // True where a rule of the recipe has a solver.
 bool HasSolver(const v1::Recipe& recipe);
+// Tokens that every expert of `model` sees at least where the recipe names no coverage.
+uint32_t ExpertQuotaDefault(const v1::Recipe& recipe, const v1::ModelSpec& model);
 // True where layers are finished one after the other: with a solver or smoothing.
 bool IsLayerwise(const v1::Recipe& recipe);
 // "gptq" of SOLVER_GPTQ: the spelling in recipes.

@@ -67,7 +67,7 @@ std::string CalibrationYaml(const v1::Calibration& calibration) {
     observer += fmt::format(", percentile: {}", calibration.percentile());
   }
   std::string coverage;
-  if (calibration.expert_quota() != kExpertQuotaDefault) {
+  if (calibration.expert_quota() != kExpertQuotaUnnamed) {
     coverage = ", coverage: " + CoverageText(calibration);
   }
   return fmt::format("{{observer: {}, samples: {}, sample_length: {}{}{}}}", observer,

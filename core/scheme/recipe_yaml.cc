@@ -206,7 +206,7 @@ absl::StatusOr<uint32_t> RecipeReader::Coverage(const YAML::Node& node) {
     const char* end = text.data() + text.size();
     const auto parsed = std::from_chars(text.data() + kQuota.size(), end, quota);
     const bool is_number = parsed.ec == std::errc() && parsed.ptr == end;
-    if (is_number && quota > 0 && quota < kExpertQuotaAll) return quota;
+    if (is_number && quota > 0 && quota < kExpertQuotaUnnamed) return quota;
   }
   return Error(node.Mark(), "coverage must be 'natural', 'all' or 'quota N' with N of 1 or more");
 }
@@ -242,7 +242,7 @@ absl::Status RecipeReader::ReadCalibration(const YAML::Node& node, v1::Calibrati
     calibration->set_propagates_source(what == 1);
     return absl::OkStatus();
   };
-  calibration->set_expert_quota(kExpertQuotaDefault);
+  calibration->set_expert_quota(kExpertQuotaUnnamed);
   const std::array<Key, 6> keys = {
       Key{"observer", false, read_observer}, Key{"percentile", false, read_percentile},
       Key{"samples", true, read_samples},    Key{"sample_length", true, read_length},

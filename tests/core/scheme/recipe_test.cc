@@ -1,6 +1,7 @@
 #include "core/scheme/recipe.h"
 
 #include "core/base/error.h"
+#include "fmt/format.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
@@ -230,6 +231,45 @@ TEST(Resolve, ExpertsRefuseWeightOnly) {
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("expert kernel"));
   const auto taken_recipe = Preset("fp8-dynamic");
   EXPECT_TRUE(ResolveSchemes(*taken_recipe, tensors).ok());
+}
+
+TEST(Resolve, WeightOnlyGivesExpertsInputsPerToken) {
+  std::vector<v1::ModelTensor> tensors = TwoLayers();
+  const v1::Recipe recipe = *Preset("fp8-weight-only");
+  EXPECT_EQ(RecipeFor(recipe, tensors).SerializeAsString(), recipe.SerializeAsString());
+  for (const auto role : {v1::EXPERT_GATE, v1::EXPERT_UP, v1::EXPERT_DOWN}) {
+    tensors.push_back(Tensor(fmt::format("model.layers.0.experts.0.{}.weight", RoleName(role)),
+                             role, 0));
+  }
+  const v1::Recipe carried_out = RecipeFor(recipe, tensors);
+  const auto schemes = ResolveSchemes(carried_out, tensors);
+  ASSERT_TRUE(schemes.ok()) << schemes.status();
+  const std::string dynamic = Preset("fp8-dynamic")->rules(0).scheme().SerializeAsString();
+  int experts = 0;
+  int dense = 0;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if ((*schemes)[i].scheme == nullptr) continue;
+    const bool is_expert = i + 3 >= tensors.size();
+    ++(is_expert ? experts : dense);
+    EXPECT_EQ((*schemes)[i].scheme->SerializeAsString() == dynamic, is_expert);
+    EXPECT_EQ((*schemes)[i].scheme->has_input(), is_expert);
+  }
+  EXPECT_EQ(experts, 3);
+  EXPECT_EQ(dense, 14);
+  // A rule for dense layers alone stays as it is, and so does one of another scheme.
+  v1::Recipe dense_only = recipe;
+  dense_only.mutable_rules(0)->add_roles(v1::Q_PROJ);
+  EXPECT_EQ(RecipeFor(dense_only, tensors).rules_size(), 1);
+  EXPECT_EQ(RecipeFor(*Preset("int8-dynamic"), tensors).rules_size(), 1);
+}
+
+TEST(Recipe, CoverageNotNamedDependsOnTheSolver) {
+  v1::ModelSpec model;
+  model.set_hidden_size(4096);
+  model.set_intermediate_size(14336);
+  EXPECT_EQ(ExpertQuotaDefault(*Preset("fp8-static"), model), 512);
+  EXPECT_EQ(ExpertQuotaDefault(*Preset("int8-smoothquant"), model), 512);
+  EXPECT_EQ(ExpertQuotaDefault(*Preset("int8-w8a8-gptq"), model), 4 * 14336);
 }
 
 TEST(Resolve, StackedExpertsAreKeptOrRefused) {
