@@ -61,9 +61,12 @@ def llm_compressor_gptq(source, out, samples, scheme):
 
 
 def llm_compressor_sparsegpt(source, out, samples):
-    """Its SparseGPT with its defaults (block 128, damping 0.01) to the mask 2:4, layer after layer, stored dense in BF16."""
+    """Its SparseGPT with its defaults (block 128, damping 0.01) to the mask 2:4, layer after layer, stored dense in BF16.
+
+    It matches `ignore` with the module's name and a dot behind it: "lm_head" leaves nothing out, and the embedding that is tied
+    to lm_head is pruned as well."""
     from llmcompressor.modifiers.pruning import SparseGPTModifier
-    modifier = SparseGPTModifier(sparsity=0.5, mask_structure="2:4", targets=["Linear"], ignore=["lm_head"])
+    modifier = SparseGPTModifier(sparsity=0.5, mask_structure="2:4", targets=["Linear"], ignore=["re:.*lm_head"])
     return compress(source, out, samples, modifier, save_compressed=False)
 
 

@@ -6,7 +6,8 @@ it leaves. Differences are paired by window; ± is one standard error.
 
 SparseGPT, by `octavo eval compare` with the BF16 model: FP8 weights under a mask 2:4, and FP8 activations, from each tool. Octavo
 solves mask and codes together; llm-compressor prunes, and rounds the result to FP8. Its pruned BF16 folder too, and what
-`fp8-dynamic-mse` adds to that, beside what it adds to the dense model.
+`fp8-dynamic-mse` adds to that, beside what it adds to the dense model. Embeddings must be the source's in all of them. --variants:
+Octavo's also with the columns in llm-compressor's order, with layers that see the source's layers below, and with both.
 INT8 weights alone: no server runs INT8 weights with BF16 activations, so torch does, in float32: the BF16 model with what codes and
 scales stand for.
 
@@ -14,7 +15,7 @@ Held to: SparseGPT's NLL increase at most llm-compressor's plus two standard err
 the pruned model at most what it adds to the dense one, plus two standard errors; mean KL of INT8 weights alone under GPTQ at most
 0.7 of rounding's.
 
-usage: table_sparsegpt.py [--samples N] [--length TOKENS] [--windows N] [--keep] [--only sparse|weights]
+usage: table_sparsegpt.py [--samples N] [--length TOKENS] [--windows N] [--keep] [--variants] [--only sparse|weights]
 Run with the environment of install_peers.sh. --keep: folders that are there are not made again. Environment: as smol.py; about
 a quarter of an hour.
 """
@@ -39,6 +40,16 @@ from table_peer_quality import evaluate_batch, ids_of_handbook, mean_error, writ
 KL_BAR, NLL_ERRORS = 0.7, 2
 OURS, PEER, PEER_PRUNED = "sparsegpt-fp8", "llm-compressor-sparsegpt-fp8", "llm-compressor-sparsegpt"
 MSE = {"fp8-dynamic-mse": None, "llm-compressor-sparsegpt-mse": PEER_PRUNED}  # name: the source, None: BF16
+RECIPE = """name: NAME
+rules:
+  - {weight: {type: fp8, scale: channel}, input: {type: fp8, scale: token}, solver: {type: sparsegpt, order: ORDER}}
+calibration: {samples: 512, sample_length: 2048, propagate: PROPAGATE}
+"""
+VARIANTS = {  # name: order, propagate
+    "sparsegpt-fp8-natural": ("natural", "quantized"),
+    "sparsegpt-fp8-source": ("activation", "source"),
+    "sparsegpt-fp8-natural-source": ("natural", "source"),
+}
 WEIGHTS = ["int8", "int8-gptq", "llm-compressor-int8-gptq"]
 
 
@@ -56,7 +67,11 @@ def make(name, samples, keep):
         source = folder_of(MSE[name]) if MSE[name] else smol.bf16()
         smol.octavo("quantize", source, "--recipe", "fp8-dynamic-mse", "--out", out, capture_output=True)
         return None
-    smol.octavo("quantize", smol.bf16(), "--recipe", "sparsegpt-24-fp8", "--out", out, "--workers", 2, "--calibration",
+    recipe = "sparsegpt-24-fp8"
+    if name in VARIANTS:
+        recipe, (order, propagate) = smol.CACHE / f"gptq-{name}.yaml", VARIANTS[name]
+        recipe.write_text(RECIPE.replace("NAME", name).replace("ORDER", order).replace("PROPAGATE", propagate))
+    smol.octavo("quantize", smol.bf16(), "--recipe", recipe, "--out", out, "--workers", 2, "--calibration",
                 write_ids(smol.CACHE / "gptq-samples.jsonl", samples), "--packing", "each", capture_output=True)
     return json.loads(pathlib.Path(f"{out}.report.json").read_text())["seconds"]["total"]
 
@@ -71,6 +86,14 @@ def share_of_zeros(folder):
                     zero = (file.get_tensor(name).float() == 0).view(-1, 4).sum(1)
                     good, fours = good + (zero >= 2).sum().item(), fours + len(zero)
     return good / fours
+
+
+def embedding(folder):
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            if "model.embed_tokens.weight" in file.keys():
+                return file.get_tensor("model.embed_tokens.weight")
+    raise AssertionError(f"{folder}: no embedding")
 
 
 def sparse_table(seconds, results):
@@ -90,8 +113,10 @@ def beyond(what, differences):
     return bad
 
 
-def check_sparse(samples, windows, keep):
-    seconds = {name: make(name, samples, keep) for name in [OURS, PEER_PRUNED, PEER, *MSE]}
+def check_sparse(samples, windows, keep, variants):
+    seconds = {name: make(name, samples, keep) for name in [OURS, PEER_PRUNED, PEER, *MSE, *variants]}
+    for name in seconds:
+        assert torch.equal(embedding(folder_of(name)), embedding(smol.bf16())), f"{name}: another embedding than the source's"
     results = {name: table_gptq.compare(name, windows) for name in seconds}
     sparse_table(seconds, results)
     more = {name: increases(result) for name, result in results.items()}
@@ -145,6 +170,7 @@ def main():
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--windows", type=int, default=26)
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--variants", action="store_true")
     parser.add_argument("--only", choices=["sparse", "weights"])
     args = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
@@ -157,7 +183,7 @@ def main():
             table_gptq.make(name, samples, args.keep)
         failures += check_weights(windows)
     if args.only != "weights":
-        failures += check_sparse(samples, windows, args.keep)
+        failures += check_sparse(samples, windows, args.keep, VARIANTS if args.variants else ())
     return 1 if failures else 0
 
 
