@@ -235,8 +235,9 @@ void CutUnits(std::span<const PlacedTensor> tensors, v1::Plan* plan) {
     if (tensor.source_bytes() > 0 && !tensor.by_layers) ordered.push_back(&tensor);
   }
   std::sort(ordered.begin(), ordered.end(), [](const PlacedTensor* a, const PlacedTensor* b) {
-    return std::pair(a->source_file, a->source->spec().begin()) <
-           std::pair(b->source_file, b->source->spec().begin());
+    // A head made from the embedding begins where that does.
+    return std::tuple(a->source_file, a->source->spec().begin(), a->source->role()) <
+           std::tuple(b->source_file, b->source->spec().begin(), b->source->role());
   });
   const bool tied = CompatModeOf(plan->recipe().compat()).tied;
   std::vector<PlacedRows> runs;

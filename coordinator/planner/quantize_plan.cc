@@ -13,6 +13,7 @@
 #include "core/base/error.h"
 #include "core/base/status.h"
 #include "core/checkpoint/checkpoint.h"
+#include "core/checkpoint/untied_head.h"
 #include "core/scheme/legality.h"
 #include "core/store/local_store.h"
 #include "core/tensor/bare/tree.h"
@@ -88,20 +89,15 @@ void AddWarnings(const Checkpoint& checkpoint, std::span<const TensorScheme> sch
     std::string text =
         DimensionWarning(*schemes[i].scheme, tensor.spec().shape(0), tensor.spec().shape(1));
     if (!text.empty()) warn(tensor.spec(), std::move(text));
+    if (tensor.role() != v1::LM_HEAD) continue;
+    warn(tensor.spec(),
+         "an eight-bit output head: vLLM 0.32 and transformers with compressed-tensors 0.19 take "
+         "it, older ones may not");
   }
 }
 
-}  // namespace
-
-std::string ScratchDirOf(const std::string& staging_dir) { return staging_dir + ".calibration"; }
-
-absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recipe& asked,
-                                   const v1::CalibrationSet& calibration) {
-  if (checkpoint.quantized) {
-    return MakeError(Reason::kUnsupported, "the source is already quantized",
-                     {.file = "config.json"},
-                     "Give the BF16, F16 or F32 original, or what `octavo dequantize` makes of it");
-  }
+absl::StatusOr<v1::Plan> PlanOf(const Checkpoint& checkpoint, const v1::Recipe& asked,
+                                const v1::CalibrationSet& calibration) {
   v1::Plan plan;
   *plan.mutable_model() = checkpoint.model;
   *plan.mutable_recipe() = RecipeFor(asked, checkpoint.tensors);
@@ -139,6 +135,28 @@ absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recip
   for (const v1::OutputFile& output : plan.outputs()) bytes += output.size();
   for (const v1::SourceFile& file : plan.side_files()) bytes += file.size();
   plan.set_output_bytes(bytes);
+  return plan;
+}
+
+}  // namespace
+
+std::string ScratchDirOf(const std::string& staging_dir) { return staging_dir + ".calibration"; }
+
+absl::StatusOr<v1::Plan> BuildPlan(const Checkpoint& checkpoint, const v1::Recipe& recipe,
+                                   const v1::CalibrationSet& calibration) {
+  if (checkpoint.quantized) {
+    return MakeError(Reason::kUnsupported, "the source is already quantized",
+                     {.file = "config.json"},
+                     "Give the BF16, F16 or F32 original, or what `octavo dequantize` makes of it");
+  }
+  if (!checkpoint.model.tied_embeddings() || !QuantizesHead(recipe)) {
+    return PlanOf(checkpoint, recipe, calibration);
+  }
+  OCTAVO_ASSIGN_OR_RETURN(const Checkpoint untied, WithHeadOfItsOwn(checkpoint));
+  OCTAVO_ASSIGN_OR_RETURN(v1::Plan plan, PlanOf(untied, recipe, calibration));
+  plan.add_warnings()->set_text(
+      "the source's head is its embedding: the output has a head of its own beside it, and "
+      "tie_word_embeddings becomes false");
   return plan;
 }
 

@@ -7,6 +7,9 @@
 // in the order of the source files' names; a tensor stays in its shard and its scale goes beside
 // it. Units follow the source's byte order, so that a run of units is a sequential read.
 //
+// A head that is the embedding, and that the recipe quantizes, becomes a tensor of its own in the
+// embedding's shard (core/checkpoint/untied_head.h).
+//
 // Phases: everything that needs no joint scale, or whose tie group fits one unit, is in phase 0.
 // Larger groups give UNIT_STAT_AMAX units in phase 0, then UNIT_CAST in phase 1 (absmax), or
 // UNIT_STAT_MSE in phase 1 and UNIT_CAST in phase 2 (mse). Calibrating recipes have UNIT_CALIBRATE

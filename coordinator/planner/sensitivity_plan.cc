@@ -26,6 +26,7 @@ absl::StatusOr<WeightGroups> SenseGroupsOf(const Layout& layout) {
   for (const PlacedTensor& tensor : layout.tensors) {
     if (tensor.scheme.scheme == nullptr || tensor.source_bytes() == 0) continue;
     const v1::ModelTensor& source = *tensor.source;
+    if (source.role() == v1::LM_HEAD) continue;  // nothing measures what it reads
     if (IsStack(source.role())) {
       return MakeError(Reason::kUnsupported, "experts stacked in one tensor cannot be measured yet",
                        {.file = source.spec().file(), .tensor = source.spec().name()},

@@ -73,6 +73,7 @@ struct Group {
   v1::Algorithm algorithm = v1::ABSMAX;
   std::vector<std::string> modules;
   bool experts = false;  // modules of experts are among them
+  std::string head;      // the output head's module, if it is one of them
 };
 
 }  // namespace
@@ -92,11 +93,12 @@ ordered_json CompressedTensorsJson(const v1::Recipe& recipe, const v1::ModelSpec
     if (expert && of_experts) {
       index = *of_experts;
     } else if (const auto [entry, inserted] = group_of.try_emplace(key, index); inserted) {
-      groups.push_back({schemes[i].scheme, schemes[i].algorithm, {}, false});
+      groups.push_back({schemes[i].scheme, schemes[i].algorithm, {}, false, {}});
     } else {
       index = entry->second;
     }
     groups[index].modules.emplace_back(ModuleName(tensors[i].spec().name()));
+    if (tensors[i].role() == v1::LM_HEAD) groups[index].head = groups[index].modules.back();
     if (!expert) continue;
     groups[index].experts = true;
     of_experts = index;
@@ -113,6 +115,8 @@ ordered_json CompressedTensorsJson(const v1::Recipe& recipe, const v1::ModelSpec
     // several groups every module is named. Experts are looked up under "Linear" only.
     if (groups.size() == 1 || group.experts) {
       json["targets"] = {"Linear"};
+      // vLLM's head is no Linear: it looks for the name.
+      if (!group.head.empty()) json["targets"].push_back(group.head);
     } else {
       json["targets"] = group.modules;
     }

@@ -158,8 +158,12 @@ std::set<std::string> KeptModules(std::span<const v1::ModelTensor> tensors,
   for (size_t i = 0; i < tensors.size(); ++i) {
     const v1::TensorRole role = tensors[i].role();
     const bool linear = IsQuantizable(role) || role == v1::LM_HEAD || role == v1::ROUTER;
-    if (linear && schemes[i].scheme == nullptr) {
-      kept.insert(std::string(ModuleName(tensors[i].spec().name())));
+    if (!linear) continue;
+    const std::string module(ModuleName(tensors[i].spec().name()));
+    if (schemes[i].scheme == nullptr) {
+      kept.insert(module);
+    } else {
+      kept.erase(module);
     }
   }
   return kept;

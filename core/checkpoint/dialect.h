@@ -86,8 +86,8 @@ nlohmann::ordered_json QuantizationConfigJson(const v1::Recipe& recipe, const v1
 std::string QuantizedConfigText(nlohmann::ordered_json config,
                                 nlohmann::ordered_json quantization_config);
 
-// Full names of all linear modules that stay as they are, "lm_head" always included: readers match
-// names, and each has another idea of patterns.
+// Full names of all linear modules that stay as they are, "lm_head" included even where there is
+// none, unless it is quantized: readers match names, and each has another idea of patterns.
 std::set<std::string> KeptModules(std::span<const v1::ModelTensor> tensors,
                                   std::span<const TensorScheme> schemes);
 

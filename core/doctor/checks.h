@@ -31,4 +31,9 @@ std::set<std::string> LayersBeyond(const v1::ModelSpec& model, const TensorMap& 
 void CheckQuantized(const Folder& folder, const v1::ModelSpec& model, const TensorMap& tensors,
                     const Announcement& said, Findings* findings);
 
+// An output head of codes, in compressed-tensors: whether readers whose head is no linear layer
+// find it. REQUIRES as CheckModel.
+void CheckCodedHead(const v1::ModelSpec& model, const TensorMap& tensors, const Announcement& said,
+                    Findings* findings);
+
 }  // namespace octavo

@@ -89,7 +89,10 @@ Diagnosis Diagnose(const Folder& folder) {
     CheckModel(folder, model, tensors, said, said.present || unsaid, &findings);
     // Where nobody knows the words, every weight would be told of for the same reason.
     const bool understood = said.dialect != Dialect::kNone || (!said.present && !unsaid);
-    if (understood) CheckQuantized(folder, model, tensors, said, &findings);
+    if (understood) {
+      CheckQuantized(folder, model, tensors, said, &findings);
+      CheckCodedHead(model, tensors, said, &findings);
+    }
   }
   Judge(folder, &diagnosis);
   std::stable_sort(findings.begin(), findings.end(),

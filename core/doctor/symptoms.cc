@@ -28,6 +28,7 @@ constexpr std::string_view kCureSymmetric = "Quantize the model again, symmetric
 constexpr std::string_view kCureStrategy =
     "Quantize the model again with a scheme that all readers have";
 constexpr std::string_view kCureNames = "List the modules by their full names";
+constexpr std::string_view kCureNameHead = "Add lm_head to the targets of its group";
 constexpr std::string_view kCureGroup =
     "Give all parts of the group one scheme, or keep all of them";
 constexpr std::string_view kCureKeep = "List the module among those that stay";
@@ -169,6 +170,10 @@ constexpr Rule kRules[] = {
     {Symptom::kGroupSchemes, "group-schemes", Claims("LrL"), kCureGroup},
     // vLLM's head is no Linear; in transformers it is.
     {Symptom::kHeadNotKept, "head-not-kept", Claims("RlW"), kCureKeep},
+    // vLLM's head is no Linear: its codes find a plain head, its scales no place.
+    {Symptom::kHeadUnnamed, "head-unnamed", Claims("LRL"), kCureNameHead},
+    // vLLM VocabParallelEmbedding.weight_loader wants a row of scales for each of the vocabulary.
+    {Symptom::kHeadBlocks, "head-blocks", Claims("Lrl"), kCureStrategy},
     // Neither of the two quantizes a router.
     {Symptom::kRouterNotKept, "router-not-kept", Claims("RlL"), kCureKeep},
     // vLLM validate_kv_cache_scheme.

@@ -83,6 +83,8 @@ enum class Symptom : uint8_t {
   kGroupKeptInPart,
   kGroupSchemes,
   kHeadNotKept,
+  kHeadUnnamed,
+  kHeadBlocks,
   kRouterNotKept,
   kCacheScheme,
   kActivationMissing,

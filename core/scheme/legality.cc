@@ -1,5 +1,6 @@
 #include "core/scheme/legality.h"
 
+#include <algorithm>
 #include <array>
 #include <optional>
 
@@ -24,20 +25,22 @@ struct LegalRow {
   v1::NumericType type;
   v1::Granularity weight_scale;
   Input input;
-  bool experts;  // also for experts of a mixture
-  bool stacks;   // also for experts stacked in one tensor
+  bool experts;        // also for experts of a mixture
+  bool stacks;         // also for experts stacked in one tensor
+  bool heads = false;  // also for the output head
 };
 
 constexpr auto kFp8 = v1::NUMERIC_FP8_E4M3;
 constexpr std::array kLegal = {
-    LegalRow{kCompressedTensors, kFp8, v1::PER_CHANNEL, Input::kToken, true, false},
-    LegalRow{kCompressedTensors, kFp8, v1::PER_CHANNEL, Input::kNone, false, false},
+    LegalRow{kCompressedTensors, kFp8, v1::PER_CHANNEL, Input::kToken, true, false, true},
+    LegalRow{kCompressedTensors, kFp8, v1::PER_CHANNEL, Input::kNone, false, false, true},
     LegalRow{kCompressedTensors, kFp8, v1::PER_CHANNEL, Input::kStatic, false, false},
-    LegalRow{kCompressedTensors, kFp8, v1::PER_TENSOR, Input::kToken, false, false},
-    LegalRow{kCompressedTensors, kFp8, v1::PER_TENSOR, Input::kNone, false, false},
+    LegalRow{kCompressedTensors, kFp8, v1::PER_TENSOR, Input::kToken, false, false, true},
+    LegalRow{kCompressedTensors, kFp8, v1::PER_TENSOR, Input::kNone, false, false, true},
     LegalRow{kCompressedTensors, kFp8, v1::PER_TENSOR, Input::kStatic, true, false},
     LegalRow{kCompressedTensors, kFp8, v1::PER_BLOCK, Input::kGroup, true, false},
-    LegalRow{kCompressedTensors, v1::NUMERIC_INT8, v1::PER_CHANNEL, Input::kToken, true, false},
+    LegalRow{kCompressedTensors, v1::NUMERIC_INT8, v1::PER_CHANNEL, Input::kToken, true, false,
+             true},
     LegalRow{kFp8Dialect, kFp8, v1::PER_TENSOR, Input::kToken, true, true},
     LegalRow{kFp8Dialect, kFp8, v1::PER_TENSOR, Input::kStatic, true, true},
     LegalRow{kFp8Dialect, kFp8, v1::PER_BLOCK, Input::kGroup, true, false},
@@ -97,6 +100,15 @@ absl::Status Refuse(const v1::Scheme& scheme, std::string_view where, std::strin
                    fmt::format("{}: {} is not possible: {}", where, SchemeText(scheme), why));
 }
 
+// Why a scheme that layers may have is none of the output head.
+std::string_view WhyNotHead(const v1::Scheme& scheme, std::string_view dialect) {
+  if (dialect != kCompressedTensors) return "readers of this dialect keep lm_head as it is";
+  if (scheme.weight().granularity() == v1::PER_BLOCK) {
+    return "vLLM takes a head's scales by rows of the vocabulary, not by blocks";
+  }
+  return "what lm_head reads is not observed; it takes inputs of scale: token, or none";
+}
+
 absl::Status CheckDialect(std::string_view dialect, std::string_view where) {
   for (const std::string_view known : kDialects) {
     if (known == dialect) return absl::OkStatus();
@@ -150,6 +162,24 @@ absl::Status CheckSolver(const v1::Rule& rule, std::string_view where) {
                 "before all layers were seen");
 }
 
+// A rule that has lm_head among its roles.
+absl::Status CheckHead(const v1::Rule& rule, const v1::Recipe& recipe, std::string_view where) {
+  if (std::find(rule.roles().begin(), rule.roles().end(), v1::LM_HEAD) == rule.roles().end()) {
+    return absl::OkStatus();
+  }
+  OCTAVO_RETURN_IF_ERROR(
+      CheckLegal(rule.scheme(), rule.algorithm(), recipe.dialect(), Home::kHead, where));
+  if (rule.has_solver()) {
+    return MakeError(Reason::kBadRecipe,
+                     fmt::format("{}: lm_head is rounded to nearest, not solved", where), {},
+                     "Give lm_head a rule of its own without solver");
+  }
+  if (recipe.compat() == v1::COMPAT_NONE) return absl::OkStatus();
+  return MakeError(Reason::kBadRecipe,
+                   fmt::format("{}: no compatibility mode quantizes lm_head", where), {},
+                   "Leave out compat, or lm_head");
+}
+
 absl::Status CheckSmoothing(const v1::Recipe& recipe) {
   if (!recipe.has_smooth()) return absl::OkStatus();
   auto bad = [&](std::string_view what, std::string_view cure) {
@@ -195,6 +225,9 @@ absl::Status CheckLegal(const v1::Scheme& scheme, v1::Algorithm algorithm, std::
     if (home == Home::kExpert && !row.experts) {
       return Refuse(scheme, where, "no reader has an expert kernel for it");
     }
+    if (home == Home::kHead && !row.heads) {
+      return Refuse(scheme, where, WhyNotHead(scheme, dialect));
+    }
     if (home == Home::kStack && !row.stacks) {
       return Refuse(scheme, where,
                     fmt::format("the dialect {} has no such scales for experts that lie stacked in "
@@ -234,6 +267,7 @@ absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places) {
         CheckLegal(scheme, recipe.rules(i).algorithm(), recipe.dialect(), Home::kDense, where));
     if (scheme.weight().type() == v1::NUMERIC_KEEP) continue;
     OCTAVO_RETURN_IF_ERROR(CheckSolver(recipe.rules(i), where));
+    OCTAVO_RETURN_IF_ERROR(CheckHead(recipe.rules(i), recipe, where));
     if (HasStaticInput(scheme) && is_static.empty()) is_static = where;
     if (first == nullptr) first = &scheme;
     OCTAVO_RETURN_IF_ERROR(CheckTogether(*first, scheme, recipe.dialect(), where));

@@ -10,6 +10,10 @@
 //                       Also for experts stacked in one tensor, a scale for each.
 //   quark               FP8 per tensor with static inputs. One scheme. Stacks as in fp8.
 //
+// The output head (a rule with roles: [lm_head]) is quantized in compressed-tensors only: FP8 per
+// channel or tensor with inputs per token or none, INT8 per channel with inputs per token, rounded
+// to nearest. vLLM's other dialects pass its head by, and a head's block scales do not load there.
+//
 // All three can say an FP8 cache with one scale for the keys of a layer and one for its values.
 
 #include <cstdint>
@@ -34,6 +38,7 @@ enum class Home {
   kDense,
   kExpert,  // one of many experts, in a tensor of its own
   kStack,   // all experts of a layer in one tensor
+  kHead,    // the output head
 };
 
 // kBadRecipe with the reason if the dialect or its readers cannot express `scheme` with

@@ -52,12 +52,29 @@ int FusedGroup(v1::TensorRole role) {
 }
 
 bool RuleMatches(const v1::Rule& rule, v1::TensorRole role, std::string_view module) {
+  if (rule.roles_size() == 0 && role == v1::LM_HEAD) return false;  // only by its own name
   if (rule.roles_size() > 0) {
     bool found = false;
     for (const int wanted : rule.roles()) found = found || wanted == RoleInRules(role);
     if (!found) return false;
   }
   return rule.name_pattern().empty() || GlobMatches(rule.name_pattern(), module);
+}
+
+// What the first rule that matches says.
+TensorScheme SchemeIn(const v1::Recipe& recipe, v1::TensorRole role, std::string_view module) {
+  for (const v1::Rule& rule : recipe.rules()) {
+    if (!RuleMatches(rule, role, module)) continue;
+    if (rule.scheme().weight().type() == v1::NUMERIC_KEEP) break;
+    return {&rule.scheme(), rule.algorithm(), rule.has_solver() ? &rule.solver() : nullptr};
+  }
+  return {};
+}
+
+Home HomeOf(v1::TensorRole role) {
+  if (role == v1::LM_HEAD) return Home::kHead;
+  if (IsStack(role)) return Home::kStack;
+  return IsExpert(role) ? Home::kExpert : Home::kDense;
 }
 
 bool SameVerdict(const TensorScheme& a, const TensorScheme& b) {
@@ -122,10 +139,9 @@ v1::Recipe RecipeFor(const v1::Recipe& recipe, std::span<const v1::ModelTensor> 
   carried_out.clear_rules();
   for (const v1::Rule& rule : recipe.rules()) {
     const v1::NumericFormat& weight = rule.scheme().weight();
-    const bool weights_alone = recipe.dialect() == kCompressedTensors &&
-                               weight.type() == v1::NUMERIC_FP8_E4M3 &&
-                               weight.granularity() == v1::PER_CHANNEL &&
-                               !rule.scheme().has_input();
+    const bool weights_alone =
+        recipe.dialect() == kCompressedTensors && weight.type() == v1::NUMERIC_FP8_E4M3 &&
+        weight.granularity() == v1::PER_CHANNEL && !rule.scheme().has_input();
     std::set<v1::TensorRole> experts;
     for (const v1::ModelTensor& tensor : tensors) {
       if (weights_alone && IsExpert(tensor.role()) && !IsStack(tensor.role()) &&
@@ -148,22 +164,18 @@ v1::Recipe RecipeFor(const v1::Recipe& recipe, std::span<const v1::ModelTensor> 
   return carried_out;
 }
 
+bool QuantizesHead(const v1::Recipe& recipe) {
+  return SchemeIn(recipe, v1::LM_HEAD, "lm_head").scheme != nullptr;
+}
+
 absl::StatusOr<std::vector<TensorScheme>> ResolveSchemes(const v1::Recipe& recipe,
                                                          std::span<const v1::ModelTensor> tensors) {
   OCTAVO_RETURN_IF_ERROR(CheckRecipe(recipe));
   std::vector<TensorScheme> schemes(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
     const v1::ModelTensor& tensor = tensors[i];
-    if (!IsQuantizable(tensor.role())) continue;
-    const std::string_view module = ModuleName(tensor.spec().name());
-    for (const v1::Rule& rule : recipe.rules()) {
-      if (!RuleMatches(rule, tensor.role(), module)) continue;
-      if (rule.scheme().weight().type() != v1::NUMERIC_KEEP) {
-        schemes[i] = {&rule.scheme(), rule.algorithm(),
-                      rule.has_solver() ? &rule.solver() : nullptr};
-      }
-      break;
-    }
+    if (!IsQuantizable(tensor.role()) && tensor.role() != v1::LM_HEAD) continue;
+    schemes[i] = SchemeIn(recipe, tensor.role(), ModuleName(tensor.spec().name()));
   }
   OCTAVO_RETURN_IF_ERROR(CheckSchemes(recipe, tensors, schemes));
   return schemes;
@@ -176,9 +188,7 @@ absl::Status CheckSchemes(const v1::Recipe& recipe, std::span<const v1::ModelTen
     if (schemes[i].scheme == nullptr) continue;
     const v1::ModelTensor& tensor = tensors[i];
     const std::string_view module = ModuleName(tensor.spec().name());
-    const Home home = IsStack(tensor.role())    ? Home::kStack
-                      : IsExpert(tensor.role()) ? Home::kExpert
-                                                : Home::kDense;
+    const Home home = HomeOf(tensor.role());
     const v1::Scheme& scheme = *schemes[i].scheme;
     if (schemes[i].solver != nullptr && home == Home::kStack) {
       return MakeError(

@@ -8,7 +8,7 @@
 //   dialect: compressed-tensors       # or fp8, quark (legality.h says what each can say)
 //   compat: llm-compressor            # or autofp8, quark-2024, quark-0.13; absent: our own way
 //   rules:                            # the first rule that matches a layer wins
-//     - roles: [down_proj]            # absent: every role
+//     - roles: [down_proj]            # absent: every role but lm_head
 //       name: model.layers.0.*        # glob (* and ?) over the module name; absent: every name
 //       weight: keep                  # stays as it is
 //     - weight: {type: fp8, scale: channel}
@@ -37,8 +37,10 @@
 //           channel) or `all` tokens; propagate: what a layer sees where layers are solved or
 //           smoothed, `quantized` (the default: what the quantized layers below give) or `source`
 //
-// A linear layer that no rule matches stays as it is. Embeddings, norms, lm_head, biases and
-// routers always stay, whatever the rules say.
+// A linear layer that no rule matches stays as it is. The output head stays too, unless a rule has
+// lm_head among its roles: `roles: [lm_head]` quantizes it, where legality.h allows, and gives a
+// model whose head is its embedding a head of its own (core/checkpoint/untied_head.h). Embeddings,
+// norms, biases and routers always stay, whatever the rules say.
 
 #include <cstdint>
 #include <limits>
@@ -78,6 +80,9 @@ struct TensorScheme {
   v1::Algorithm algorithm = v1::ALGORITHM_UNSPECIFIED;
   const v1::Solver* solver = nullptr;  // null: rounded to nearest
 };
+
+// True where the rules quantize an output head, if the model has one.
+bool QuantizesHead(const v1::Recipe& recipe);
 
 // Applies the rules to every tensor: element i belongs to tensors[i]. The recipe must outlive the
 // result. A pattern or role that matches nothing is legal. Schemes illegal for a tensor's family

@@ -22,9 +22,9 @@ constexpr size_t kNameBytesMax = 64;
 constexpr size_t kDescriptionBytesMax = 512;
 constexpr int kBlockMax = 1 << 20;
 
-constexpr std::array kRuleRoles = {v1::Q_PROJ,    v1::K_PROJ,     v1::V_PROJ,    v1::O_PROJ,
-                                   v1::GATE_PROJ, v1::UP_PROJ,    v1::DOWN_PROJ, v1::EXPERT_GATE,
-                                   v1::EXPERT_UP, v1::EXPERT_DOWN};
+constexpr std::array kRuleRoles = {v1::Q_PROJ,    v1::K_PROJ,      v1::V_PROJ,    v1::O_PROJ,
+                                   v1::GATE_PROJ, v1::UP_PROJ,     v1::DOWN_PROJ, v1::EXPERT_GATE,
+                                   v1::EXPERT_UP, v1::EXPERT_DOWN, v1::LM_HEAD};
 
 constexpr std::array<std::string_view, 2> kTypeNames = {"fp8", "int8"};
 constexpr std::array<std::string_view, 2> kAlgorithmNames = {"absmax", "mse"};
@@ -275,6 +275,10 @@ absl::Status RecipeReader::ReadRule(const YAML::Node& node, v1::Rule* rule) {
   if (keep && (scheme->has_input() || rule->algorithm() != v1::ALGORITHM_UNSPECIFIED ||
                rule->has_solver())) {
     return Error(node.Mark(), "a rule with 'weight: keep' takes no input, algorithm or solver");
+  }
+  if (!keep && rule->roles().empty() && rule->name_pattern() == "lm_head") {
+    return Error(node.Mark(), "a rule reaches lm_head by its role, not by its name",
+                 "Write roles: [lm_head]");
   }
   if (!keep && rule->algorithm() == v1::ALGORITHM_UNSPECIFIED) rule->set_algorithm(v1::ABSMAX);
   return absl::OkStatus();

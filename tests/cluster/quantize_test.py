@@ -1,5 +1,6 @@
 """Quantizing on real processes: the same bytes whatever the cluster, whatever dies."""
 
+import json
 import os
 import pathlib
 import resource
@@ -18,6 +19,11 @@ SYNTH = ["--family", "llama", "--layers", 9, "--hidden", 1024, "--intermediate",
          "--vocab", 4096, "--shard-size", "40MB", "--seed", 7]
 SYNTH_LARGE = ["--family", "llama", "--layers", 23, "--hidden", 2048, "--intermediate", 5632, "--heads", 32,
                "--kv-heads", 4, "--vocab", 32000, "--shard-size", "1GB", "--seed", 1]
+HEAD_YAML = """name: head
+rules:
+  - {roles: [lm_head], weight: {type: fp8, scale: tensor}}
+  - {weight: {type: fp8, scale: channel}, input: {type: fp8, scale: token}}
+"""
 
 
 class QuantizeTest(job_case.JobCase):
@@ -64,6 +70,22 @@ class QuantizeTest(job_case.JobCase):
         self.assertEqual(first_code, 0, first.stderr())
         self.assertEqual(code, 75, second.stderr())
         self.assert_published()
+
+    # ---- a head made from the embedding -----------------------------------------------------------
+
+    def test_a_tied_head_is_written_the_same_by_any_workers(self):
+        source, recipe = self.scratch / "tied", self.scratch / "head.yaml"
+        recipe.write_text(HEAD_YAML)
+        self.run_ok("synth", *SYNTH, "--tied", "--out", source)
+        found = []
+        for workers in [1, 2, 3]:
+            out = self.scratch / f"head-{workers}"
+            self.run_ok("quantize", source, "--recipe", recipe, "--out", out, "--workers", workers)
+            found.append(digests(out))
+        self.assertEqual(found[1:], found[:1] * 2)
+        config = json.loads((out / "config.json").read_text())
+        self.assertIs(config["tie_word_embeddings"], False)
+        self.assertEqual(config["quantization_config"]["ignore"], [])
 
     # ---- a person interrupts ------------------------------------------------------------------------
 

@@ -19,13 +19,18 @@ from harness import ClusterTest, Run, digest_of, octavo_args, wait_until
 SYNTH = ["--family", "llama", "--layers", 2, "--hidden", 384, "--intermediate", 1536, "--heads", 6, "--kv-heads", 3,
          "--head-dim", 64, "--vocab", 1024, "--seed", 3]
 RECIPES = {"fp8-dynamic": [], "fp8-weight-only": [], "fp8-block": [], "int8-dynamic": [],
-           "static.yaml": ["--calibration", "random"]}
+           "static.yaml": ["--calibration", "random"], "head.yaml": []}
 STATIC_YAML = """name: static
 dialect: compressed-tensors
 kv_cache: {type: fp8, scale: tensor}
 calibration: {observer: absmax, samples: 4, sample_length: 64}
 rules:
   - {weight: {type: fp8, scale: tensor}, input: {type: fp8, scale: tensor}}
+"""
+HEAD_YAML = """name: head
+rules:
+  - {roles: [lm_head], weight: {type: int8, scale: channel}, input: {type: int8, scale: token}}
+  - {weight: {type: fp8, scale: channel}, input: {type: fp8, scale: token}}
 """
 PROMPT = random.Random(5).choices(range(3, 250), k=150)
 
@@ -70,6 +75,7 @@ class ServeTest(ClusterTest):
         cls.client = cls.cluster.client
         cls.pids_at_start = cls.cluster.worker_pids()
         (cls.scratch / "static.yaml").write_text(STATIC_YAML)
+        (cls.scratch / "head.yaml").write_text(HEAD_YAML)
         for recipe, flags in RECIPES.items():
             name = recipe.removesuffix(".yaml")
             cls.folders[name] = cls.scratch / name

@@ -17,6 +17,7 @@
 #include "core/scheme/recipe.h"
 #include "core/tensor/bare/fp8.h"
 #include "core/tensor/dtype_proto.h"
+#include "fmt/format.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/tiny_llama.h"
@@ -136,6 +137,7 @@ void ExpectFaithful(const std::string& source, const std::string& output, int qu
   ASSERT_TRUE(quantization.ok()) << quantization.status();
   std::map<std::string, v1::TensorSpec> sources;
   for (const auto& tensor : before->tensors) sources[tensor.spec().name()] = tensor.spec();
+  sources.try_emplace("lm_head.weight", sources.at("model.embed_tokens.weight"));  // tied
   int quantized = 0;
   for (size_t t = 0; t < after->tensors.size(); ++t) {
     const TensorQuantization& q = quantization->tensors[t];
@@ -187,6 +189,26 @@ TEST(WholeRun, EveryPresetIsFaithfulAndIndependentOfOrder) {
     // Least squared error may clip the largest weights.
     if (Preset(name)->rules(0).algorithm() == v1::ABSMAX) ExpectFaithful(folder / "src", a, 14);
     EXPECT_FALSE(std::filesystem::exists(a + ".octavo"));
+  }
+}
+
+TEST(WholeRun, AnEightBitHeadIsTheModelsOwn) {
+  const std::string layers = "  - {weight: {type: fp8, scale: channel}}\n";
+  for (const bool tied : {false, true}) {
+    const TestFolder folder;
+    WriteTinyLlama({.shards = 2, .tied = tied}, folder / "src");
+    for (const char* scheme :
+         {"weight: {type: int8, scale: channel}, input: {type: int8, scale: token}",
+          "weight: {type: fp8, scale: tensor}"}) {
+      const auto recipe = Custom(fmt::format("  - {{roles: [lm_head], {}}}\n{}", scheme, layers));
+      const std::string a = folder / "a", b = folder / "b";
+      ASSERT_TRUE(WholeRun(folder / "src", a, recipe, 1).ok());
+      ASSERT_TRUE(WholeRun(folder / "src", b, recipe, 2, Isa::kReference).ok());
+      EXPECT_EQ(Contents(a), Contents(b)) << scheme;
+      ExpectFaithful(folder / "src", a, 15);
+      EXPECT_FALSE(OpenCheckpoint(a)->model.tied_embeddings());
+      for (const std::string& made : {a, b}) std::filesystem::remove_all(made);
+    }
   }
 }
 

@@ -39,10 +39,16 @@ rules:
     input: {type: fp8, scale: group, group: 128}
 )";
 
+const char kHead[] = R"(name: h
+rules:
+  - {roles: [lm_head], weight: {type: int8, scale: channel}, input: {type: int8, scale: token}}
+  - {weight: {type: int8, scale: channel}, input: {type: int8, scale: token}}
+)";
+
 v1::Recipe RecipeOf(const std::string& name) {
   const auto preset = Preset(name);
   if (preset.ok()) return *preset;
-  std::string text = name == "fp8-blocks" ? kBlocks : kStatic;
+  std::string text = name == "fp8-blocks" ? kBlocks : name == "head" ? kHead : kStatic;
   if (const size_t at = text.find("DIALECT"); at != std::string::npos) {
     text.replace(at, 7, name.substr(name.find(' ') + 1));
   }
@@ -243,6 +249,20 @@ TEST(Doctor, FindsWhatCompressedTensorsSaysWrongly) {
           f.Drop(kQ + ".weight_scale");
           Keep(f, kQ);
         }}});
+}
+
+TEST(Doctor, FindsWhatIsWrongWithAHeadOfCodes) {
+  CheckAll("head", {{"head-unnamed", [](auto& f) {
+                       f.Quantization()["config_groups"]["group_0"]["targets"] = {"Linear"};
+                     }}});
+  CheckAll("fp8-block",
+           {{"head-blocks", [](auto& f) {
+               const int64_t rows = f.At("lm_head.weight").shape[0];
+               f.Put("lm_head.weight", DType::kF8E4M3, {rows, 256});
+               f.Put("lm_head.weight_scale", DType::kBF16, {(rows + 127) / 128, 2});
+               f.Quantization()["ignore"] = nlohmann::ordered_json::array();
+               f.Quantization()["config_groups"]["group_0"]["targets"] = {"Linear", "lm_head"};
+             }}});
 }
 
 TEST(Doctor, FindsWhatIsWrongWithScalesAndCodes) {

@@ -128,8 +128,8 @@ TEST(Recipe, ErrorsNameTheLine) {
               HasSubstr("r.yaml:3: type 'fp4' is not known"));
   EXPECT_THAT(Message("name: a\nrules:\n  - weight: {type: fp8, scale: token}\n"),
               HasSubstr("r.yaml:3: 'token' is not a scale of weight"));
-  EXPECT_THAT(Message("name: a\nrules:\n  - roles: [lm_head]\n    weight: keep\n"),
-              HasSubstr("r.yaml:3: 'lm_head' is not a role that rules can match"));
+  EXPECT_THAT(Message("name: a\nrules:\n  - roles: [embedding]\n    weight: keep\n"),
+              HasSubstr("r.yaml:3: 'embedding' is not a role that rules can match"));
   EXPECT_THAT(Message("name: a\nrules:\n\n  - weight: {type: fp8, scale: block}\n"),
               HasSubstr("r.yaml:4: 'block' goes with scale: block"));
   EXPECT_THAT(Message("name: [\n"), HasSubstr("not YAML"));

@@ -19,6 +19,7 @@ struct Case {
   Format format;
   v1::ModelSpec spec;
   bool fp8_cache = false;
+  bool head = false;  // in the format too
 };
 
 std::vector<Case> Cases() {
@@ -42,6 +43,10 @@ std::vector<Case> Cases() {
       {"MixtureFp8Static", Format::kFp8Static, MixtureSpec(), true},
       {"MixtureFp8StaticTied", Format::kFp8StaticTied, MixtureSpec()},
       {"DbrxFp8StaticAttention", Format::kFp8Static, DbrxSpec(), true},
+      {"Fp8DynamicHead", Format::kFp8Dynamic, RaggedSpec(), false, true},
+      {"Fp8TensorHead", Format::kFp8Tensor, RaggedSpec(), false, true},
+      {"Fp8WeightOnlyHead", Format::kFp8WeightOnly, RaggedSpec(), false, true},
+      {"Int8Head", Format::kInt8, RaggedSpec(), false, true},
       {"Qwen3", Format::kFp8Dynamic, RaggedSpec()},
       {"MixtureOfOne", Format::kBf16, MixtureSpec()},
       {"Bf16TiedWithBias", Format::kBf16, RaggedSpec()},
@@ -68,7 +73,8 @@ std::vector<Case> Cases() {
 class Invariance : public ::testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
-    model_ = WriteTinyModel(GetParam().spec, GetParam().format, 7, GetParam().fp8_cache);
+    model_ = WriteTinyModel(GetParam().spec, GetParam().format, 7, GetParam().fp8_cache,
+                            GetParam().head);
     tokens_ = RandomTokens(kTokens, model_.spec.vocab_size(), 3);
     want_ = RunModel(model_, tokens_, {.isa = Isa::kReference});
     ASSERT_EQ(want_.size(), tokens_.size());

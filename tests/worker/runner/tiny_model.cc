@@ -194,7 +194,8 @@ bool IsStatic(Format format) {
   return format == Format::kFp8Static || format == Format::kFp8StaticTied;
 }
 
-TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed, bool fp8_cache) {
+TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed, bool fp8_cache,
+                         bool head) {
   TinyModel model;
   model.spec = spec;
   model.dir = ::testing::TempDir() + "octavo-tiny-" + RandomHex(8);
@@ -209,7 +210,8 @@ TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed
   std::vector<NewTensor> tensors;
   for (const ExpectedTensor& tensor : *planned) {
     const bool quantized =
-        IsQuantizable(tensor.role) && !IsStack(tensor.role) && format != Format::kBf16;
+        (head && tensor.role == v1::LM_HEAD) ||
+        (IsQuantizable(tensor.role) && !IsStack(tensor.role) && format != Format::kBf16);
     const DType dtype = !quantized                ? DType::kBF16
                         : format == Format::kInt8 ? DType::kI8
                                                   : DType::kF8E4M3;

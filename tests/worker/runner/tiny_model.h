@@ -46,9 +46,10 @@ v1::ModelSpec DbrxSpec();
 // For block scales: 3 KV groups of 128, inner 320.
 v1::ModelSpec BlockSpec();
 
-// Writes model.safetensors into a fresh folder under the test's temporary directory.
+// Writes model.safetensors into a fresh folder under the test's temporary directory. `head`: the
+// output head is in the format too; it is not of `kFp8Block` or static.
 TinyModel WriteTinyModel(const v1::ModelSpec& spec, Format format, uint64_t seed,
-                         bool fp8_cache = false);
+                         bool fp8_cache = false, bool head = false);
 
 struct RunSettings {
   uint32_t ranks = 1;
