@@ -40,7 +40,7 @@ TEST(Legality, StaticScalesRoundTrip) {
           "calibration: {observer: mse, samples: 65536, sample_length: 7, coverage: natural}\n",
           "calibration: {observer: mse, samples: 6, sample_length: 7, coverage: all}\n",
           "calibration: {observer: mse, samples: 6, sample_length: 7, coverage: quota "
-          "4294967294}\n",
+          "4294967293}\n",
           "calibration: {samples: 128, percentile: 99.99, sample_length: 512, observer: "
           "percentile}\nkv_cache: {type: fp8, scale: tensor}\n",
           "kv_cache: none\n"
