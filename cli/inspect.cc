@@ -35,6 +35,7 @@ nlohmann::ordered_json ModelJson(const v1::ModelSpec& model) {
 
 struct Schemes {
   std::map<std::string, uint64_t> weights;  // "FP8 channel / FP8 token dynamic" -> how many
+  uint64_t bitmasks = 0;                    // of these, stored as sparse-24-bitmask
   bool fp8_cache = false;                   // keys and values have scales
 };
 
@@ -44,6 +45,9 @@ absl::StatusOr<Schemes> SchemesOf(const Checkpoint& checkpoint) {
                           ReadQuantization(checkpoint.config, checkpoint.tensors));
   for (const TensorQuantization& one : quantization.tensors) {
     if (one.quantized) ++schemes.weights[SchemeText(one.scheme)];
+  }
+  for (const v1::ModelTensor& tensor : checkpoint.tensors) {
+    schemes.bitmasks += tensor.spec().has_bitmask() ? 1 : 0;
   }
   schemes.fp8_cache = !quantization.cache_scales.empty();
   return schemes;
@@ -60,6 +64,7 @@ void PrintJson(const Checkpoint& checkpoint, const CheckpointSummary& summary,
                                  {"scale_tensors", summary.scale_tensors},
                                  {"kv_bytes_per_token", summary.kv_bytes_per_token},
                                  {"fp8_cache", schemes.fp8_cache},
+                                 {"sparse_24_bitmasks", schemes.bitmasks},
                                  {"roles", nlohmann::ordered_json::array()},
                                  {"dtypes", nlohmann::ordered_json::object()},
                                  {"schemes", nlohmann::ordered_json::object()},
@@ -104,6 +109,9 @@ void PrintText(const Checkpoint& checkpoint, const CheckpointSummary& summary,
                HumanBytes(dtype.bytes));
   }
   for (const auto& [name, count] : schemes.weights) fmt::print("{}: {} weights\n", name, count);
+  if (schemes.bitmasks > 0) {
+    fmt::print("{} of them 2:4, stored as sparse-24-bitmask\n", schemes.bitmasks);
+  }
   fmt::print("total: {} tensors, {} parameters, {} in {} files, {} side files\n", summary.tensors,
              HumanCount(summary.parameters), HumanBytes(summary.file_bytes),
              checkpoint.files.size(), checkpoint.side_files.size());

@@ -99,7 +99,7 @@ if ((oracles)); then
   status=$?
   count "oracle environment" $status
   for check in tests/oracle/check_*.py; do
-    [[ $check == */check_vllm.py ]] && continue
+    [[ $check == */check_@(vllm|bitmask).py ]] && continue  # environments of their own
     # A quarter of an hour each: --oracles --full.
     [[ $check == */check_@(perplexity|compat).py ]] && ((full == 0)) && continue
     args=()
@@ -107,6 +107,11 @@ if ((oracles)); then
     [[ $check == */check_solved_readers.py ]] && ((full == 0)) && args=(int8-w8a8-gptq)  # three recipes with --full
     ((status != 0)) || oracle "$venv" "$check" "${args[@]}"
   done
+  venv="$PWD/build/cache/venv-bitmask"
+  tests/oracle/install.sh "$venv" requirements_bitmask.txt compressed_tensors safetensors torch transformers
+  status=$?
+  count "environment of sparse-24-bitmask" $status
+  ((status != 0)) || oracle "$venv" tests/oracle/check_bitmask.py
   venv="$PWD/build/cache/venv-vllm"
   tests/oracle/install_vllm.sh "$venv"
   status=$?

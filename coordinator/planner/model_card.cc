@@ -109,6 +109,16 @@ constexpr char kQuality[] =
     "```\noctavo eval compare SRC DST --text FILE\n```\n\n";
 
 std::string Loading(const v1::Recipe& recipe) {
+  if (recipe.storage() == v1::STORAGE_SPARSE_24_BITMASK) {
+    return fmt::format(
+        "\n## Loading\n\nThe folder is a {} checkpoint whose 2:4 weights are stored as {}: "
+        "compressed-tensors reads it up to 0.14.0.1. vLLM and later versions do not; they read "
+        "what "
+        "this makes of it, with the weights in full:\n\n"
+        "```\noctavo convert-dialect DST FULL --dialect {}\n```\n\nOctavo reads it as it is:\n\n"
+        "```\noctavo serve DST\n```\n",
+        recipe.dialect(), StorageName(recipe.storage()), recipe.dialect());
+  }
   const char* cache = recipe.has_kv_cache() ? " --kv-cache-dtype fp8" : "";
   std::string out = fmt::format(
       "\n## Loading\n\nThe folder is a {} checkpoint{}.\n\n"

@@ -5,6 +5,7 @@
 #include "coordinator/planner/plan_parts.h"
 #include "core/base/error.h"
 #include "core/base/status.h"
+#include "core/checkpoint/bitmask_storage.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/dialect.h"
 #include "core/checkpoint/index.h"
@@ -16,16 +17,28 @@
 namespace octavo {
 namespace {
 
+bool HasBitmasks(const v1::Recipe& recipe) {
+  return recipe.storage() == v1::STORAGE_SPARSE_24_BITMASK;
+}
+
 DType StoredIn(const CompatMode& mode, DType of_dialect) {
   return mode.bf16_scales ? DType::kBF16 : of_dialect;
 }
 
-absl::Status CheckQuantizable(const v1::TensorSpec& spec, const CompatMode& mode) {
+absl::Status CheckQuantizable(const v1::TensorSpec& spec, const v1::Recipe& recipe) {
+  const CompatMode& mode = CompatModeOf(recipe.compat());
   if (mode.tensor_scales_only && spec.dtype() != v1::BF16) {
     return MakeError(Reason::kUnsupported,
                      fmt::format("compat {} is known for BF16 weights, not for {}", mode.name,
                                  Name(FromProto(spec.dtype()))),
                      {.file = spec.file(), .tensor = spec.name()}, "Leave out --compat");
+  }
+  if (HasBitmasks(recipe) && spec.shape_size() == 2 && spec.shape(1) % 4 != 0) {
+    return MakeError(Reason::kUnsupported,
+                     fmt::format("its {} columns are no multiple of four, so that it cannot be "
+                                 "stored as {}",
+                                 spec.shape(1), StorageName(recipe.storage())),
+                     {.file = spec.file(), .tensor = spec.name()}, "Leave out storage");
   }
   if (spec.shape_size() == 2 && IsSourceFloat(FromProto(spec.dtype())) &&
       spec.end() > spec.begin()) {
@@ -130,7 +143,13 @@ class FileWriter {
         continue;
       }
       const ScaleShape scale = WeightScale(*placed);
-      placed->weight_begin = by_name.at(CodesNameOf(source))->begin();
+      if (HasBitmasks(recipe_)) {
+        const BitmaskParts parts = PartsOf(*placed);
+        placed->weight_begin = by_name.at(parts.kept.name)->begin();
+        placed->bitmask_begin = by_name.at(parts.bits.name)->begin();
+      } else {
+        placed->weight_begin = by_name.at(CodesNameOf(source))->begin();
+      }
       placed->scale_begin = by_name.at(scale.name)->begin();
       placed->scale_dtype = ToProto(scale.dtype);
       placed->scale_bytes = ByteSize(scale.dtype);
@@ -138,7 +157,7 @@ class FileWriter {
     v1::OutputFile* output = plan_->add_outputs();
     output->set_name(name);
     output->set_size(header.file_size);
-    output->set_head(header.bytes);
+    output->set_head(header.bytes + ShapesAfter(header, inside));
   }
 
   const TensorIndex& index() const { return index_; }
@@ -149,6 +168,27 @@ class FileWriter {
         WeightScaleOf(recipe_.dialect(), model_, *placed.source, placed.scheme.scheme->weight());
     scale.dtype = StoredIn(CompatModeOf(recipe_.compat()), scale.dtype);
     return scale;
+  }
+
+  BitmaskParts PartsOf(const PlacedTensor& placed) const {
+    const v1::TensorSpec& spec = placed.source->spec();
+    return BitmaskPartsOf(ModuleName(spec.name()), CodeDType(placed.scheme.scheme->weight().type()),
+                          spec.shape(0), spec.shape(1));
+  }
+
+  // The shapes of 2:4 weights, which no unit writes. They have the largest type of all and lie
+  // behind the header.
+  std::string ShapesAfter(const BuiltHeader& header, std::span<PlacedTensor* const> inside) const {
+    if (!HasBitmasks(recipe_)) return "";
+    std::map<std::string, std::string> shapes;  // content by name
+    for (const PlacedTensor* placed : inside) {
+      if (placed->scheme.scheme == nullptr) continue;
+      const v1::TensorSpec& spec = placed->source->spec();
+      shapes[PartsOf(*placed).shape.name] = BitmaskShapeBytes(spec.shape(0), spec.shape(1));
+    }
+    std::string bytes;
+    for (size_t i = 0; i < shapes.size(); ++i) bytes += shapes.at(header.tensors[i].name());
+    return bytes;
   }
 
   // A source tensor as it will be stored, and its scales.
@@ -164,8 +204,16 @@ class FileWriter {
       tensor.dtype = CodeDType(placed.scheme.scheme->weight().type());
       append(WeightScale(placed));
     }
+    const bool halved = placed.scheme.scheme != nullptr && HasBitmasks(recipe_);
     for (OwnScale& own : StaticScalesOf(placed, model_, recipe_)) append(std::move(own.tensor));
-    tensors->push_back(std::move(tensor));
+    if (!halved) {
+      tensors->push_back(std::move(tensor));
+      return;
+    }
+    BitmaskParts parts = PartsOf(placed);
+    for (NewTensor* part : {&parts.kept, &parts.bits, &parts.shape}) {
+      tensors->push_back(std::move(*part));
+    }
   }
 
   const v1::ModelSpec& model_;
@@ -196,7 +244,7 @@ absl::StatusOr<Layout> LayOutFiles(const Checkpoint& checkpoint, const v1::Recip
   for (size_t i = 0; i < layout.tensors.size(); ++i) {
     const v1::ModelTensor& tensor = checkpoint.tensors[i];
     if (schemes[i].scheme != nullptr) {
-      OCTAVO_RETURN_IF_ERROR(CheckQuantizable(tensor.spec(), CompatModeOf(recipe.compat())));
+      OCTAVO_RETURN_IF_ERROR(CheckQuantizable(tensor.spec(), recipe));
     }
     const int64_t experts = IsStack(tensor.role()) ? checkpoint.model.expert_count() : 1;
     const auto file = file_index.find(tensor.spec().file());

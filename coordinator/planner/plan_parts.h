@@ -4,6 +4,7 @@
 // that solve are in solve_plan.h). Private to coordinator/planner.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,8 +25,10 @@ struct PlacedTensor {
   uint32_t source_file = 0;   // index into Checkpoint.files
   uint32_t output_file = 0;   // index into Plan.outputs
   uint64_t weight_begin = 0;  // absolute, in the output file
-  uint64_t scale_begin = 0;   // where quantized
-  uint64_t scale_bytes = 0;   // of one scale: its dtype's size
+  // Where codes are stored as two of four and a bitmask (core/checkpoint/bitmask_storage.h).
+  std::optional<uint64_t> bitmask_begin = std::nullopt;
+  uint64_t scale_begin = 0;  // where quantized
+  uint64_t scale_bytes = 0;  // of one scale: its dtype's size
   v1::DType scale_dtype = v1::DTYPE_UNSPECIFIED;
   int64_t expert_count = 1;  // experts that lie in it one after the other
   bool by_layers =
@@ -51,6 +54,11 @@ absl::StatusOr<Layout> LayOutFiles(const Checkpoint& checkpoint, const v1::Recip
 
 // All rows of a tensor in one piece, without a tie.
 v1::Piece WholePiece(const PlacedTensor& tensor);
+
+// Bytes that a piece writes.
+uint64_t OutputBytes(const v1::Piece& piece);
+// Makes of a piece one that is only looked at.
+void ClearOutput(v1::Piece* piece);
 
 // Adds to plan->units, tie_group_count and source_bytes what copies and rounds to nearest. Looks at
 // plan->recipe(), and leaves out what goes by layers.

@@ -6,6 +6,7 @@
 #include "coordinator/planner/plan_parts.h"
 #include "core/base/limits.h"
 #include "core/scheme/compat.h"
+#include "core/tensor/bare/two_of_four.h"
 
 namespace octavo {
 namespace {
@@ -104,11 +105,17 @@ void SetOutput(const PlacedRows& own, v1::Piece* piece) {
   }
   const v1::NumericFormat& format = tensor.scheme.scheme->weight();
   const auto columns = static_cast<uint64_t>(spec.shape(1));
+  const uint64_t stored = tensor.bitmask_begin ? columns / 2 : columns;
   *piece->mutable_format() = format;
   piece->set_algorithm(tensor.scheme.algorithm);
   piece->set_scale_dtype(tensor.scale_dtype);
   *piece->mutable_weight_out() =
-      Range(tensor.output_file, tensor.weight_begin + begin * columns, count * columns);
+      Range(tensor.output_file, tensor.weight_begin + begin * stored, count * stored);
+  if (tensor.bitmask_begin) {
+    const auto row_bits = static_cast<uint64_t>(BitmaskRowBytes(spec.shape(1)));
+    *piece->mutable_bitmask_out() =
+        Range(tensor.output_file, *tensor.bitmask_begin + begin * row_bits, count * row_bits);
+  }
   uint64_t first = begin;  // scales before this piece
   uint64_t scales = count;
   if (format.granularity() == v1::PER_TENSOR) {
@@ -136,6 +143,21 @@ v1::Piece WholePiece(const PlacedTensor& tensor) {
   piece.set_tie_group(-1);
   SetOutput({&tensor, 0, tensor.rows(), 0}, &piece);
   return piece;
+}
+
+uint64_t OutputBytes(const v1::Piece& piece) {
+  uint64_t bytes = 0;
+  for (const v1::FileRange* range :
+       {&piece.weight_out(), &piece.bitmask_out(), &piece.scale_out()}) {
+    bytes += range->end() - range->begin();
+  }
+  return bytes;
+}
+
+void ClearOutput(v1::Piece* piece) {
+  piece->clear_weight_out();
+  piece->clear_bitmask_out();
+  piece->clear_scale_out();
 }
 
 namespace {
@@ -200,14 +222,11 @@ class Cutter {
     piece->set_tie_group(tie_group);
     SetOutput(rows, piece);
     if (kStreams[stream].kind != v1::UNIT_CAST) {  // statistics only
-      piece->clear_weight_out();
-      piece->clear_scale_out();
+      ClearOutput(piece);
     }
     unit.set_source_bytes(unit.source_bytes() +
                           tensor.source_bytes() / tensor.rows() * (end - begin));
-    unit.set_output_bytes(unit.output_bytes() + piece->weight_out().end() -
-                          piece->weight_out().begin() + piece->scale_out().end() -
-                          piece->scale_out().begin());
+    unit.set_output_bytes(unit.output_bytes() + OutputBytes(*piece));
   }
 
   void Close(Stream stream) {

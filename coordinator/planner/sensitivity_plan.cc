@@ -74,8 +74,7 @@ class SenseCutter {
     if (scheme.has_input() && scheme.input().dynamic()) *spec.mutable_input() = scheme.input();
     units_.AddPieces(group, unit);
     for (v1::Piece& piece : *unit->mutable_pieces()) {  // nothing is written
-      piece.clear_weight_out();
-      piece.clear_scale_out();
+      ClearOutput(&piece);
     }
   }
 

@@ -87,8 +87,7 @@ void FillSmoothUnit(const SmoothedPoint& smoothed, double strength, v1::Unit* un
     piece = WholePiece(tensor);
     unit->set_source_bytes(unit->source_bytes() + tensor.source_bytes());
     if (piece.has_format()) {  // looked at
-      piece.clear_weight_out();
-      piece.clear_scale_out();
+      ClearOutput(&piece);
       return;
     }
     *piece.mutable_fold() = FoldOf(norm.layer(), point);

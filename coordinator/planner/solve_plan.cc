@@ -15,6 +15,7 @@
 #include "core/plan/layer_plan.h"
 #include "core/plan/serve_plan.h"
 #include "core/plan/solve_memory.h"
+#include "core/tensor/bare/two_of_four.h"
 #include "core/tensor/bare/units.h"
 #include "core/tensor/dtype_proto.h"
 
@@ -54,7 +55,15 @@ ServedTensor StagedTensor(const PlacedTensor& placed, const v1::Plan& plan) {
   }
   const v1::NumericFormat& format = placed.scheme.scheme->weight();
   spec.set_dtype(ToProto(CodeDType(format.type())));
-  spec.set_end(placed.weight_begin + static_cast<uint64_t>(spec.shape(0) * spec.shape(1)));
+  const auto codes = static_cast<uint64_t>(spec.shape(0) * spec.shape(1));
+  spec.set_end(placed.weight_begin + (placed.bitmask_begin ? codes / 2 : codes));
+  if (placed.bitmask_begin) {
+    v1::Bitmask& bits = *spec.mutable_bitmask();
+    bits.set_file(file);
+    bits.set_begin(*placed.bitmask_begin);
+    bits.set_end(bits.begin() +
+                 static_cast<uint64_t>(spec.shape(0) * BitmaskRowBytes(spec.shape(1))));
+  }
   served.scheme = *placed.scheme.scheme;
   const ScaleShape shape =
       WeightScaleOf(plan.recipe().dialect(), plan.model(), *placed.source, format);
@@ -178,8 +187,7 @@ class SolveCutter {
     uint64_t out = 0;
     for (v1::Piece& piece : *unit->mutable_pieces()) {
       if (folds) *piece.mutable_fold() = FoldOf(layer, point);
-      out += piece.weight_out().end() - piece.weight_out().begin() + piece.scale_out().end() -
-             piece.scale_out().begin();
+      out += OutputBytes(piece);
     }
     unit->set_output_bytes(out);
   }

@@ -9,6 +9,7 @@
 #include "core/base/error.h"
 #include "core/base/limits.h"
 #include "core/base/status.h"
+#include "core/checkpoint/bitmask_storage.h"
 #include "core/checkpoint/config_json.h"
 #include "core/checkpoint/hf_config.h"
 #include "core/checkpoint/index.h"
@@ -299,6 +300,9 @@ absl::StatusOr<Checkpoint> OpenCheckpoint(const Store& store, const std::string&
   OCTAVO_ASSIGN_OR_RETURN(const Weights weights, FindWeights(store, dir, entries));
   OCTAVO_ASSIGN_OR_RETURN(std::vector<v1::TensorSpec> specs,
                           ReadHeaders(store, weights, checkpoint));
+  if (SaysBitmasks(checkpoint.config)) {
+    OCTAVO_ASSIGN_OR_RETURN(specs, JoinBitmasks(store, dir, std::move(specs)));
+  }
   OCTAVO_RETURN_IF_ERROR(PlaceTensors(std::move(specs), checkpoint));
   checkpoint.side_files = SideFilesOf(entries);
   if (checkpoint.model.dtype() == v1::DTYPE_UNSPECIFIED) {

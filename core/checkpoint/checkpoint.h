@@ -26,7 +26,8 @@ struct Checkpoint {
   // Weights with their meaning, in model order: embedding, layers ascending with the family's order
   // inside, final norm, head, then IGNORED ones by name. Every tensor the family needs is there,
   // with the right shape. In a quantized folder the scales (IsScaleName) are among the IGNORED
-  // ones, with the layer and expert of their module.
+  // ones, with the layer and expert of their module. A 2:4 matrix that is stored as kept codes and
+  // a bitmask is one tensor, as if it lay there in full (bitmask_storage.h).
   std::vector<v1::ModelTensor> tensors;
   bool quantized = false;  // config.json has a quantization_config
   // The tensor files, sorted by name, mtime and header digest set.

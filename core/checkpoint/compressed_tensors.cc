@@ -4,6 +4,7 @@
 #include <optional>
 #include <set>
 
+#include "core/checkpoint/bitmask_storage.h"
 #include "core/checkpoint/dialect.h"
 
 namespace octavo {
@@ -138,6 +139,9 @@ ordered_json CompressedTensorsJson(const v1::Recipe& recipe, const v1::ModelSpec
   if (recipe.has_kv_cache()) config["kv_cache_scheme"] = ArgsJson(recipe.kv_cache(), observer);
   config["quant_method"] = "compressed-tensors";
   config["quantization_status"] = "compressed";
+  if (recipe.storage() == v1::STORAGE_SPARSE_24_BITMASK) {
+    config["sparsity_config"] = SparsityConfigJson(config["ignore"]);
+  }
   config["version"] = kFormatVersion;
   return config;
 }

@@ -2,7 +2,8 @@
 
 // The compressed-tensors dialect: `quantization_config` inside config.json, and scales beside their
 // weights. Loaded unchanged by transformers with compressed-tensors, and by vLLM. Keys that older
-// readers forbid (scale_dtype, zp_dtype) and sparsity_config are never written.
+// readers forbid (scale_dtype, zp_dtype) are never written, and sparsity_config only where the
+// recipe asks for weights stored as sparse-24-bitmask (bitmask_storage.h).
 // Names and shapes: dialect.h.
 
 #include <optional>
@@ -48,7 +49,8 @@ struct Quantization {
 // kBadCheckpoint, naming the tensor: a missing, surplus or misshapen scale, a weight whose dtype is
 // not what its group says, an orphan scale; as kUnsupported: other quant methods, asymmetric
 // schemes, static inputs other than FP8 with one scale, a cache other than FP8 with one scale per
-// layer, packed and sparse storage. Scale values are checked when they are read.
+// layer, packed storage, sparse storage other than sparse-24-bitmask. Scale values are checked when
+// they are read.
 absl::StatusOr<Quantization> ReadQuantization(const nlohmann::ordered_json& config,
                                               std::span<const v1::ModelTensor> tensors);
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/base/status.h"
+#include "core/checkpoint/bitmask_storage.h"
 #include "core/checkpoint/module_schemes.h"
 #include "core/checkpoint/quantization_json.h"
 #include "core/scheme/legality.h"
@@ -177,8 +178,12 @@ absl::StatusOr<ModuleSchemes> ReadCompressedTensors(const ordered_json& config) 
         fmt::format("quantization_status '{}': weights are not compressed", status));
   }
   const ordered_json* sparsity = FindMember(config, "sparsity_config");
-  if (sparsity != nullptr && !sparsity->empty() && TextMember(*sparsity, "format") != "dense") {
-    return UnsupportedQuantization("sparse storage is not handled");
+  if (sparsity != nullptr && !sparsity->empty()) {
+    const std::string format = TextMember(*sparsity, "format");
+    if (format != "dense" && format != kBitmaskFormat) {
+      return UnsupportedQuantization(
+          fmt::format("sparsity_config: format '{}' is not handled", format));
+    }
   }
   OCTAVO_RETURN_IF_ERROR(CheckStorage(TextMember(config, "format")));
   ModuleSchemes groups;

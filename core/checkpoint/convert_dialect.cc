@@ -9,6 +9,7 @@
 #include "core/base/error.h"
 #include "core/base/limits.h"
 #include "core/base/status.h"
+#include "core/checkpoint/bitmask_storage.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/compressed_tensors.h"
 #include "core/checkpoint/dialect.h"
@@ -137,6 +138,10 @@ float CodeValue(v1::NumericType type, std::byte code) {
                                   : F32FromFp8(bits);
 }
 
+int64_t RowsAtATime(const v1::TensorSpec& matrix) {
+  return std::max<int64_t>(1, static_cast<int64_t>(kChunkBytes) / matrix.shape(1));
+}
+
 class Converter {
  public:
   Converter(Store& store, const Source& source, std::string out_dir)
@@ -208,7 +213,21 @@ class Converter {
     return store_.Sync(path);
   }
 
+  // Codes of which two of four lie in the source, in full.
+  absl::Status CopyRows(const v1::TensorSpec& from, const std::string& path, uint64_t to) {
+    const int64_t step = RowsAtATime(from);
+    for (int64_t row = 0; row < from.shape(0); row += step) {
+      const int64_t rows = std::min(step, from.shape(0) - row);
+      OCTAVO_RETURN_IF_ERROR(
+          ReadCodeRows(store_, source_.checkpoint.dir, from, row, rows, &buffer_));
+      OCTAVO_RETURN_IF_ERROR(store_.WriteAt(path, to, buffer_));
+      to += buffer_.size();
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status CopyBytes(const v1::TensorSpec& from, const std::string& path, uint64_t to) {
+    if (from.has_bitmask()) return CopyRows(from, path, to);
     const std::string source = JoinPath(source_.checkpoint.dir, from.file());
     for (uint64_t at = from.begin(); at < from.end();) {
       buffer_.resize(std::min(kChunkBytes, from.end() - at));
@@ -252,14 +271,13 @@ class Converter {
     const v1::NumericFormat& format = copy.codes->scheme.weight();
     OCTAVO_ASSIGN_OR_RETURN(const std::vector<float> scales, ReadScale(copy.codes->scale));
     const int64_t columns = from.shape(1);
-    const int64_t step = std::max<int64_t>(1, static_cast<int64_t>(kChunkBytes) / columns);
+    const int64_t step = RowsAtATime(from);
     const auto size = static_cast<size_t>(ByteSize(copy.target.dtype));
     std::vector<std::byte> values;
     for (int64_t row = 0; row < from.shape(0); row += step) {
-      const uint64_t at = from.begin() + static_cast<uint64_t>(row * columns);
-      buffer_.resize(static_cast<size_t>(std::min(step, from.shape(0) - row) * columns));
+      const int64_t rows = std::min(step, from.shape(0) - row);
       OCTAVO_RETURN_IF_ERROR(
-          store_.ReadAt(JoinPath(source_.checkpoint.dir, from.file()), at, buffer_));
+          ReadCodeRows(store_, source_.checkpoint.dir, from, row, rows, &buffer_));
       values.resize(buffer_.size() * size);
       for (size_t i = 0; i < buffer_.size(); ++i) {
         const auto index = static_cast<int64_t>(i);
@@ -269,9 +287,11 @@ class Converter {
         std::byte* at_value = values.data() + i * size;
         StoreElement(copy.target.dtype, value, at_value);
         if (std::isfinite(LoadElement(copy.target.dtype, at_value))) continue;
-        return MakeError(Reason::kNonFinite,
-                         fmt::format("{} is no number of {}", value, Name(copy.target.dtype)),
-                         {from.file(), from.name(), at + i});
+        return MakeError(
+            Reason::kNonFinite,
+            fmt::format("row {}, column {}: {} is no number of {}", row + index / columns,
+                        index % columns, value, Name(copy.target.dtype)),
+            {.file = from.file(), .tensor = from.name()});
       }
       OCTAVO_RETURN_IF_ERROR(store_.WriteAt(path, to, values));
       to += values.size();

@@ -4,6 +4,7 @@
 #include <map>
 #include <utility>
 
+#include "core/checkpoint/bitmask_storage.h"
 #include "core/tensor/dtype_proto.h"
 #include "fmt/format.h"
 
@@ -67,7 +68,7 @@ CheckpointSummary Summarize(const Checkpoint& checkpoint) {
   std::map<int, DTypeSummary> dtypes;
   for (const v1::ModelTensor& tensor : checkpoint.tensors) {
     const v1::TensorSpec& spec = tensor.spec();
-    const uint64_t bytes = spec.end() - spec.begin();
+    const uint64_t bytes = StoredBytes(spec);
     const uint64_t elements = Elements(spec);
     const bool scale = checkpoint.quantized && IsScaleName(spec.name());
     summary.tensors += 1;

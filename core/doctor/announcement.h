@@ -53,6 +53,7 @@ struct Announcement {
   bool layers_only = false;  // heads and routers stay without being named
   bool cache = false;        // keys and values are said to have scales
   bool cache_known = true;   // false: config.json says neither yes nor no
+  bool bitmasks = false;     // 2:4 weights are said to be stored as sparse-24-bitmask
   bool packed = false;       // several codes in an element of weight_packed
   std::string_view weight_scale = ".weight_scale";
 

@@ -2,6 +2,7 @@
 #include <array>
 #include <charconv>
 
+#include "core/checkpoint/bitmask_storage.h"
 #include "core/checkpoint/quantization_json.h"
 #include "core/doctor/announcement.h"
 #include "fmt/format.h"
@@ -164,7 +165,7 @@ void CheckFormat(const ordered_json& config, Announcement* out, Findings* findin
   }
 }
 
-void CheckSections(const ordered_json& config, Findings* findings) {
+void CheckSections(const ordered_json& config, Announcement* out, Findings* findings) {
   // Without a word the status counts as "initialized".
   const std::string status = TextMember(config, "quantization_status");
   if (status != "compressed") {
@@ -172,11 +173,12 @@ void CheckSections(const ordered_json& config, Findings* findings) {
                  "quantization_status", fmt::format("'{}'", status), findings);
   }
   const ordered_json* sparsity = FindMember(config, "sparsity_config");
-  if (sparsity != nullptr && !sparsity->empty()) {
-    const bool dense = TextMember(*sparsity, "format") == "dense";
-    AddAnnounced(dense ? Symptom::kSparsityDense : Symptom::kSparsity, "sparsity_config",
-                 fmt::format("format '{}'", TextMember(*sparsity, "format")), findings);
-  }
+  if (sparsity == nullptr || sparsity->empty()) return;
+  const std::string format = TextMember(*sparsity, "format");
+  out->bitmasks = format == kBitmaskFormat;  // what it means depends on the weights
+  if (out->bitmasks) return;
+  AddAnnounced(format == "dense" ? Symptom::kSparsityDense : Symptom::kSparsity, "sparsity_config",
+               fmt::format("format '{}'", format), findings);
 }
 
 void CheckCache(const ordered_json& config, Announcement* out, Findings* findings) {
@@ -216,7 +218,7 @@ void ReadTargets(const ordered_json& group, size_t index, Announcement* out, Fin
 
 void AnnounceCompressedTensors(const ordered_json& config, Announcement* out, Findings* findings) {
   CheckFormat(config, out, findings);
-  CheckSections(config, findings);
+  CheckSections(config, out, findings);
   CheckCache(config, out, findings);
   AnnounceKept(config, "ignore", out, findings);
   const ordered_json* groups = FindMember(config, "config_groups");

@@ -6,6 +6,7 @@
 #include "core/doctor/checks.h"
 #include "core/model/family.h"
 #include "core/tensor/dtype_proto.h"
+#include "fmt/format.h"
 
 namespace octavo {
 namespace {
@@ -53,6 +54,19 @@ bool CheckUnsaid(const TensorMap& tensors, const Announcement& said, Findings* f
   return false;
 }
 
+// Where 2:4 weights are said to be stored as kept codes and bitmasks: whether any are.
+void CheckBitmasks(const TensorMap& tensors, Findings* findings) {
+  const auto packed = std::count_if(tensors.begin(), tensors.end(), [](const auto& tensor) {
+    return tensor.second->has_bitmask();
+  });
+  findings->push_back(
+      {.symptom = packed > 0 ? Symptom::kSparsityBitmask : Symptom::kSparsityDense,
+       .what = packed > 0 ? fmt::format("{} weights are stored as sparse-24-bitmask", packed)
+                          : std::string("format 'sparse-24-bitmask', and no weight is stored so"),
+       .file = "config.json",
+       .key = "quantization_config.sparsity_config"});
+}
+
 void Judge(const Folder& folder, Diagnosis* diagnosis) {
   for (const Finding& finding : diagnosis->findings) {
     const Rule& rule = RuleOf(finding.symptom);
@@ -86,6 +100,7 @@ Diagnosis Diagnose(const Folder& folder) {
     const TensorMap tensors = TensorsOf(folder);
     const v1::ModelSpec model = Spelled(*folder.model, tensors);
     const bool unsaid = CheckUnsaid(tensors, said, &findings);
+    if (said.bitmasks) CheckBitmasks(tensors, &findings);
     CheckModel(folder, model, tensors, said, said.present || unsaid, &findings);
     // Where nobody knows the words, every weight would be told of for the same reason.
     const bool understood = said.dialect != Dialect::kNone || (!said.present && !unsaid);

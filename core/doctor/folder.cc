@@ -8,6 +8,7 @@
 #include "core/base/error.h"
 #include "core/base/limits.h"
 #include "core/base/status.h"
+#include "core/checkpoint/bitmask_storage.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/compressed_tensors.h"
 #include "core/checkpoint/config_json.h"
@@ -77,6 +78,34 @@ void ReadFiles(const Store& store, Folder* folder) {
     auto read = ReadSafetensors(store, folder->dir, name);
     file.status = read.status();
     if (read.ok()) file.tensors = std::move(read->tensors);
+  }
+}
+
+// Makes weights of kept codes and bitmasks, as the loader does. Those that cannot be stay what they
+// are: the loader says what is wrong.
+void JoinFolder(const Store& store, Folder* folder) {
+  if (!folder->config_status.ok() || !SaysBitmasks(folder->config)) return;
+  std::vector<v1::TensorSpec> all;
+  for (const FolderFile& file : folder->files) {
+    all.insert(all.end(), file.tensors.begin(), file.tensors.end());
+  }
+  const auto joined = JoinBitmasks(store, folder->dir, all);
+  if (!joined.ok()) return;
+  std::set<std::string_view> weights;
+  for (const v1::TensorSpec& spec : *joined) weights.insert(spec.name());
+  for (const v1::TensorSpec& spec : all) {  // the index names what the files hold
+    if (weights.contains(spec.name()) || !folder->index) continue;
+    const auto entry = folder->index->weight_map.find(spec.name());
+    if (entry == folder->index->weight_map.end()) continue;
+    const std::string weight = spec.name().substr(0, spec.name().rfind('.')) + ".weight";
+    if (spec.name().ends_with(".compressed")) folder->index->weight_map[weight] = entry->second;
+    folder->index->weight_map.erase(spec.name());
+  }
+  for (FolderFile& file : folder->files) {
+    file.tensors.clear();
+    for (const v1::TensorSpec& spec : *joined) {
+      if (spec.file() == file.name) file.tensors.push_back(spec);
+    }
   }
 }
 
@@ -222,6 +251,7 @@ absl::StatusOr<Folder> ReadFolder(const Store& store, const std::string& dir, De
   ReadConfig(store, &folder);
   ReadIndex(store, &folder);
   ReadFiles(store, &folder);
+  JoinFolder(store, &folder);
   OCTAVO_RETURN_IF_ERROR(ReadValues(store, depth, &folder));
   OCTAVO_RETURN_IF_ERROR(CompareHead(store, &folder));
   OCTAVO_RETURN_IF_ERROR(CompareTwice(store, &folder));

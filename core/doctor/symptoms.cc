@@ -24,6 +24,8 @@ constexpr std::string_view kCureConvert =
     "`octavo convert-dialect DIR OUT --dialect compressed-tensors`";
 constexpr std::string_view kCureEightBits = "Quantize the model to eight bits";
 constexpr std::string_view kCureSparsity = "Remove sparsity_config: the weights are stored in full";
+constexpr std::string_view kCureExpand =
+    "`octavo convert-dialect DIR OUT --dialect compressed-tensors` stores the weights in full";
 constexpr std::string_view kCureSymmetric = "Quantize the model again, symmetrically";
 constexpr std::string_view kCureStrategy =
     "Quantize the model again with a scheme that all readers have";
@@ -146,6 +148,8 @@ constexpr Rule kRules[] = {
     {Symptom::kPacked, "packed", Claims("r??"), kCureEightBits},
     // vLLM _parse_sparsity_config.
     {Symptom::kSparsityDense, "sparsity-dense", Claims("LrL"), kCureSparsity},
+    // transformers finds no weights, and cannot make codes up.
+    {Symptom::kSparsityBitmask, "sparsity-bitmask", Claims("LrR"), kCureExpand},
     {Symptom::kSparsity, "sparsity", Claims("rr?"), kCureRequantize},
     // compressed-tensors' model of the arguments forbids other keys.
     {Symptom::kArgsUnknownKey, "args-unknown-key", Claims("LrR"), kCureConfig},

@@ -66,6 +66,7 @@ enum class Symptom : uint8_t {
   kFormatPacked,
   kPacked,
   kSparsityDense,
+  kSparsityBitmask,
   kSparsity,
   kArgsUnknownKey,
   kActorder,

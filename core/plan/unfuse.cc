@@ -16,6 +16,12 @@ v1::TensorSpec RowsOf(const v1::TensorSpec& whole, int64_t begin, int64_t count)
   part.set_begin(whole.begin() + static_cast<uint64_t>(begin) * row_bytes);
   part.set_end(part.begin() + static_cast<uint64_t>(count) * row_bytes);
   part.set_shape(0, count);
+  if (whole.has_bitmask()) {
+    v1::Bitmask& bits = *part.mutable_bitmask();
+    const uint64_t row_bits = (bits.end() - bits.begin()) / static_cast<uint64_t>(whole.shape(0));
+    bits.set_begin(bits.begin() + static_cast<uint64_t>(begin) * row_bits);
+    bits.set_end(bits.begin() + static_cast<uint64_t>(count) * row_bits);
+  }
   return part;
 }
 

@@ -180,6 +180,16 @@ absl::Status CheckHead(const v1::Rule& rule, const v1::Recipe& recipe, std::stri
                    "Leave out compat, or lm_head");
 }
 
+absl::Status CheckStorage(const v1::Recipe& recipe) {
+  if (recipe.storage() == v1::STORAGE_DENSE || recipe.dialect() == kCompressedTensors) {
+    return absl::OkStatus();
+  }
+  return MakeError(Reason::kBadRecipe,
+                   fmt::format("{}: the dialect {} has no storage {}", recipe.name(),
+                               recipe.dialect(), StorageName(recipe.storage())),
+                   {}, "Use the dialect compressed-tensors, or leave out storage");
+}
+
 absl::Status CheckSmoothing(const v1::Recipe& recipe) {
   if (!recipe.has_smooth()) return absl::OkStatus();
   auto bad = [&](std::string_view what, std::string_view cure) {
@@ -256,6 +266,7 @@ absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places) {
     return given.empty() ? std::string(otherwise) : given;
   };
   OCTAVO_RETURN_IF_ERROR(CheckCompat(recipe));
+  OCTAVO_RETURN_IF_ERROR(CheckStorage(recipe));
   const v1::Scheme* first = nullptr;
   std::string is_static;  // where the first static scale is asked for
   for (int i = 0; i < recipe.rules_size(); ++i) {
@@ -284,14 +295,13 @@ absl::Status CheckRecipe(const v1::Recipe& recipe, const RecipePlaces& places) {
     }
     if (is_static.empty()) is_static = where;
   }
-  const bool solved = HasSolver(recipe);
   OCTAVO_RETURN_IF_ERROR(CheckSmoothing(recipe));
   const bool by_layers = IsLayerwise(recipe);
   if (!recipe.has_calibration()) {
     if (by_layers) {
       return MakeError(Reason::kBadRecipe,
                        fmt::format("{}: {} needs a calibration, and the recipe has none",
-                                   recipe.name(), solved ? "a solver" : "smooth"),
+                                   recipe.name(), HasSolver(recipe) ? "a solver" : "smooth"),
                        {}, "Add calibration: {samples: 512, sample_length: 2048}");
     }
     if (is_static.empty()) return absl::OkStatus();

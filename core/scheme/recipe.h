@@ -15,6 +15,7 @@
 //       input: {type: fp8, scale: token}
 //       algorithm: absmax             # or mse: how scales are found
 //       solver: {type: gptq, damping: 0.01, order: activation}
+//   storage: dense                    # or sparse-24-bitmask: how quantized weights lie on disk
 //   smooth: {strength: 0.5}
 //   kv_cache: {type: fp8, scale: tensor}
 //   calibration: {observer: absmax, samples: 512, sample_length: 2048}
@@ -25,6 +26,11 @@
 // kv_cache: absent or `none` (keys and values stay), or {type: fp8, scale: tensor}: static
 // solver:   absent: codes are rounded to nearest. gptq, or sparsegpt (2:4), with `damping` (of the
 //           Hessian's mean diagonal; 0.01) and `order: natural` or `activation` (the default)
+// storage:  `dense` (the default): every code. `sparse-24-bitmask`: two codes of every four and
+// where
+//           they are (compressed-tensors up to 0.14.0.1; vLLM refuses it). Every quantized weight
+//           must come out 2:4, by sparsegpt or because the source is; one that does not is an error
+//           when it is met
 // smooth:   SmoothQuant (Xiao et al., 2022): what q, k and v, or gate and up, read becomes smaller
 //           in its largest channels and their weights larger, by powers of two that the norm before
 //           them takes back: exact, but for numbers that leave the range of the source's type
@@ -112,6 +118,8 @@ bool HasSolver(const v1::Recipe& recipe);
 uint32_t ExpertQuotaDefault(const v1::Recipe& recipe, const v1::ModelSpec& model);
 // True where layers are finished one after the other: with a solver or smoothing.
 bool IsLayerwise(const v1::Recipe& recipe);
+// "sparse-24-bitmask" of STORAGE_SPARSE_24_BITMASK: the spelling in recipes.
+std::string_view StorageName(v1::WeightStorage storage);
 // "gptq" of SOLVER_GPTQ: the spelling in recipes.
 std::string SolverName(v1::SolverKind kind);
 

@@ -139,6 +139,9 @@ std::string RecipeYaml(const v1::Recipe& recipe) {
     line("algorithm", rule.algorithm() == v1::MSE ? "mse" : "absmax");
     if (rule.has_solver()) line("solver", SolverYaml(rule.solver()));
   }
+  if (recipe.storage() != v1::STORAGE_DENSE) {
+    out += fmt::format("storage: {}\n", StorageName(recipe.storage()));
+  }
   if (recipe.has_smooth()) {
     out += fmt::format("smooth: {{strength: {}}}\n", recipe.smooth().strength());
   }
@@ -155,6 +158,10 @@ std::string RoleName(v1::TensorRole role) {
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
   }
   return name;
+}
+
+std::string_view StorageName(v1::WeightStorage storage) {
+  return storage == v1::STORAGE_SPARSE_24_BITMASK ? "sparse-24-bitmask" : "dense";
 }
 
 std::string SolverName(v1::SolverKind kind) {

@@ -31,6 +31,7 @@ constexpr std::array<std::string_view, 2> kAlgorithmNames = {"absmax", "mse"};
 constexpr std::array<std::string_view, 2> kSolverNames = {"gptq", "sparsegpt"};
 constexpr std::array<std::string_view, 2> kOrderNames = {"natural", "activation"};
 constexpr std::array<std::string_view, 2> kPropagateNames = {"quantized", "source"};
+constexpr std::array<std::string_view, 2> kStorageNames = {"dense", "sparse-24-bitmask"};
 constexpr double kDampingDefault = 0.01;
 constexpr std::array<std::string_view, 3> kObserverNames = {"absmax", "percentile", "mse"};
 constexpr std::array kObservers = {v1::OBSERVER_ABSMAX, v1::OBSERVER_PERCENTILE, v1::OBSERVER_MSE};
@@ -65,6 +66,8 @@ class RecipeReader : public YamlReader {
   absl::Status ReadWeight(const YAML::Node& node, v1::NumericFormat* format);
   absl::Status ReadInput(const YAML::Node& node, v1::Scheme* scheme);
   absl::Status ReadSolver(const YAML::Node& node, v1::Solver* solver);
+  absl::Status ReadStorage(const YAML::Node& node, v1::Recipe* recipe);
+  absl::Status ReadSmooth(const YAML::Node& node, v1::Recipe* recipe);
   absl::Status ReadCache(const YAML::Node& node, v1::Recipe* recipe);
   absl::StatusOr<uint32_t> Coverage(const YAML::Node& node);
   absl::Status ReadCalibration(const YAML::Node& node, v1::Calibration* calibration);
@@ -185,6 +188,21 @@ absl::Status RecipeReader::ReadSolver(const YAML::Node& node, v1::Solver* solver
                                    Key{"damping", false, read_damping},
                                    Key{"order", false, read_order}};
   return ReadMap(node, "solver", keys);
+}
+
+absl::Status RecipeReader::ReadStorage(const YAML::Node& node, v1::Recipe* recipe) {
+  OCTAVO_ASSIGN_OR_RETURN(const size_t storage, Word(node, "storage", kStorageNames));
+  recipe->set_storage(storage == 0 ? v1::STORAGE_DENSE : v1::STORAGE_SPARSE_24_BITMASK);
+  return absl::OkStatus();
+}
+
+absl::Status RecipeReader::ReadSmooth(const YAML::Node& node, v1::Recipe* recipe) {
+  auto read_strength = [&](const YAML::Node& number) -> absl::Status {
+    OCTAVO_ASSIGN_OR_RETURN(const double strength, Decimal(number, "strength", 1));
+    recipe->mutable_smooth()->set_strength(strength);
+    return absl::OkStatus();
+  };
+  return ReadMap(node, "smooth", std::array{Key{"strength", true, read_strength}});
 }
 
 absl::Status RecipeReader::ReadCache(const YAML::Node& node, v1::Recipe* recipe) {
@@ -330,19 +348,16 @@ absl::StatusOr<v1::Recipe> RecipeReader::ReadRecipe(const YAML::Node& root) {
     recipe.set_compat(FindCompatMode(CompatNames()[mode])->compat);
     return absl::OkStatus();
   };
-  auto read_smooth = [&](const YAML::Node& value) -> absl::Status {
-    auto read_strength = [&](const YAML::Node& number) -> absl::Status {
-      OCTAVO_ASSIGN_OR_RETURN(const double strength, Decimal(number, "strength", 1));
-      recipe.mutable_smooth()->set_strength(strength);
-      return absl::OkStatus();
-    };
-    return ReadMap(value, "smooth", std::array{Key{"strength", true, read_strength}});
-  };
-  const std::array<Key, 8> keys = {
-      Key{"name", true, read_name},        Key{"description", false, read_description},
-      Key{"dialect", false, read_dialect}, Key{"compat", false, read_compat},
-      Key{"rules", true, read_rules},      Key{"smooth", false, read_smooth},
-      Key{"kv_cache", false, read_cache},  Key{"calibration", false, read_calibration}};
+  const std::array<Key, 9> keys = {
+      Key{"name", true, read_name},
+      Key{"description", false, read_description},
+      Key{"dialect", false, read_dialect},
+      Key{"compat", false, read_compat},
+      Key{"rules", true, read_rules},
+      Key{"storage", false, [&](const YAML::Node& value) { return ReadStorage(value, &recipe); }},
+      Key{"smooth", false, [&](const YAML::Node& value) { return ReadSmooth(value, &recipe); }},
+      Key{"kv_cache", false, read_cache},
+      Key{"calibration", false, read_calibration}};
   OCTAVO_RETURN_IF_ERROR(ReadMap(root, "a recipe", keys));
   if (recipe.has_calibration() && recipe.calibration().observer() == v1::OBSERVER_UNSPECIFIED) {
     if (HasStaticScale(recipe)) {

@@ -156,6 +156,48 @@ calibration: {calibration}
                 verdict = self.run_ok("doctor", outs[0], "--json").result()
                 self.assertEqual(verdict["verdicts"]["octavo"], "loads", verdict)
 
+    def test_half_of_the_codes_are_stored(self):
+        """As sparse-24-bitmask: the same for any number of workers, and the same model as in full; nothing where it is not 2:4."""
+        source = self.scratch / "source-bitmask"
+        self.run_ok("synth", "--family", "llama", *SHAPE, "--out", source)
+        outs = {}
+        for storage in ("dense", "sparse-24-bitmask"):
+            recipe = self.recipe(storage, "{type: fp8, scale: channel}", "{type: fp8, scale: token}", "{type: sparsegpt}",
+                                 "{samples: 9, sample_length: 9}", f"storage: {storage}\n")
+            for workers in (1, 2):
+                outs[storage, workers] = self.scratch / f"{storage}-by-{workers}"
+                self.run_ok("quantize", source, "--recipe", recipe, *CALIBRATION, "--out", outs[storage, workers],
+                            "--workers", workers)
+            self.assertEqual(digests(outs[storage, 1]), digests(outs[storage, 2]))
+        full, packed = outs["dense", 1], outs["sparse-24-bitmask", 1]
+        self.run_ok("convert-dialect", packed, self.out, "--dialect", "compressed-tensors")
+        self.assertEqual(tensors(full), tensors(self.out))
+        codes = [name.removesuffix(".weight") for name, entry in tensors(full).items() if entry[0] == "F8_E4M3"]
+        stored = tensors(packed)
+        self.assertEqual(len(codes), 3 * 7)
+        for name in codes:
+            rows, columns = tensors(full)[name + ".weight"][1]
+            self.assertEqual(stored[name + ".compressed"][:2], ("F8_E4M3", [rows, columns // 2]))
+            self.assertEqual(stored[name + ".bitmask"][:2], ("U8", [rows, columns // 8]))
+            self.assertEqual(stored[name + ".shape"], ("I64", [2, 1], struct.pack("<qq", rows, columns)))
+        ids = self.scratch / "ids.jsonl"
+        ids.write_text(json.dumps({"ids": [(7 * i) % 512 for i in range(64)]}) + "\n")
+        losses = [self.run_ok("eval", "ppl", out, "--ids", ids, "--window", 64, "--json").result() for out in (full, packed)]
+        self.assertEqual(losses[0]["nll"], losses[1]["nll"])
+        verdict = self.run_ok("doctor", packed, "--json").result()
+        self.assertEqual(verdict["verdicts"]["octavo"], "loads", verdict)
+        self.assertEqual(verdict["verdicts"]["vllm"], "refused", verdict)
+        run = self.run_fails(65, "quantize", source, "--recipe", self.dense_bitmask(), "--out", self.scratch / "never")
+        self.assertIn("more than two of the four differ from zero", run.stderr())
+        self.assertFalse((self.scratch / "never").exists())
+
+    def dense_bitmask(self):
+        """A recipe that prunes nothing and stores two of four."""
+        path = self.scratch / "unpruned.yaml"
+        path.write_text("name: unpruned\nstorage: sparse-24-bitmask\nrules:\n  - weight: {type: fp8, scale: channel}\n"
+                        "    input: {type: fp8, scale: token}\n")
+        return path
+
     def assert_two_of_four_are_zero(self, out):
         codes = {name: entry for name, entry in tensors(out).items() if entry[0] == "F8_E4M3"}
         self.assertEqual(len(codes), 3 * 7)

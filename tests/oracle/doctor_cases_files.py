@@ -202,3 +202,27 @@ cases(
     target_regex=lambda f: f.quantization["config_groups"]["group_0"].update(targets=["re:.*_proj$"]),
     target_nothing=lambda f: f.quantization["config_groups"]["group_0"].update(targets=["Convolution"]),
 )
+
+
+@case("sparse")
+def bitmask(folder):
+    """Stored as sparse-24-bitmask, as compressed-tensors did up to 0.14.0.1."""
+    for name in [name for name in folder.tensors if name.endswith("_proj.weight")]:
+        weight = folder.tensors.pop(name)
+        codes = weight.view(torch.uint8)
+        rows, columns = codes.shape
+        # Those that are not zero; of groups with fewer than two also the first of the others.
+        order = torch.sort(codes.reshape(rows, -1, 4) != 0, dim=-1, descending=True, stable=True).indices[..., :2]
+        mask = torch.zeros(rows, columns // 4, 4, dtype=torch.bool).scatter_(-1, order, True).reshape(rows, columns)
+        module = name.removesuffix("weight")
+        folder.tensors[module + "compressed"] = codes[mask].reshape(rows, columns // 2).view(weight.dtype)
+        folder.tensors[module + "bitmask"] = (mask.reshape(rows, -1, 8) * (1 << torch.arange(8))).sum(-1).to(torch.uint8)
+        folder.tensors[module + "shape"] = torch.tensor([[rows], [columns]])
+    folder.quantization.update(sparsity_config=dict(SPARSITY, format="sparse-24-bitmask"))
+
+
+cases(
+    "sparse",
+    good=lambda f: None,
+    says_bitmask=lambda f: f.quantization.update(sparsity_config=dict(SPARSITY, format="sparse-24-bitmask")),
+)

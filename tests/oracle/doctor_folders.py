@@ -197,12 +197,22 @@ def after(folder, finish, sharded=False):
     folder.finish = finish
 
 
+def prune(model):
+    """Of every four inputs of a layer's matrices the two with the smallest weights become zero."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("_proj.weight"):
+                fours = weight.view(len(weight), -1, 4)
+                fours.scatter_(-1, fours.abs().topk(2, dim=-1, largest=False).indices, 0)
+
+
 # ---- The good folders.
 
 def models():
     """By name: the model's case (tiny_models) and the recipe, a preset or YAML; none: the model itself."""
     llama = tiny_models.llama("doctor", **SIZES)
     ragged = tiny_models.llama("doctor-ragged", **RAGGED)
+    sparse = tiny_models.llama("doctor-sparse", **SIZES)
     tied = tiny_models.llama("doctor-tied", tie_word_embeddings=True, **SIZES)
     dbrx = tiny_models.dbrx("doctor-dbrx", 2, 1, kv_heads=2, n_heads=4, d_model=128, hidden=64)
     dbrx.config.vocab_size = SIZES["vocab_size"]
@@ -213,7 +223,7 @@ def models():
         "block": (llama, "fp8-block"), "block-ragged": (ragged, "fp8-block"), "tied": (tied, "fp8-dynamic"),
         "autofp8": (llama, STATIC.replace("DIALECT", "fp8")), "autofp8-dynamic": (llama, PER_TENSOR),
         "fp8-block": (llama, BLOCKS), "quark": (llama, STATIC.replace("DIALECT", "quark")),
-        "dbrx": (dbrx, PER_TENSOR), "mixtral": (mixtral, "fp8-dynamic"),
+        "dbrx": (dbrx, PER_TENSOR), "mixtral": (mixtral, "fp8-dynamic"), "sparse": (sparse, "fp8-dynamic"),
     }
 
 
@@ -231,6 +241,8 @@ class Maker:
         if not folder.exists():
             torch.manual_seed(3)
             model = tiny_models.make(case, 31)
+            if case.name == "doctor-sparse":
+                prune(model)
             ids = self.write(model)
             self.sequences[case.name] = ids
             self.truths[case.name] = next_logprobs(tiny_models.logits_of(model, ids), ids)

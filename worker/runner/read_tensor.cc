@@ -1,11 +1,13 @@
 #include "worker/runner/read_tensor.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "core/base/error.h"
 #include "core/base/status.h"
 #include "core/tensor/bare/float_bits.h"
+#include "core/tensor/bare/two_of_four.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/dtype_proto.h"
 #include "fmt/format.h"
@@ -95,13 +97,64 @@ absl::Status SliceReader::Check(std::span<const std::byte> row, uint64_t offset)
   return absl::OkStatus();
 }
 
+// Reads whole bytes of the masks, that is, columns from a multiple of eight to another (or the
+// last).
+absl::Status SliceReader::ReadPacked(int64_t row_begin, int64_t row_end,
+                                     std::vector<std::byte>* out) const {
+  const int64_t all = bounds_.columns;
+  const int64_t begin = bounds_.column_begin / 8 * 8;
+  const int64_t end = std::min((bounds_.column_end + 7) / 8 * 8, all);
+  const int64_t rows = row_end - row_begin;
+  const int64_t kept_size = (end - begin) / 2, bits_size = BitmaskRowBytes(end - begin);
+  const v1::Bitmask& mask = spec_.bitmask();
+  const auto bits_at = [&](int64_t row) {
+    return mask.begin() + static_cast<uint64_t>(row * BitmaskRowBytes(all) + begin / 8);
+  };
+  std::vector<std::byte> kept(static_cast<size_t>(rows * kept_size));
+  std::vector<std::byte> bits(static_cast<size_t>(rows * bits_size));
+  const int64_t step = begin == 0 && end == all ? rows : 1;  // rows that lie behind one another
+  for (int64_t row = 0; row < rows; row += step) {
+    const auto kept_at = static_cast<uint64_t>(((row_begin + row) * all + begin) / 2);
+    OCTAVO_RETURN_IF_ERROR(
+        files_->Read(spec_.file(), spec_.begin() + kept_at,
+                     std::span(kept).subspan(static_cast<size_t>(row * kept_size),
+                                             static_cast<size_t>(step * kept_size)),
+                     spec_.name()));
+    OCTAVO_RETURN_IF_ERROR(
+        files_->Read(mask.file(), bits_at(row_begin + row),
+                     std::span(bits).subspan(static_cast<size_t>(row * bits_size),
+                                             static_cast<size_t>(step * bits_size)),
+                     spec_.name()));
+  }
+  std::vector<std::byte> full(static_cast<size_t>(end - begin));
+  const auto width = static_cast<size_t>(bounds_.column_end - bounds_.column_begin);
+  out->resize(static_cast<size_t>(rows) * width);
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t wrong =
+        ExpandTwoOfFour(reinterpret_cast<const uint8_t*>(kept.data()) + row * kept_size,
+                        reinterpret_cast<const uint8_t*>(bits.data()) + row * bits_size,
+                        end - begin, reinterpret_cast<uint8_t*>(full.data()));
+    if (wrong >= 0) {
+      return MakeError(Reason::kBadCheckpoint, "a bitmask does not keep two of four columns",
+                       {.file = mask.file(),
+                        .tensor = spec_.name(),
+                        .offset = bits_at(row_begin + row) + static_cast<uint64_t>(wrong / 8)},
+                       "Quantize the model again, or download it again");
+    }
+    std::memcpy(out->data() + static_cast<size_t>(row) * width,
+                full.data() + (bounds_.column_begin - begin), width);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status SliceReader::ReadRows(int64_t row_begin, int64_t row_end,
                                    std::vector<std::byte>* out) const {
   const int64_t width = bounds_.column_end - bounds_.column_begin;
   const int64_t rows = row_end - row_begin;
+  const int64_t parts = spec_.has_bitmask() ? 2 : 1;  // a byte on disk stands for so many columns
   const auto offset_of = [&](int64_t row) {
     return spec_.begin() +
-           static_cast<uint64_t>((row * bounds_.columns + bounds_.column_begin) * in_size_);
+           static_cast<uint64_t>((row * bounds_.columns + bounds_.column_begin) * in_size_ / parts);
   };
   const DType dtype = FromProto(spec_.dtype());
   const bool convert = dtype == DType::kF32 || dtype == DType::kF16;
@@ -109,7 +162,9 @@ absl::Status SliceReader::ReadRows(int64_t row_begin, int64_t row_end,
   std::vector<std::byte>& raw =
       convert ? stored : *out;  // `out` keeps its memory from call to call
   raw.resize(static_cast<size_t>(rows * width * in_size_));
-  if (width == bounds_.columns) {
+  if (spec_.has_bitmask()) {
+    OCTAVO_RETURN_IF_ERROR(ReadPacked(row_begin, row_end, out));
+  } else if (width == bounds_.columns) {
     OCTAVO_RETURN_IF_ERROR(files_->Read(spec_.file(), offset_of(row_begin), raw, spec_.name()));
   } else {
     const auto row_size = static_cast<size_t>(width * in_size_);

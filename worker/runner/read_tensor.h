@@ -30,11 +30,13 @@ class SliceReader {
  public:
   SliceReader(ShardFiles* files, const v1::RankTensor& tensor);
   const SliceBounds& bounds() const { return bounds_; }
-  // Bytes of one row of the slice as ReadRows returns it.
+  // Bytes of one row of the slice as ReadRows returns it: in full, also where it is stored as two
+  // of four columns (TensorSpec.bitmask).
   int64_t row_bytes() const { return (bounds_.column_end - bounds_.column_begin) * out_size_; }
   absl::Status ReadRows(int64_t row_begin, int64_t row_end, std::vector<std::byte>* out) const;
 
  private:
+  absl::Status ReadPacked(int64_t row_begin, int64_t row_end, std::vector<std::byte>* out) const;
   absl::Status Check(std::span<const std::byte> row, uint64_t offset) const;
 
   ShardFiles* files_;

@@ -78,6 +78,7 @@ absl::StatusOr<std::map<uint32_t, SharedFile>> OpenOutputs(const v1::Task& task)
   std::vector<const v1::FileRange*> ranges;
   for (const v1::Piece& piece : task.unit().pieces()) {
     ranges.push_back(&piece.weight_out());
+    ranges.push_back(&piece.bitmask_out());
     ranges.push_back(&piece.scale_out());
   }
   for (const v1::StaticScale& scale : task.unit().scales()) ranges.push_back(&scale.out());

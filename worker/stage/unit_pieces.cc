@@ -5,7 +5,9 @@
 #include "core/base/fault.h"
 #include "core/base/status.h"
 #include "core/tensor/bare/tree.h"
+#include "core/tensor/bare/two_of_four.h"
 #include "core/tensor/dtype_proto.h"
+#include "fmt/format.h"
 #include "worker/stage/unit_run.h"
 
 namespace octavo {
@@ -114,11 +116,45 @@ absl::Status UnitRun::CastChunk(const v1::Piece& piece, const Quantizer& quantiz
   return absl::OkStatus();
 }
 
+namespace {
+
+// Packs `codes`, whole rows from `first` on, into their first half and the masks into `bits`.
+absl::Status PackCodes(const v1::Piece& piece, int64_t first, std::span<std::byte> codes,
+                       std::span<std::byte> bits) {
+  const int64_t columns = ColumnsOf(piece.source());
+  const int64_t row_bits = BitmaskRowBytes(columns);
+  const bool signs = piece.format().type() == v1::NUMERIC_FP8_E4M3;
+  auto* all = reinterpret_cast<uint8_t*>(codes.data());
+  auto* masks = reinterpret_cast<uint8_t*>(bits.data());
+  for (int64_t row = 0; row * columns < static_cast<int64_t>(codes.size()); ++row) {
+    const int64_t wrong = PackTwoOfFour(all + row * columns, columns, signs,
+                                        all + row * columns / 2, masks + row * row_bits);
+    if (wrong < 0) continue;
+    const auto at =
+        static_cast<uint64_t>(first + row) * RowBytes(piece) +
+        static_cast<uint64_t>(wrong) * (RowBytes(piece) / static_cast<uint64_t>(columns));
+    return MakeError(
+        Reason::kUnsupported,
+        fmt::format("row {}, columns {} to {}: more than two of the four differ from zero, so that "
+                    "they cannot be stored as sparse-24-bitmask",
+                    first + row, wrong, wrong + 3),
+        {.file = piece.source().file(),
+         .tensor = piece.source().name(),
+         .offset = piece.source().begin() + at},
+        "Leave out storage, prune with solver: {type: sparsegpt}, or, where an expert saw too few "
+        "tokens to be pruned, calibrate with coverage: all");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status UnitRun::CastPiece(const v1::Piece& piece, const Quantizer& quantizer) {
   const auto columns = static_cast<uint64_t>(ColumnsOf(piece.source()));
   const auto scale_size = static_cast<uint64_t>(ByteSize(FromProto(piece.scale_dtype())));
   const v1::FileRange& scale_out = piece.scale_out();
   DigestStream weight_digest;
+  DigestStream bitmask_digest;
   DigestStream scale_digest;
   std::vector<v1::PieceReport> blocks;
   uint64_t scale_at = 0;
@@ -139,13 +175,26 @@ absl::Status UnitRun::CastPiece(const v1::Piece& piece, const Quantizer& quantiz
       scale_at += scales.size();
     }
     FaultPoint("mid-write");
-    const uint64_t at = static_cast<uint64_t>(chunk.begin - piece.row_begin()) * columns;
-    OCTAVO_RETURN_IF_ERROR(WriteVerified(piece.weight_out(), at, codes, front));
-    weight_digest.Add(codes);
+    const auto before = static_cast<uint64_t>(chunk.begin - piece.row_begin());
+    std::span<std::byte> stored = codes;
+    auto scratch = front;  // the source's rows are not needed any more
+    if (piece.has_bitmask_out()) {
+      const auto row_bits = static_cast<uint64_t>(BitmaskRowBytes(ColumnsOf(piece.source())));
+      const auto bits = front.first(static_cast<uint64_t>(chunk.rows) * row_bits);
+      OCTAVO_RETURN_IF_ERROR(PackCodes(piece, chunk.begin, codes, bits));
+      stored = codes.first(codes.size() / 2);
+      scratch = front.subspan(bits.size());
+      OCTAVO_RETURN_IF_ERROR(WriteVerified(piece.bitmask_out(), before * row_bits, bits, scratch));
+      bitmask_digest.Add(bits);
+    }
+    const uint64_t at = before * (stored.size() / static_cast<uint64_t>(chunk.rows));
+    OCTAVO_RETURN_IF_ERROR(WriteVerified(piece.weight_out(), at, stored, scratch));
+    weight_digest.Add(stored);
     return absl::OkStatus();
   };
   OCTAVO_RETURN_IF_ERROR(ForChunks(piece, visit));
   if (written) AddDigest(piece.weight_out(), weight_digest);
+  if (piece.has_bitmask_out()) AddDigest(piece.bitmask_out(), bitmask_digest);
   if (scale_at > 0) AddDigest(scale_out, scale_digest);
   v1::PieceReport report = MergeReports(std::move(blocks));
   // Rows of one all-zero tensor are one group, not one per block: the piece with the scale counts.

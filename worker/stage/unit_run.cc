@@ -144,9 +144,9 @@ absl::Status UnitRun::Do() {
     } else {
       OCTAVO_RETURN_IF_ERROR(CopyPiece(piece));
     }
-    const v1::FileRange& out = piece.weight_out();
-    if (out.end() > out.begin()) {
-      outputs_.at(out.file())->StartWriteBack(out.begin(), out.end() - out.begin());
+    for (const v1::FileRange* out : {&piece.weight_out(), &piece.bitmask_out()}) {
+      if (out->end() == out->begin()) continue;
+      outputs_.at(out->file())->StartWriteBack(out->begin(), out->end() - out->begin());
     }
   }
   return sources_.CheckUnchanged();

@@ -225,6 +225,10 @@ TEST(Doctor, FindsWhatCompressedTensorsSaysWrongly) {
        {"format-packed", [](auto& f) { f.Quantization()["format"] = "pack-quantized"; }},
        {"sparsity",
         [](auto& f) {
+          f.Quantization()["sparsity_config"] = {{"format", "marlin-24"}};
+        }},
+       {"sparsity-dense",  // no weight is stored so
+        [](auto& f) {
           f.Quantization()["sparsity_config"] = {{"format", "sparse-24-bitmask"}};
         }},
        {"sparsity-dense",

@@ -118,6 +118,24 @@ rules:
   EXPECT_TRUE(Equal(*recipe, *again)) << RecipeYaml(*recipe);
 }
 
+TEST(Recipe, StorageIsDenseUnlessAsked) {
+  const std::string rules = "rules:\n  - weight: {type: fp8, scale: channel}\n";
+  EXPECT_EQ(ParseRecipe("name: a\n" + rules, "r")->storage(), v1::STORAGE_DENSE);
+  EXPECT_EQ(RecipeYaml(*ParseRecipe("name: a\nstorage: dense\n" + rules, "r")).find("storage"),
+            std::string::npos);
+  const auto recipe = ParseRecipe("name: a\nstorage: sparse-24-bitmask\n" + rules, "r");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->storage(), v1::STORAGE_SPARSE_24_BITMASK);
+  const auto again = ParseRecipe(RecipeYaml(*recipe), "again");
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(Equal(*recipe, *again)) << RecipeYaml(*recipe);
+  EXPECT_THAT(Message("name: a\nstorage: marlin-24\n" + rules), HasSubstr("r.yaml:2"));
+  EXPECT_THAT(Message("name: a\ndialect: fp8\nstorage: sparse-24-bitmask\n"
+                      "rules:\n  - {weight: {type: fp8, scale: tensor}, input: {type: fp8, scale: "
+                      "token}}\n"),
+              HasSubstr("the dialect fp8 has no storage sparse-24-bitmask"));
+}
+
 TEST(Recipe, ErrorsNameTheLine) {
   EXPECT_THAT(Message("name: a\nrules:\n  - weight: keep\n    colour: red\n"),
               HasSubstr("r.yaml:4: unknown key in a rule"));
