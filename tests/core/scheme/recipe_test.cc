@@ -256,8 +256,8 @@ TEST(Resolve, WeightOnlyGivesExpertsInputsPerToken) {
   const v1::Recipe recipe = *Preset("fp8-weight-only");
   EXPECT_EQ(RecipeFor(recipe, tensors).SerializeAsString(), recipe.SerializeAsString());
   for (const auto role : {v1::EXPERT_GATE, v1::EXPERT_UP, v1::EXPERT_DOWN}) {
-    tensors.push_back(Tensor(fmt::format("model.layers.0.experts.0.{}.weight", RoleName(role)),
-                             role, 0));
+    tensors.push_back(
+        Tensor(fmt::format("model.layers.0.experts.0.{}.weight", RoleName(role)), role, 0));
   }
   const v1::Recipe carried_out = RecipeFor(recipe, tensors);
   const auto schemes = ResolveSchemes(carried_out, tensors);
