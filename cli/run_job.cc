@@ -1,5 +1,6 @@
 #include "cli/run_job.h"
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
@@ -13,6 +14,7 @@ namespace octavo {
 namespace {
 
 constexpr int kSubmissionsMax = 50;
+constexpr int kWarningsShown = 5;  // of blocks that do not fit there is one for every matrix
 constexpr auto kSettlePoll = std::chrono::milliseconds(50);
 constexpr int kSettlePollsMax = 600;
 
@@ -26,6 +28,19 @@ absl::StatusOr<v1::Job> Settle(const Session& session, const std::string& id) {
   return job.ok() ? job : WithContext(job.status(), "the job could not be cancelled");
 }
 
+void PrintWarnings(const v1::Job& job) {
+  const int shown = std::min(job.warnings_size(), kWarningsShown);
+  for (int i = 0; i < shown; ++i) {
+    const v1::Warning& warning = job.warnings(i);
+    fmt::print(stderr, "warning: {}{}{}\n", warning.tensor(), warning.tensor().empty() ? "" : ": ",
+               warning.text());
+  }
+  if (job.warnings_size() > shown) {
+    fmt::print(stderr, "and {} more warnings; the report has them all\n",
+               job.warnings_size() - shown);
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<v1::Job> RunJob(const Session& session, const StopSignal& stop,
@@ -33,13 +48,10 @@ absl::StatusOr<v1::Job> RunJob(const Session& session, const StopSignal& stop,
   ProgressDisplay display(stderr);
   for (int submission = 0;; ++submission) {
     OCTAVO_ASSIGN_OR_RETURN(const v1::Job job, SubmitJob(session, stop, request));
-    if (submission == 0) {
-      for (const v1::Warning& warning : job.warnings()) {
-        fmt::print(stderr, "warning: {}{}{}\n", warning.tensor(),
-                   warning.tensor().empty() ? "" : ": ", warning.text());
-      }
+    if (IsTerminal(job.state())) {
+      PrintWarnings(job);
+      return job;
     }
-    if (IsTerminal(job.state())) return job;
     auto followed =
         FollowJob(session, stop, job.id(), [&](const v1::Job& now) { display.Show(now); });
     if (!followed.ok()) {
@@ -48,6 +60,7 @@ absl::StatusOr<v1::Job> RunJob(const Session& session, const StopSignal& stop,
     if (followed->job.state() != v1::JOB_CANCELLED || !followed->coordinator_restarted ||
         submission == kSubmissionsMax) {
       display.Finish();
+      PrintWarnings(followed->job);
       return followed->job;
     }
   }

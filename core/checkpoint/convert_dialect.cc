@@ -287,11 +287,15 @@ class Converter {
         std::byte* at_value = values.data() + i * size;
         StoreElement(copy.target.dtype, value, at_value);
         if (std::isfinite(LoadElement(copy.target.dtype, at_value))) continue;
+        ErrorSite place = {.file = from.file(), .tensor = from.name()};
+        if (!from.has_bitmask()) {  // else its byte is known to the packed rows alone
+          place.offset = from.begin() + static_cast<uint64_t>(row * columns + index);
+        }
         return MakeError(
             Reason::kNonFinite,
             fmt::format("row {}, column {}: {} is no number of {}", row + index / columns,
                         index % columns, value, Name(copy.target.dtype)),
-            {.file = from.file(), .tensor = from.name()});
+            place);
       }
       OCTAVO_RETURN_IF_ERROR(store_.WriteAt(path, to, values));
       to += values.size();

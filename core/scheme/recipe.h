@@ -26,11 +26,10 @@
 // kv_cache: absent or `none` (keys and values stay), or {type: fp8, scale: tensor}: static
 // solver:   absent: codes are rounded to nearest. gptq, or sparsegpt (2:4), with `damping` (of the
 //           Hessian's mean diagonal; 0.01) and `order: natural` or `activation` (the default)
-// storage:  `dense` (the default): every code. `sparse-24-bitmask`: two codes of every four and
-// where
-//           they are (compressed-tensors up to 0.14.0.1; vLLM refuses it). Every quantized weight
-//           must come out 2:4, by sparsegpt or because the source is; one that does not is an error
-//           when it is met
+// storage:  `dense` (the default): every code. `sparse-24-bitmask`: two codes of every four, and
+//           where they are (compressed-tensors up to 0.14.0.1; vLLM refuses it). Every quantized
+//           weight must come out 2:4, by sparsegpt or because the source is; one that does not is
+//           an error when it is met
 // smooth:   SmoothQuant (Xiao et al., 2022): what q, k and v, or gate and up, read becomes smaller
 //           in its largest channels and their weights larger, by powers of two that the norm before
 //           them takes back: exact, but for numbers that leave the range of the source's type

@@ -80,12 +80,25 @@ class QuantizeTest(job_case.JobCase):
         found = []
         for workers in [1, 2, 3]:
             out = self.scratch / f"head-{workers}"
-            self.run_ok("quantize", source, "--recipe", recipe, "--out", out, "--workers", workers)
+            run = self.run_ok("quantize", source, "--recipe", recipe, "--out", out, "--workers", workers)
+            self.assertIn("warning: the source's head is its embedding", run.stderr())
             found.append(digests(out))
         self.assertEqual(found[1:], found[:1] * 2)
         config = json.loads((out / "config.json").read_text())
         self.assertIs(config["tie_word_embeddings"], False)
         self.assertEqual(config["quantization_config"]["ignore"], [])
+
+    def test_experts_without_their_own_weight_only_kernel_get_inputs_and_a_warning(self):
+        source, out = self.scratch / "mixture", self.scratch / "mixture-fp8"
+        self.run_ok("synth", "--family", "mixtral", "--layers", 2, "--hidden", 64, "--intermediate", 96, "--heads", 4,
+                    "--kv-heads", 2, "--vocab", 256, "--experts", 3, "--experts-per-token", 2, "--out", source)
+        run = self.run_ok("quantize", source, "--recipe", "fp8-weight-only", "--out", out, "--workers", 2)
+        self.assertEqual(run.stderr().count("warning: "), 1)
+        self.assertIn("experts are written with FP8 inputs per token", run.stderr())
+        groups = json.loads((out / "config.json").read_text())["quantization_config"]["config_groups"].values()
+        inputs = {"attn" in group["targets"][0]: group["input_activations"] for group in groups}
+        self.assertIsNone(inputs[True])
+        self.assertEqual(inputs[False]["strategy"], "token")
 
     # ---- a person interrupts ------------------------------------------------------------------------
 
