@@ -138,26 +138,25 @@ v1::Recipe RecipeFor(const v1::Recipe& recipe, std::span<const v1::ModelTensor> 
   v1::Recipe carried_out = recipe;
   carried_out.clear_rules();
   for (const v1::Rule& rule : recipe.rules()) {
-    const v1::NumericFormat& weight = rule.scheme().weight();
-    const bool weights_alone =
-        recipe.dialect() == kCompressedTensors && weight.type() == v1::NUMERIC_FP8_E4M3 &&
-        weight.granularity() == v1::PER_CHANNEL && !rule.scheme().has_input();
-    std::set<v1::TensorRole> experts;
-    for (const v1::ModelTensor& tensor : tensors) {
-      if (weights_alone && IsExpert(tensor.role()) && !IsStack(tensor.role()) &&
-          RuleMatches(rule, tensor.role(), ModuleName(tensor.spec().name()))) {
-        experts.insert(tensor.role());
+    const auto legal = [&](const v1::Rule& one) {
+      return CheckLegal(one.scheme(), one.algorithm(), recipe.dialect(), Home::kExpert, "").ok();
+    };
+    v1::Rule of_experts = rule;
+    v1::NumericFormat& input = *of_experts.mutable_scheme()->mutable_input();
+    input.set_type(v1::NUMERIC_FP8_E4M3);
+    input.set_granularity(v1::PER_TOKEN);
+    input.set_dynamic(true);
+    if (!rule.scheme().has_input() && !legal(rule) && legal(of_experts)) {
+      std::set<v1::TensorRole> experts;
+      for (const v1::ModelTensor& tensor : tensors) {
+        if (HomeOf(tensor.role()) == Home::kExpert &&
+            RuleMatches(rule, tensor.role(), ModuleName(tensor.spec().name()))) {
+          experts.insert(tensor.role());
+        }
       }
-    }
-    if (!experts.empty()) {
-      v1::Rule& of_experts = *carried_out.add_rules();
-      of_experts = rule;
       of_experts.clear_roles();
       for (const v1::TensorRole role : experts) of_experts.add_roles(role);
-      v1::NumericFormat& input = *of_experts.mutable_scheme()->mutable_input();
-      input.set_type(v1::NUMERIC_FP8_E4M3);
-      input.set_granularity(v1::PER_TOKEN);
-      input.set_dynamic(true);
+      if (!experts.empty()) *carried_out.add_rules() = std::move(of_experts);
     }
     *carried_out.add_rules() = rule;
   }

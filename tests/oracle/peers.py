@@ -14,6 +14,7 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
 import torch
 import transformers
+from safetensors import safe_open
 
 
 class Steps(dict):
@@ -27,6 +28,20 @@ class Steps(dict):
 
 def load(folder, **options):
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options).eval()
+
+
+def stored_weights(folder):
+    """INT8 linear layer's name -> what its codes stand for, float32."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():
+                module = name.removesuffix(".weight_scale")
+                if module != name:
+                    codes, scale = file.get_tensor(f"{module}.weight"), file.get_tensor(name).float()
+                    assert codes.dtype == torch.int8 and scale.shape == (len(codes), 1), module
+                    found[module] = codes.float() * scale
+    return found
 
 
 def compress(source, out, samples, modifier, save_compressed=True):

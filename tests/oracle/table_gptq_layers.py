@@ -30,7 +30,6 @@ import sys
 
 import torch
 import transformers
-from safetensors import safe_open
 
 import peers
 import smol
@@ -61,20 +60,6 @@ def make(name, samples, keep):
     smol.octavo("quantize", smol.bf16(), "--recipe", recipe, "--out", out, "--workers", 2, "--calibration",
                 write_ids(smol.CACHE / "gptq-samples.jsonl", samples), "--packing", "each", capture_output=True)
     return json.loads(pathlib.Path(f"{out}.report.json").read_text())["seconds"]["total"]
-
-
-def stored_weights(folder):
-    """Linear layer's name -> what its codes stand for, float32."""
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():
-                module = name.removesuffix(".weight_scale")
-                if module != name:
-                    codes, scale = file.get_tensor(f"{module}.weight"), file.get_tensor(name).float()
-                    assert codes.dtype == torch.int8 and scale.shape == (len(codes), 1), module
-                    found[module] = codes.float() * scale
-    return found
 
 
 def token_int8(x):
@@ -219,7 +204,7 @@ def main():
     stored = {}
     for name in names:
         make(name, samples, args.keep)
-        stored[name] = stored_weights(table_gptq.folder_of(name))
+        stored[name] = peers.stored_weights(table_gptq.folder_of(name))
     model = peers.load(smol.bf16())
     source = {name: model.get_submodule(name).weight.detach() for name in stored[PEER]}
     assert len(source) == 7 * model.config.num_hidden_layers and all(s.keys() == source.keys() for s in stored.values())

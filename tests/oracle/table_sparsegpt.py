@@ -130,17 +130,10 @@ def check_sparse(samples, windows, keep, variants):
 
 def weights_of(folder):
     """The BF16 model in float32 with the values of a quantized folder's weights."""
-    model, replaced = peers.load(smol.bf16()).float(), 0
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():
-                module = name.removesuffix(".weight_scale")
-                if module != name:
-                    codes, scale = file.get_tensor(f"{module}.weight"), file.get_tensor(name).float()
-                    assert codes.dtype == torch.int8 and scale.shape == (len(codes), 1), module
-                    model.get_submodule(module).weight.data = codes.float() * scale
-                    replaced += 1
-    assert replaced == 7 * model.config.num_hidden_layers, replaced
+    model, stored = peers.load(smol.bf16()).float(), peers.stored_weights(folder)
+    assert len(stored) == 7 * model.config.num_hidden_layers, len(stored)
+    for module, values in stored.items():
+        model.get_submodule(module).weight.data = values
     return model
 
 

@@ -5,6 +5,7 @@
 #include "core/scheme/recipe.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/core/scheme/named_tensor.h"
 
 namespace octavo {
 namespace {
@@ -13,15 +14,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 constexpr char kLayers[] = "  - {weight: {type: fp8, scale: channel}}\n";
-
-v1::ModelTensor Tensor(const std::string& name, v1::TensorRole role, int layer) {
-  v1::ModelTensor tensor;
-  tensor.mutable_spec()->set_name(name);
-  tensor.set_role(role);
-  tensor.set_layer(layer);
-  tensor.set_expert(-1);
-  return tensor;
-}
 
 std::vector<v1::ModelTensor> Model() {
   return {Tensor("model.embed_tokens.weight", v1::EMBEDDING, -1),

@@ -5,6 +5,7 @@
 #include "gmock/gmock.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
+#include "tests/core/scheme/named_tensor.h"
 
 namespace octavo {
 namespace {
@@ -13,15 +14,6 @@ using ::testing::HasSubstr;
 
 bool Equal(const v1::Recipe& a, const v1::Recipe& b) {
   return google::protobuf::util::MessageDifferencer::Equals(a, b);
-}
-
-v1::ModelTensor Tensor(const std::string& name, v1::TensorRole role, int layer) {
-  v1::ModelTensor tensor;
-  tensor.mutable_spec()->set_name(name);
-  tensor.set_role(role);
-  tensor.set_layer(layer);
-  tensor.set_expert(-1);
-  return tensor;
 }
 
 std::vector<v1::ModelTensor> TwoLayers() {
