@@ -43,8 +43,13 @@ class SolveRun {
   v1::SolveFigures NewFigures() const;
   absl::StatusOr<HessianFactor> Factor(Hessian hessian);
   absl::StatusOr<v1::Receipt> Write(const QuantizerMaker& make);
+  bool IsSparse() const { return spec_.solver().kind() == v1::SOLVER_SPARSEGPT; }
+  // Where there is no Hessian to speak of.
   absl::StatusOr<v1::Receipt> RoundToNearest(v1::SolveFigures figures);
+  absl::StatusOr<v1::Receipt> PruneByMagnitude(v1::SolveFigures figures);
+  // Folds the smoothing in, then SolveWith.
   absl::StatusOr<v1::Receipt> SolveUnder(Hessian hessian, v1::SolveFigures figures);
+  absl::StatusOr<v1::Receipt> SolveWith(Hessian hessian, v1::SolveFigures figures);
 
   const v1::Task& task_;
   const v1::Unit& unit_;
@@ -61,8 +66,7 @@ absl::StatusOr<HessianFactor> SolveRun::Factor(Hessian hessian) {
   FactorOptions options;
   options.damping = solver.damping();
   if (solver.activation_order()) {
-    options.order = solver.kind() == v1::SOLVER_SPARSEGPT ? ColumnOrder::kActivationByFours
-                                                          : ColumnOrder::kActivation;
+    options.order = IsSparse() ? ColumnOrder::kActivationByFours : ColumnOrder::kActivation;
   }
   return FactorHessian(hessian, options, isa_, &arena_, &pool_);
 }
@@ -96,6 +100,21 @@ absl::StatusOr<v1::Receipt> SolveRun::RoundToNearest(v1::SolveFigures figures) {
   return receipt;
 }
 
+// Every channel as important as any other, and none that goes with another: two of four stay by
+// magnitude, nothing makes up for the rest, and what stays is rounded to nearest.
+absl::StatusOr<v1::Receipt> SolveRun::PruneByMagnitude(v1::SolveFigures figures) {
+  OCTAVO_ASSIGN_OR_RETURN(Hessian hessian, MakeHessian(spec_.channels(), &arena_));
+  for (int64_t i = 0; i < hessian.channels; ++i) hessian.Row(i)[i] = 1;
+  hessian.tokens = 1;
+  OCTAVO_ASSIGN_OR_RETURN(v1::Receipt receipt, SolveWith(std::move(hessian), std::move(figures)));
+  // Its errors are those of weights, not of outputs.
+  receipt.mutable_solved()->clear_dampings();
+  receipt.mutable_solved()->clear_error_before();
+  receipt.mutable_solved()->clear_error_after();
+  receipt.mutable_solved()->set_nearest_rows(receipt.solved().rows());
+  return receipt;
+}
+
 absl::StatusOr<v1::Receipt> SolveRun::Solve() {
   v1::SolveFigures figures = NewFigures();
   if (spec_.expert() < 0) {
@@ -106,7 +125,7 @@ absl::StatusOr<v1::Receipt> SolveRun::Solve() {
   const int64_t tokens = rows.CountOf(spec_.expert());
   if (tokens < ExpertLeastTokens(spec_.channels())) {
     figures.set_tokens(static_cast<uint64_t>(tokens));
-    return RoundToNearest(std::move(figures));
+    return IsSparse() ? PruneByMagnitude(std::move(figures)) : RoundToNearest(std::move(figures));
   }
   OCTAVO_ASSIGN_OR_RETURN(Hessian hessian, maker_.OfExpert(rows, &figures));
   return SolveUnder(std::move(hessian), std::move(figures));
@@ -118,6 +137,10 @@ absl::StatusOr<v1::Receipt> SolveRun::SolveUnder(Hessian hessian, v1::SolveFigur
     FoldHessian(exponents, &hessian);
   }
   figures.set_tokens(static_cast<uint64_t>(hessian.tokens));
+  return SolveWith(std::move(hessian), std::move(figures));
+}
+
+absl::StatusOr<v1::Receipt> SolveRun::SolveWith(Hessian hessian, v1::SolveFigures figures) {
   const absl::StatusOr<HessianFactor> factor = Factor(std::move(hessian));
   if (!factor.ok()) {
     return WithContext(factor.status(), fmt::format("layer {}, what {} reads", unit_.layer(),
@@ -125,8 +148,7 @@ absl::StatusOr<v1::Receipt> SolveRun::SolveUnder(Hessian hessian, v1::SolveFigur
   }
   std::vector<SolveReport> reports;
   const SolveSetup setup{&*factor, isa_, &arena_, &pool_};
-  const Sparsity sparsity =
-      spec_.solver().kind() == v1::SOLVER_SPARSEGPT ? Sparsity::kTwoOfFour : Sparsity::kKeep;
+  const Sparsity sparsity = IsSparse() ? Sparsity::kTwoOfFour : Sparsity::kKeep;
   OCTAVO_ASSIGN_OR_RETURN(
       v1::Receipt receipt,
       Write([&](const QuantizeRule& rule) -> absl::StatusOr<std::unique_ptr<Quantizer>> {

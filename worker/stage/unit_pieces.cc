@@ -141,8 +141,7 @@ absl::Status PackCodes(const v1::Piece& piece, int64_t first, std::span<std::byt
         {.file = piece.source().file(),
          .tensor = piece.source().name(),
          .offset = piece.source().begin() + at},
-        "Leave out storage, prune with solver: {type: sparsegpt}, or, where an expert saw too few "
-        "tokens to be pruned, calibrate with coverage: all");
+        "Leave out storage, or prune with solver: {type: sparsegpt}");
   }
   return absl::OkStatus();
 }

@@ -95,6 +95,60 @@ TEST_P(SolvedBitmask, IsTheSolvedFolderWithHalfOfItsCodes) {
 INSTANTIATE_TEST_SUITE_P(Families, SolvedBitmask, ::testing::Values("llama", "mixtral"),
                          [](const auto& given) { return std::string(given.param); });
 
+// The largest magnitudes among four source weights have the codes that are not zero.
+void ExpectPrunedByMagnitude(const std::string& source, const std::string& codes, int64_t* kept) {
+  ASSERT_EQ(source.size(), 2 * codes.size());
+  for (size_t four = 0; four < codes.size(); four += 4) {
+    float least_kept = INFINITY, most_pruned = 0;
+    int count = 0;
+    for (size_t i = four; i < four + 4; ++i) {
+      uint16_t bits = 0;
+      std::memcpy(&bits, source.data() + 2 * i, 2);
+      const float magnitude = std::abs(F32FromBf16(bits));
+      if ((codes[i] & 0x7f) == 0) {
+        most_pruned = std::max(most_pruned, magnitude);
+      } else {
+        least_kept = std::min(least_kept, magnitude);
+        ++count;
+      }
+    }
+    ASSERT_LE(count, 2) << four;
+    ASSERT_GE(least_kept, most_pruned) << four;
+    *kept += count;
+  }
+}
+
+// One token: most experts see none, and there is no Hessian to prune them by.
+TEST(SolvedBitmask, ExpertsWithTooFewTokensArePrunedByMagnitude) {
+  const TestFolder folder;
+  ASSERT_TRUE(WriteSynthetic(Spec("mixtral"), 7, folder / "src").ok());
+  v1::Recipe recipe = *Preset("sparsegpt-24-fp8");
+  recipe.mutable_calibration()->set_expert_quota(0);
+  Made full = Prepare(folder / "src", folder / "full", recipe, RandomSamples(1, 3));
+  Made packed = Prepare(folder / "src", folder / "packed", Stored(recipe), RandomSamples(1, 3));
+  Stages stages(BestIsa());
+  Finished(&full, &stages, 1);
+  Finished(&packed, &stages, 2);
+  const std::string weights = Weights(full.job.staging_dir());
+  EXPECT_EQ(InFull(packed, folder / "again"), weights);
+  const std::string source = Weights(folder / "src");
+  int64_t kept = 0, codes = 0;
+  for (size_t unit = 0; unit < full.receipts.size(); ++unit) {
+    const v1::SolveFigures& figures = full.receipts[unit].solved();
+    if (!full.receipts[unit].has_solved() || !figures.dampings().empty()) continue;
+    EXPECT_EQ(figures.nearest_rows(), figures.rows());
+    EXPECT_EQ(figures.error_after(), 0);
+    for (const v1::Piece& piece : full.plan.units(static_cast<int>(unit)).pieces()) {
+      const auto& [from, to] = std::pair(piece.source(), piece.weight_out());
+      ExpectPrunedByMagnitude(source.substr(from.begin(), from.end() - from.begin()),
+                              weights.substr(to.begin(), to.end() - to.begin()), &kept);
+      codes += static_cast<int64_t>(to.end() - to.begin());
+    }
+  }
+  EXPECT_GT(codes, 10'000);
+  EXPECT_GT(kept, codes * 45 / 100);
+}
+
 // Sets two of four weights of every matrix of layers to zero, with the sign that they had: what
 // multiplying by a mask leaves.
 void Prune(const std::string& dir, size_t spare = 0) {
