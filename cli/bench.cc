@@ -1,4 +1,4 @@
-// octavo bench quantize | decode | prefill | rates | all
+// octavo bench quantize | decode | prefill | rates | all; serve is in bench_serve.cc.
 
 #include "cli/bench.h"
 
@@ -129,6 +129,7 @@ void AddBench(CLI::App& app, Context& context) {
   add("prefill", "Operations while reading a prompt over the multipliers'", {BenchPrefill});
   add("all", "All of these", {BenchQuantize, BenchDecode, BenchPrefill});
   add("rates", "Only measure this machine, for octavo plan", {});
+  AddBenchServe(*command, context);
 }
 
 }  // namespace octavo

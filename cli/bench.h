@@ -48,6 +48,9 @@ absl::StatusOr<BenchJudge> BenchDecode(const Context& context, const BenchFlags&
 // Operations per second while reading a prompt, over the FMA probe.
 absl::StatusOr<BenchJudge> BenchPrefill(const Context& context, const BenchFlags& flags);
 
+// bench serve, a load generator (bench_serve.cc).
+void AddBenchServe(CLI::App& bench, Context& context);
+
 // flags.source, or the random model that benchmarks use: 1.14 B parameters, 2.3 GB in BF16, made
 // under flags.dir when it is not there.
 absl::StatusOr<std::string> BenchSource(const BenchFlags& flags);
