@@ -65,6 +65,7 @@ absl::StatusOr<HessianFactor> SolveRun::Factor(Hessian hessian) {
   const v1::Solver& solver = spec_.solver();
   FactorOptions options;
   options.damping = solver.damping();
+  options.stop = stop_;
   if (solver.activation_order()) {
     options.order = IsSparse() ? ColumnOrder::kActivationByFours : ColumnOrder::kActivation;
   }

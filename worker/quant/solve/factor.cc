@@ -116,8 +116,12 @@ absl::StatusOr<HessianFactor> FactorHessian(const Hessian& hessian, const Factor
        share = std::max(share * 10, kDampingStepMin)) {
     factor.tried.push_back(share);
     Fill(hessian, factor, pool);
-    if (!FactorTriangle(factor.u, ops, pool)) continue;
-    OCTAVO_RETURN_IF_ERROR(InvertTriangle(factor.u, ops, arena, pool));
+    const bool held = FactorTriangle(factor.u, ops, pool, options.stop);
+    if (options.stop.stop_requested()) {
+      return MakeError(Reason::kCancelled, "the task was stopped");
+    }
+    if (!held) continue;
+    OCTAVO_RETURN_IF_ERROR(InvertTriangle(factor.u, ops, arena, pool, options.stop));
     Mirror(factor.u);
     return factor;
   }

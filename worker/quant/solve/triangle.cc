@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "core/base/error.h"
 #include "core/base/status.h"
 #include "core/tensor/bare/units.h"
 
@@ -126,11 +127,13 @@ void InvertDiagonal(const Triangle& v, const MatmulF64Ops& ops, int64_t first, i
 
 int64_t TriangleStride(int64_t size) { return RoundUp(size, 8) + 8; }
 
-bool FactorTriangle(const Triangle& m, const MatmulF64Ops& ops, ThreadPool* pool) {
+bool FactorTriangle(const Triangle& m, const MatmulF64Ops& ops, ThreadPool* pool,
+                    const std::stop_token& stop) {
   std::vector<double> diagonals(static_cast<size_t>(m.size));
   for (int64_t i = 0; i < m.size; ++i) diagonals[static_cast<size_t>(i)] = m.Row(i)[i];
   for (int64_t first = 0; first < m.size; first += kBlock) {
     const int64_t last = std::min(first + kBlock, m.size);
+    if (stop.stop_requested()) return false;
     if (!FactorDiagonal(m, ops, first, last, diagonals.data() + first)) return false;
     FactorPanel(m, ops, first, last, pool);
     UpdateTrailing(m, ops, first, last, pool);
@@ -140,7 +143,7 @@ bool FactorTriangle(const Triangle& m, const MatmulF64Ops& ops, ThreadPool* pool
 }
 
 absl::Status InvertTriangle(const Triangle& g, const MatmulF64Ops& ops, Arena* arena,
-                            ThreadPool* pool) {
+                            ThreadPool* pool, const std::stop_token& stop) {
   const int64_t panel_stride = g.stride;
   OCTAVO_ASSIGN_OR_RETURN(
       Buffer buffer, arena->Allocate(static_cast<uint64_t>(kBlock * panel_stride) * sizeof(double),
@@ -148,6 +151,7 @@ absl::Status InvertTriangle(const Triangle& g, const MatmulF64Ops& ops, Arena* a
   auto* panel = buffer.as<double>();
   for (int64_t first = (g.size - 1) / kBlock * kBlock; first >= 0; first -= kBlock) {
     const int64_t last = std::min(first + kBlock, g.size);
+    if (stop.stop_requested()) return MakeError(Reason::kCancelled, "the task was stopped");
     for (int64_t k = first; k < last; ++k) {
       std::copy(g.Row(k) + first, g.Row(k) + g.size, panel + (k - first) * panel_stride);
     }

@@ -10,6 +10,7 @@
 //                                    g[i][k] * v[k][j]) / g[i][i],  e the identity
 
 #include <cstdint>
+#include <stop_token>
 
 #include "absl/status/status.h"
 #include "kernels/matmul_f64.h"
@@ -32,12 +33,14 @@ int64_t TriangleStride(int64_t size);
 
 // Replaces the upper triangle of M by that of G; below the diagonal come zeros. False where M is
 // not positive definite to working precision: a pivot is not above size * 2^-52 times the diagonal
-// element that it came from; the contents are then lost. Callers hold an FpEnv.
-[[nodiscard]] bool FactorTriangle(const Triangle& m, const MatmulF64Ops& ops, ThreadPool* pool);
+// element that it came from; and where `stop` fired, which is looked at every 128 rows. The
+// contents are then lost. Callers hold an FpEnv.
+[[nodiscard]] bool FactorTriangle(const Triangle& m, const MatmulF64Ops& ops, ThreadPool* pool,
+                                  const std::stop_token& stop);
 
 // Replaces G by V. REQUIRES: zeros below the diagonal. Takes 128 rows beside it from `arena`.
-// Errors: kOutOfMemory. Callers hold an FpEnv.
+// Errors: kOutOfMemory; kCancelled where `stop` fired. Callers hold an FpEnv.
 absl::Status InvertTriangle(const Triangle& g, const MatmulF64Ops& ops, Arena* arena,
-                            ThreadPool* pool);
+                            ThreadPool* pool, const std::stop_token& stop);
 
 }  // namespace octavo

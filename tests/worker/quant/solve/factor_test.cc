@@ -152,6 +152,16 @@ TEST_F(Factor, RefusesWhatIsNoHessian) {
             Reason::kOutOfMemory);
 }
 
+TEST_F(Factor, EndsSoonWhenItIsStopped) {
+  const Hessian h = Of(CorrelatedTokens(6, 3000, 1500, 2), 1500);
+  std::stop_source stop;
+  FactorOptions options;
+  options.stop = stop.get_token();
+  ASSERT_TRUE(Make(h, options).ok());
+  stop.request_stop();
+  EXPECT_EQ(ReasonOf(Make(h, options).status()), Reason::kCancelled);
+}
+
 // Integers make the input, so that no library's random numbers are in it.
 std::vector<uint16_t> PhiloxTokens(int64_t tokens, int64_t channels) {
   std::vector<uint16_t> out;
