@@ -52,6 +52,7 @@ absl::StatusOr<v1::EngineRequest> BuildEngineRequest(const v1::GenerateRequest& 
   engine.set_request_id(request.request_id());
   engine.mutable_prompt()->Add(ids.begin(), ids.end());
   engine.set_max_tokens(request.max_tokens() == 0 ? kMaxTokensDefault : request.max_tokens());
+  engine.set_priority(request.priority());
   engine.set_want_logprob(request.logprobs());
   engine.set_logprobs(request.logprobs() ? request.top_logprobs() : 0);
   v1::Sampling& sampling = *engine.mutable_sampling();

@@ -58,8 +58,10 @@ class GenerationTest : public ::testing::Test {
 TEST_F(GenerationTest, DefaultsAreFilledIn) {
   v1::GenerateRequest request;
   request.set_prompt("Hello there");
+  request.set_priority(-3);
   const v1::EngineRequest engine = *BuildEngineRequest(request, text_);
   EXPECT_EQ(engine.max_tokens(), kMaxTokensDefault);
+  EXPECT_EQ(engine.priority(), -3);
   EXPECT_EQ(engine.sampling().temperature(), 0.0f);
   ASSERT_EQ(engine.stop_ids_size(), 1);
   EXPECT_EQ(engine.stop_ids(0), *text_.tokenizer->TokenId("<|eot_id|>"));
