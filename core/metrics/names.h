@@ -246,6 +246,13 @@ inline constexpr MetricDef kEnginePreemptions{
     "octavo_engine_preemptions_total",
     "Sequences that gave their key-value blocks up to earlier ones, to be computed again.",
     kCounter, kWorker};
+inline constexpr MetricDef kPrefixTokens{
+    "octavo_prefix_cache_tokens_total",
+    "Prompt tokens of sequences that looked for what others left in the cache.", kCounter, kWorker};
+inline constexpr MetricDef kPrefixTokensFound{
+    "octavo_prefix_cache_hit_tokens_total",
+    "Of these, the tokens whose keys and values were there and not computed again.", kCounter,
+    kWorker};
 inline constexpr MetricDef kKvUsage{"octavo_kv_cache_usage_ratio",
                                     "Used key-value blocks over all blocks of this rank.", kGauge,
                                     kWorker};
@@ -311,6 +318,8 @@ inline constexpr const MetricDef* kAllMetrics[] = {
     &kEngineTokens,
     &kEngineStepTokens,
     &kEnginePreemptions,
+    &kPrefixTokens,
+    &kPrefixTokensFound,
     &kKvUsage,
     &kKvBlocks,
     &kKvBytes,

@@ -93,6 +93,34 @@ class BatchingTest(ClusterTest):
         for stream in load:
             stream.cancel()
 
+    def test_what_the_prefix_cache_has_is_not_computed_again(self):
+        for name, folder in self.folders.items():
+            info = self.client.load(folder, 2)
+            counters = ["octavo_prefix_cache_hit_tokens_total", "octavo_prefix_cache_tokens_total"]
+            before = [self.leader_metric(info, counter) for counter in counters]
+            ask = dict(max_tokens=8, ignore_eos=True, logprobs=True)
+            prompts = [PROMPT, PROMPT, PROMPT[:100], PROMPT[:64], PROMPT[:40] + PROMPT]
+            expected = [0, 128, 96, 32, 32]
+            for prompt, cached in zip(prompts, expected):
+                with self.subTest(format=name, length=len(prompt)):
+                    text, tokens, logprobs, usage = self.answer(prompt, **ask)
+                    self.assertEqual(usage.cached_prompt_tokens, cached)
+                    alone = self.answer(prompt, no_prefix_cache=True, **ask)
+                    self.assertEqual(alone[3].cached_prompt_tokens, 0)
+                    self.assertEqual((text, tokens, logprobs), alone[:3])
+            counted = [self.leader_metric(info, counter) - was for counter, was in zip(counters, before)]
+            self.assertEqual(counted, [sum(expected), sum(map(len, prompts))])
+            self.client.unload(info.model_id)
+
+    def answer(self, prompt, **fields):
+        """(text, ids, log probabilities, usage)."""
+        text, tokens, usage = "", [], None
+        for response in self.client.generate(token_ids={"ids": prompt}, **fields):
+            text += response.delta.text
+            tokens += response.delta.tokens
+            usage = response.finished.usage
+        return text, [token.id for token in tokens], [token.logprob for token in tokens], usage
+
     def load_with_few_blocks(self, name):
         """Makes steps so large that their scratch leaves a cache of 320 to 640 tokens."""
         low, high = 256, 8192

@@ -67,6 +67,7 @@ absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Generate(const v1::EngineReq
   sequence.tokens.assign(request.prompt().begin(), request.prompt().end());
   sequence.max_new_tokens = request.max_tokens();
   sequence.priority = request.priority();
+  sequence.no_prefix_cache = request.no_prefix_cache();
   sequence.deadline = deadline;
   Active active;
   active.request = request;
@@ -186,6 +187,13 @@ bool Engine::Decide(v1::Step& step) {
     active_.erase(it);
   }
   figures_.preemptions += decision.preempted.size();
+  for (const Scheduler::Started& started : decision.started) {
+    const auto it = active_.find(started.id);
+    if (it == active_.end() || std::exchange(it->second->started, true)) continue;
+    it->second->call->SetCachedTokens(static_cast<uint32_t>(started.reused));
+    figures_.prefix_tokens += started.shares ? started.tokens : 0;
+    figures_.prefix_tokens_found += started.reused;
+  }
   if (decision.chunks.empty()) {
     if (decision.ended.empty()) changed_.WaitFor(mutex_, kIdleWait);
     return false;

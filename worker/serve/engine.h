@@ -31,6 +31,9 @@ struct EngineFigures {
   uint64_t tokens = 0;      // computed, those of preempted sequences again
   uint64_t new_tokens = 0;  // sampled
   uint64_t preemptions = 0;
+  // Of sequences when they first ran: tokens looked for in the prefix cache, and found.
+  uint64_t prefix_tokens = 0;
+  uint64_t prefix_tokens_found = 0;
   size_t queued = 0;
   size_t running = 0;
   uint32_t kv_blocks = 0;
@@ -101,6 +104,7 @@ class Engine {
     v1::EngineRequest request;     // of a generation
     v1::EngineScoreRequest score;  // of a score, or of logits
     enum class Kind { kGenerate, kScore, kLogits } kind = Kind::kGenerate;
+    bool started = false;
     uint32_t emitted = 0;
     uint64_t length = 0;  // tokens so far, prompt included
   };

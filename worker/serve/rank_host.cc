@@ -32,7 +32,7 @@ struct RankHost::Serving {
   Logits logits;
   std::optional<FollowerLink> link;
   std::unique_ptr<Follower> follower;
-  uint64_t preemptions = 0;  // of the engine, those already counted
+  EngineFigures counted;  // what the counters already have
   bool ready = false;
   bool over = false;
   std::string why;
@@ -264,6 +264,11 @@ void RankHost::Lead(const v1::LoadRank& load, const std::shared_ptr<Serving>& se
   serving->engine = std::move(engine);
 }
 
+void RankHost::Count(const MetricDef& counter, uint64_t& counted, uint64_t now) {
+  metrics_->Add(counter, static_cast<double>(now - counted));
+  counted = now;
+}
+
 absl::StatusOr<std::span<const float>> RankHost::TimedRun(Serving& serving, const v1::Step& step) {
   size_t tokens = 0;
   std::string_view kind = "decode";
@@ -283,9 +288,10 @@ absl::StatusOr<std::span<const float>> RankHost::TimedRun(Serving& serving, cons
     const auto used = static_cast<double>(figures.kv_blocks - figures.kv_blocks_free);
     metrics_->Set(metric::kEngineRunning, static_cast<double>(figures.running));
     metrics_->Set(metric::kEngineWaiting, static_cast<double>(figures.queued));
-    metrics_->Add(metric::kEnginePreemptions,
-                  static_cast<double>(figures.preemptions - serving.preemptions));
-    serving.preemptions = figures.preemptions;
+    Count(metric::kEnginePreemptions, serving.counted.preemptions, figures.preemptions);
+    Count(metric::kPrefixTokens, serving.counted.prefix_tokens, figures.prefix_tokens);
+    Count(metric::kPrefixTokensFound, serving.counted.prefix_tokens_found,
+          figures.prefix_tokens_found);
     metrics_->Set(metric::kKvBlocks, used, {"used"});
     metrics_->Set(metric::kKvBlocks, figures.kv_blocks_free, {"free"});
     metrics_->Set(metric::kKvUsage, used / std::max(1u, figures.kv_blocks));

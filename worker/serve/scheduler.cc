@@ -83,6 +83,7 @@ void Scheduler::Expire(Clock::Nanos now, Decision& decision) {
 
 Scheduler::Decision Scheduler::Next(Clock::Nanos now) {
   Decision decision;
+  for (Sequence& sequence : running_) KeepBlocks(sequence);
   Expire(now, decision);
   uint32_t room = limits_.max_batched_tokens;
   AddDecodes(room, decision);
@@ -118,8 +119,7 @@ bool Scheduler::GrowOrPreempt(Sequence& sequence, Decision& decision) {
     const auto victim = std::prev(last.base());  // `sequence` is one of those
     const bool own = &*victim == &sequence;
     decision.preempted.push_back(victim->facts.id);
-    pool_.Free(victim->blocks);
-    victim->computed = 0;
+    GiveBack(*victim);
     const auto place = std::ranges::upper_bound(queue_, *victim, Before);
     queue_.splice(place, running_, victim);
     if (own) return false;
@@ -153,11 +153,34 @@ void Scheduler::AddPrefills(uint32_t& room, Decision& decision) {
 bool Scheduler::LetIn(Sequences::iterator next, Decision& decision) {
   Sequence& sequence = queue_.front();
   if (running_.size() >= limits_.max_sequences) return false;
-  const size_t least = sequence.rows > 0 ? sequence.room : sequence.facts.tokens.size();
-  if (!pool_.Grow(sequence.blocks, least)) return false;
-  decision.started.push_back(sequence.facts.id);
+  const size_t length = sequence.facts.tokens.size();
+  size_t& kept = sequence.kept;
+  while (sequence.shares() && (kept + 1) * kKvBlockTokens < length &&
+         pool_.Reuse(sequence.prefix, sequence.block_tokens(kept), sequence.blocks)) {
+    ++kept;
+  }
+  if (!pool_.Grow(sequence.blocks, sequence.rows > 0 ? sequence.room : length)) {
+    GiveBack(sequence);
+    return false;
+  }
+  sequence.computed = kept * kKvBlockTokens;
+  decision.started.push_back({sequence.facts.id, length, sequence.shares(), sequence.computed});
   running_.splice(next, queue_, queue_.begin());
   return true;
+}
+
+void Scheduler::GiveBack(Sequence& sequence) {
+  pool_.Free(sequence.blocks);
+  sequence.computed = 0;
+  sequence.kept = 0;
+  sequence.prefix = BlockPool::kNoPrefix;
+}
+
+void Scheduler::KeepBlocks(Sequence& sequence) {
+  for (size_t& kept = sequence.kept;
+       sequence.shares() && (kept + 1) * kKvBlockTokens <= sequence.computed; ++kept) {
+    pool_.Keep(sequence.prefix, sequence.block_tokens(kept), sequence.blocks[kept]);
+  }
 }
 
 v1::StepChunk Scheduler::TakeChunk(Sequence& sequence, size_t tokens) {
@@ -199,6 +222,7 @@ void Scheduler::Hold(uint64_t id, bool held) {
 void Scheduler::Remove(uint64_t id) {
   std::erase_if(running_, [&](Sequence& sequence) {
     if (sequence.facts.id != id) return false;
+    KeepBlocks(sequence);
     pool_.Free(sequence.blocks);
     return true;
   });

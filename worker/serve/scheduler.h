@@ -14,10 +14,15 @@
 // rows of logits are given out (logits_all) get all their blocks when they are let in and are never
 // preempted: no position is reported twice. One of them at a time gives rows in a step, which
 // bounds the rows of a step.
+//
+// Full blocks are kept when they are given back (block_pool.h): a sequence that is let in takes
+// over those that hold what it begins with, up to the token before its last, and computes the rest.
+// Not so sequences whose rows are given out, and those that opted out, which leave none either.
 
 #include <cstdint>
 #include <list>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -44,6 +49,7 @@ struct NewSequence {
   uint32_t chunk_tokens = 0;    // of its own in one step; 0: as many as there is room for
   bool logits_all = false;      // logits of every position of `tokens`, not of the last
   bool residuals = false;       // residual streams of the same
+  bool no_prefix_cache = false;
   std::optional<Clock::Nanos> deadline = std::nullopt;
 };
 
@@ -54,10 +60,16 @@ class Scheduler {
     uint64_t id;
     End why;
   };
+  struct Started {
+    uint64_t id;
+    size_t tokens;  // it has so far
+    bool shares;    // kept blocks were looked for
+    size_t reused;  // of its tokens, those that were in them
+  };
   struct Decision {
     std::vector<Ended> ended;           // forgotten with this decision
     std::vector<v1::StepChunk> chunks;  // what to compute; empty: nothing to do
-    std::vector<uint64_t> started;      // left the queue with this decision
+    std::vector<Started> started;       // left the queue with this decision
     std::vector<uint64_t> preempted;    // went back to it
   };
 
@@ -102,13 +114,19 @@ class Scheduler {
     uint64_t arrival = 0;
     size_t rows = 0;      // of logits that are given out: of the first so many positions
     size_t room = 0;      // tokens it may come to in all
-    size_t computed = 0;  // tokens covered by decisions, since it was let in
+    size_t computed = 0;  // tokens in its blocks, or that decisions put there
     std::vector<uint32_t> blocks = {};
+    size_t kept = 0;                                  // of its blocks
+    BlockPool::Prefix prefix = BlockPool::kNoPrefix;  // they end
     bool cancelled = false;
     bool held = false;
 
     size_t rest() const { return facts.tokens.size() - computed; }
+    bool shares() const { return rows == 0 && !facts.no_prefix_cache; }
     bool gives_rows() const { return computed < rows; }
+    std::span<const int32_t> block_tokens(size_t block) const {
+      return std::span(facts.tokens).subspan(block * kKvBlockTokens, kKvBlockTokens);
+    }
     bool decodes() const { return computed > 0 && rest() == 1 && !gives_rows(); }
   };
   using Sequences = std::list<Sequence>;  // by rank
@@ -126,6 +144,10 @@ class Scheduler {
   bool GrowOrPreempt(Sequence& sequence, Decision& decision);
   // Lets the first of the queue in, to run before `next`. False when it has to wait.
   bool LetIn(Sequences::iterator next, Decision& decision);
+  // Has no blocks any more, and so nothing computed.
+  void GiveBack(Sequence& sequence);
+  // Keeps the full blocks that were computed.
+  void KeepBlocks(Sequence& sequence);
   static v1::StepChunk TakeChunk(Sequence& sequence, size_t tokens);
 
   const SchedulerLimits limits_;

@@ -59,6 +59,23 @@ TEST(EngineBatching, PreemptedSequencesGoOnAsIfNothingHadHappened) {
   EXPECT_GT(group.engine->figures().preemptions, 0u);
 }
 
+TEST(EngineBatching, WhatTheCacheHasIsSaidOnce) {
+  FakeGroup group(1);
+  std::vector<int32_t> prompt;
+  for (int i = 0; i < 100; ++i) prompt.push_back(i % kVocab);
+  v1::EngineRequest request = Request(prompt, 5);
+  const v1::EngineEvent first = FakeGroup::Drain(**group.engine->Generate(request));
+  EXPECT_EQ(first.cached_tokens(), 0u);
+  const v1::EngineEvent second = FakeGroup::Drain(**group.engine->Generate(request));
+  EXPECT_EQ(second.cached_tokens(), 96u);
+  EXPECT_EQ(Ids(second), Ids(first));
+  EXPECT_EQ(group.engine->figures().prefix_tokens, 200u);
+  EXPECT_EQ(group.engine->figures().prefix_tokens_found, 96u);
+  request.set_no_prefix_cache(true);
+  EXPECT_EQ(FakeGroup::Drain(**group.engine->Generate(request)).cached_tokens(), 0u);
+  EXPECT_EQ(group.engine->figures().prefix_tokens, 200u);
+}
+
 TEST(EngineBatching, LogitsThatNobodyTakesStopNobodyElse) {
   FakeGroup group(1);
   v1::EngineScoreRequest request = Squares(150);

@@ -14,10 +14,12 @@ constexpr SchedulerLimits kLimits{.block_count = 32,
                                   .max_batched_tokens = 256,
                                   .max_sequences = 3};
 
+// The tokens of two sequences differ.
 NewSequence Of(uint64_t id, size_t length, uint32_t more = 10) {
   NewSequence sequence;
   sequence.id = id;
-  for (size_t i = 0; i < length; ++i) sequence.tokens.push_back(static_cast<int32_t>(i));
+  for (size_t i = 0; i < length; ++i)
+    sequence.tokens.push_back(static_cast<int32_t>(id * 1000 + i));
   sequence.max_new_tokens = more;
   return sequence;
 }
@@ -42,7 +44,7 @@ TEST(Scheduler, CutsAPromptIntoChunksThatTileIt) {
     const v1::StepChunk& chunk = decision.chunks[0];
     chunks.emplace_back(chunk.start(), chunk.tokens_size());
     EXPECT_EQ(chunk.logits_last(), i == 2);
-    EXPECT_EQ(chunk.tokens(0), static_cast<int32_t>(chunk.start()));
+    EXPECT_EQ(chunk.tokens(0), static_cast<int32_t>(1000 + chunk.start()));
     EXPECT_EQ(static_cast<uint32_t>(chunk.blocks_size()),
               BlockPool::BlocksFor(chunk.start() + static_cast<size_t>(chunk.tokens_size())));
   }
@@ -82,6 +84,7 @@ TEST(Scheduler, PromptsGoByPriorityThenArrival) {
   ASSERT_TRUE(scheduler.Add(urgent, {}).ok());
   EXPECT_EQ(ChunksOf(scheduler.Next({})), (Chunks{{3, 0, 100}, {1, 0, 156}}));
   urgent.id = 4;
+  urgent.tokens[0] = 7;
   ASSERT_TRUE(scheduler.Add(urgent, {}).ok());
   scheduler.Remove(3);
   // It also passes a prompt that was begun.
@@ -113,7 +116,7 @@ TEST(Scheduler, WhoeverNeedsABlockTakesTheLastOnes) {
   // With every token it had, and none twice.
   const auto again = step({1});
   EXPECT_EQ(ChunksOf(again), (Chunks{{1, 97, 1}, {3, 0, 65}}));
-  EXPECT_EQ(again.chunks[1].tokens(61), 61);
+  EXPECT_EQ(again.chunks[1].tokens(61), 3061);
   EXPECT_EQ(again.chunks[1].tokens(64), 100);
   EXPECT_TRUE(again.chunks[1].logits_last());
 }
@@ -146,7 +149,8 @@ TEST(Scheduler, RowsThatAreGivenOutAreNeverComputedTwice) {
   scheduler.Hold(2, false);
   EXPECT_EQ(ChunksOf(scheduler.Next({})), (Chunks{{2, 47, 23}}));
   scheduler.Remove(2);
-  EXPECT_EQ(ChunksOf(scheduler.Next({})), (Chunks{{1, 0, 40}}));
+  // Nobody took its blocks meanwhile: they are as they were.
+  EXPECT_EQ(ChunksOf(scheduler.Next({})), (Chunks{{1, 64, 1}, {3, 0, 32}}));
 }
 
 TEST(Scheduler, OneSequenceThatGivesOutRowsTakesPartInAStep) {
@@ -181,6 +185,44 @@ TEST(Scheduler, WhatIsHeldKeepsItsPlaceAndOthersGoOn) {
   ASSERT_EQ(after.ended.size(), 1u);
   EXPECT_EQ(after.ended[0].why, Scheduler::End::kCancelled);
   EXPECT_EQ(scheduler.pool().free_count(), 31u);
+}
+
+TEST(Scheduler, WhatOthersComputedIsTakenOver) {
+  Scheduler scheduler(kLimits);
+  uint64_t id = 0;
+  // What is computed of a sequence that comes alone.
+  const auto first_chunk = [&](NewSequence sequence) {
+    sequence.id = ++id;
+    EXPECT_TRUE(scheduler.Add(std::move(sequence), {}).ok());
+    const auto decision = scheduler.Next({});
+    EXPECT_EQ(decision.started.size(), 1u);
+    EXPECT_EQ(decision.chunks.size(), 1u);
+    EXPECT_EQ(decision.started[0].reused, decision.chunks[0].start());
+    scheduler.Remove(id);
+    return decision.chunks[0];
+  };
+  const v1::StepChunk first = first_chunk(Of(1, 96));
+  EXPECT_EQ(first.start(), 0u);
+  // Never the last token: its logits are needed.
+  EXPECT_EQ(first_chunk(Of(1, 96)).start(), 64u);
+  const v1::StepChunk longer = first_chunk(Of(1, 100));
+  EXPECT_EQ(longer.start(), 96u);
+  EXPECT_TRUE(std::equal(first.blocks().begin(), first.blocks().end(), longer.blocks().begin()));
+  NewSequence other = Of(1, 96);
+  other.tokens[40] = 7;
+  EXPECT_EQ(first_chunk(other).start(), 32u);
+  NewSequence apart = Of(1, 96);
+  apart.no_prefix_cache = true;
+  EXPECT_EQ(first_chunk(apart).start(), 0u);
+  apart = Of(2, 96);
+  apart.no_prefix_cache = true;
+  EXPECT_EQ(first_chunk(apart).start(), 0u);
+  // It left nothing either.
+  EXPECT_EQ(first_chunk(Of(2, 96)).start(), 0u);
+  NewSequence scored = Of(1, 96, 0);
+  scored.logits_all = true;
+  EXPECT_EQ(first_chunk(scored).start(), 0u);
+  EXPECT_EQ(scheduler.pool().free_count(), 32u);
 }
 
 TEST(Scheduler, KeepsRoomForTheAnswerAndNoMore) {
