@@ -62,6 +62,7 @@ absl::StatusOr<v1::Finished> Generate(const Session& session, const std::string&
   request.set_max_tokens(max_tokens);
   request.set_ignore_eos(true);
   request.set_seed(1);
+  request.set_no_prefix_cache(true);  // every round has the same prompt
   grpc::ClientContext context;
   auto reader = v1::Inference::NewStub(session.channel())->Generate(&context, request);
   v1::GenerateResponse response;

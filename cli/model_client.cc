@@ -46,6 +46,8 @@ absl::StatusOr<v1::ModelInfo> LoadModel(const Session& session, const StopSignal
   load.set_tensor_parallel(static_cast<uint32_t>(request.tensor_parallel));
   load.set_max_model_len(request.max_model_len);
   load.set_cache_type(request.cache_type);
+  load.set_max_batched_tokens(request.max_batched_tokens);
+  load.set_max_sequences(request.max_sequences);
   grpc::ClientContext context;
   SetTimeout(context, kLoadTimeout);
   std::stop_callback cancel(stop.token(), [&context] { context.TryCancel(); });

@@ -18,7 +18,9 @@ struct ServeRequest {
   std::string dir;
   std::string model_id = {};  // empty: the folder's name
   int tensor_parallel = 1;
-  int64_t max_model_len = 0;  // 0: the model's own, bounded by memory
+  int64_t max_model_len = 0;        // 0: the model's own, bounded by memory
+  uint32_t max_batched_tokens = 0;  // 0: the coordinator's default; so is the next
+  uint32_t max_sequences = 0;
   v1::CacheType cache_type = v1::CACHE_AUTO;
 };
 

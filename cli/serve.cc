@@ -9,6 +9,7 @@
 #include "cli/session.h"
 #include "cli/stop_signal.h"
 #include "core/base/error.h"
+#include "core/base/limits.h"
 #include "core/base/status.h"
 #include "fmt/format.h"
 #include "nlohmann/json.hpp"
@@ -32,6 +33,9 @@ void Print(const Session& session, const v1::ModelInfo& model, bool json) {
                                      {"kv_cache", CacheName(model.cache_type())},
                                      {"tensor_parallel", model.tensor_parallel()},
                                      {"max_model_len", model.max_model_len()},
+                                     {"max_batched_tokens", model.max_batched_tokens()},
+                                     {"max_sequences", model.max_sequences()},
+                                     {"kv_cache_tokens", model.kv_cache_tokens()},
                                      {"workers", nlohmann::ordered_json::array()}};
     for (const std::string& worker : model.worker_ids()) object["workers"].push_back(worker);
     if (session.local() != nullptr) {
@@ -39,10 +43,11 @@ void Print(const Session& session, const v1::ModelInfo& model, bool json) {
     }
     fmt::print("{}\n", object.dump());
   } else {
-    fmt::print("{} ({}, {} cache) is served at {} by {} rank{}, up to {} tokens\n",
-               model.model_id(), model.format(), CacheName(model.cache_type()), session.address(),
-               model.tensor_parallel(), model.tensor_parallel() == 1 ? "" : "s",
-               model.max_model_len());
+    fmt::print(
+        "{} ({}, {} cache) is served at {} by {} rank{}, up to {} tokens each, {} in the cache\n",
+        model.model_id(), model.format(), CacheName(model.cache_type()), session.address(),
+        model.tensor_parallel(), model.tensor_parallel() == 1 ? "" : "s", model.max_model_len(),
+        model.kv_cache_tokens());
   }
   std::fflush(stdout);
 }
@@ -81,6 +86,14 @@ void AddServe(CLI::App& app, Context& context) {
       ->check(CLI::Range(1, 64));
   command->add_option("--max-model-len", flags->request.max_model_len, "Longest sequence in tokens")
       ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--max-batched-tokens", flags->request.max_batched_tokens,
+                   "Tokens of one step, of all sequences (default: 256)")
+      ->check(CLI::Range(1, kBatchedTokensLimit));
+  command
+      ->add_option("--max-sequences", flags->request.max_sequences,
+                   "Sequences that run at once (default: 64)")
+      ->check(CLI::Range(1, kBatchedTokensLimit));
   AddCacheOption(*command, flags->request);
   AddClusterFlags(*command, flags->cluster);
   command->add_option("--grpc", flags->cluster.port, "Port of a cluster of our own (default: any)")

@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/base/failure.h"
+#include "core/base/limits.h"
 #include "core/base/log.h"
 #include "core/base/status.h"
 #include "fmt/format.h"
@@ -45,6 +46,10 @@ absl::StatusOr<v1::ModelInfo> GroupDesk::Load(const v1::LoadModelRequest& origin
   if (request.tensor_parallel() == 0) request.set_tensor_parallel(1);
   if (request.tensor_parallel() > 1024 || request.max_model_len() < 0) {
     return MakeError(Reason::kBadRequest, "tensor_parallel or max_model_len is out of range");
+  }
+  if (request.max_batched_tokens() == 0) request.set_max_batched_tokens(kBatchedTokens);
+  if (request.max_sequences() == 0) {
+    request.set_max_sequences(std::min<uint32_t>(kSequencesMax, request.max_batched_tokens()));
   }
   if (!v1::CacheType_IsValid(request.cache_type())) {
     return MakeError(Reason::kBadRequest, "cache_type is not known");
@@ -148,6 +153,8 @@ void GroupDesk::TryForm(Group& group) {
             PlanGroup(request.model_dir(), {.rank_count = request.tensor_parallel(),
                                             .max_model_len = request.max_model_len(),
                                             .rank_memory_bytes = RankBudget(memory),
+                                            .max_batched_tokens = request.max_batched_tokens(),
+                                            .max_sequences = request.max_sequences(),
                                             .cache_type = request.cache_type()}));
         parts_.post([this, id = request.model_id(), generation, result] {
           OnPlanned(id, generation, result);
@@ -185,6 +192,9 @@ void GroupDesk::Form(Group& group, const GroupPlan& plan) {
   group.notes = Rendezvous();
   group.info.set_group_epoch(epoch);
   group.info.set_max_model_len(plan.plan.max_model_len());
+  group.info.set_max_batched_tokens(plan.plan.max_batched_tokens());
+  group.info.set_max_sequences(plan.plan.max_sequences());
+  group.info.set_kv_cache_tokens(int64_t{plan.plan.kv_block_count()} * kKvBlockTokens);
   group.info.set_format(plan.format);
   group.info.set_cache_type(plan.plan.cache_scales().empty() ? v1::CACHE_BF16 : v1::CACHE_FP8);
   group.info.mutable_worker_ids()->Assign(group.workers.begin(), group.workers.end());

@@ -247,6 +247,7 @@ bool Gateway::Impl::SendFinished(Stream& stream) {
   finished.set_matched_stop(stream.assembler.matched_stop());
   finished.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(stream.engine.prompt_size()));
   finished.mutable_usage()->set_completion_tokens(stream.assembler.tokens());
+  finished.mutable_usage()->set_cached_prompt_tokens(stream.assembler.cached_tokens());
   finished.set_seed(stream.engine.sampling().seed());
   finished.set_time_to_first_token_seconds(stream.first_token_seconds.value_or(0));
   finished.set_total_seconds(SecondsSince(stream.start));

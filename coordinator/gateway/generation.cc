@@ -52,6 +52,8 @@ absl::StatusOr<v1::EngineRequest> BuildEngineRequest(const v1::GenerateRequest& 
   engine.set_request_id(request.request_id());
   engine.mutable_prompt()->Add(ids.begin(), ids.end());
   engine.set_max_tokens(request.max_tokens() == 0 ? kMaxTokensDefault : request.max_tokens());
+  engine.set_priority(request.priority());
+  engine.set_no_prefix_cache(request.no_prefix_cache());
   engine.set_want_logprob(request.logprobs());
   engine.set_logprobs(request.logprobs() ? request.top_logprobs() : 0);
   v1::Sampling& sampling = *engine.mutable_sampling();
@@ -100,6 +102,7 @@ void Assembler::AddText(const std::string& text, v1::Delta& delta) {
 v1::Delta Assembler::Push(const v1::EngineEvent& event) {
   v1::Delta delta;
   if (finished()) return delta;
+  cached_tokens_ += event.cached_tokens();
   const bool stopped_by_id = event.finish() == v1::FINISH_STOP && event.stop_id() >= 0;
   for (int i = 0; i < event.tokens_size() && !finished(); ++i) {
     *delta.add_tokens() = event.tokens(i);

@@ -50,6 +50,7 @@ class Assembler {
   v1::FinishReason reason() const { return reason_; }
   const std::string& matched_stop() const { return matched_stop_; }
   uint32_t tokens() const { return tokens_; }  // generated so far, the stopping one included
+  uint32_t cached_tokens() const { return cached_tokens_; }  // of the prompt
 
  private:
   Assembler(const v1::GenerateRequest& request, const TextBundle& text, StopMatcher matcher);
@@ -61,6 +62,7 @@ class Assembler {
   v1::FinishReason reason_ = v1::FINISH_UNSPECIFIED;
   std::string matched_stop_;
   uint32_t tokens_ = 0;
+  uint32_t cached_tokens_ = 0;
 };
 
 }  // namespace octavo

@@ -29,8 +29,14 @@ inline constexpr uint32_t kLeaseMs = 750;
 inline constexpr int kCollectiveTimeoutSeconds = 60;
 
 // Serving
-inline constexpr int kKvBlockTokens = 32;        // the key blocks of the numerics
-inline constexpr int kPrefillChunkTokens = 256;  // cancellation and deadlines act within one chunk
+inline constexpr int kKvBlockTokens = 32;  // the key blocks of the numerics
+// Defaults of serving: tokens of one step (cancellation and deadlines act within one, so it is kept
+// short), and sequences that run at once.
+inline constexpr int kBatchedTokens = 256;
+inline constexpr int kSequencesMax = 64;
+inline constexpr int kBatchedTokensLimit = 8192;  // what may be asked for
+// Rows of logits and residual streams of a scored chunk stay under this, whatever the model.
+inline constexpr uint64_t kScoreLogitsBytes = 32u << 20;
 inline constexpr int kQueueRequestsMax = 256;
 inline constexpr int kTopLogprobsMax = 20;
 inline constexpr int kStopStringsMax = 16;

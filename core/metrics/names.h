@@ -220,7 +220,8 @@ inline constexpr MetricDef kEngineQueueSeconds{"octavo_engine_queue_seconds",
                                                {},
                                                kWaitBuckets};
 inline constexpr MetricDef kEngineSteps{"octavo_engine_steps_total",
-                                        "Forward steps of this rank, by kind.",
+                                        "Forward steps of this rank, by kind (decode: one token "
+                                        "of every sequence).",
                                         kCounter,
                                         kWorker,
                                         {"kind"}};
@@ -235,6 +236,23 @@ inline constexpr MetricDef kEngineTokens{"octavo_engine_tokens_total",
                                          kCounter,
                                          kWorker,
                                          {"kind"}};
+inline constexpr MetricDef kEngineStepTokens{"octavo_engine_step_tokens",
+                                             "Tokens of one forward step, of all its sequences.",
+                                             kHistogram,
+                                             kWorker,
+                                             {},
+                                             kTokenBuckets};
+inline constexpr MetricDef kEnginePreemptions{
+    "octavo_engine_preemptions_total",
+    "Sequences that gave their key-value blocks up to earlier ones, to be computed again.",
+    kCounter, kWorker};
+inline constexpr MetricDef kPrefixTokens{
+    "octavo_prefix_cache_tokens_total",
+    "Prompt tokens of sequences that looked for what others left in the cache.", kCounter, kWorker};
+inline constexpr MetricDef kPrefixTokensFound{
+    "octavo_prefix_cache_hit_tokens_total",
+    "Of these, the tokens whose keys and values were there and not computed again.", kCounter,
+    kWorker};
 inline constexpr MetricDef kKvUsage{"octavo_kv_cache_usage_ratio",
                                     "Used key-value blocks over all blocks of this rank.", kGauge,
                                     kWorker};
@@ -298,6 +316,10 @@ inline constexpr const MetricDef* kAllMetrics[] = {
     &kEngineSteps,
     &kEngineStepSeconds,
     &kEngineTokens,
+    &kEngineStepTokens,
+    &kEnginePreemptions,
+    &kPrefixTokens,
+    &kPrefixTokensFound,
     &kKvUsage,
     &kKvBlocks,
     &kKvBytes,

@@ -137,7 +137,19 @@ bool HasStaticInputs(const v1::ServePlan& plan) {
                      [](const v1::RankTensor& tensor) { return tensor.has_input_scale(); });
 }
 
-// An upper estimate of what one step of kPrefillChunkTokens needs beside weights and cache.
+// Rows of logits of one step: the last of every sequence and those of a scored chunk. The leader
+// has them once, a scored chunk's once more until they are taken, and every rank those it sends and
+// receives (buffers grow by a quarter more than was asked for).
+uint64_t LogitsBytes(const v1::ServePlan& plan) {
+  const uint64_t row = static_cast<uint64_t>(plan.model().vocab_size()) * 4;
+  const uint64_t scored =
+      std::min(std::max(row, kScoreLogitsBytes), plan.max_batched_tokens() * row);
+  const uint64_t rows = plan.max_sequences() * row + scored;
+  const uint64_t ranks = plan.rank_count();
+  return rows + scored + (ranks > 1 ? rows * 5 / 4 * (ranks + 1) / ranks : 0);
+}
+
+// An upper estimate of what one step of max_batched_tokens needs beside weights and cache.
 uint64_t ScratchBytes(const v1::ServePlan& plan, int64_t max_model_len) {
   const v1::ModelSpec& model = plan.model();
   const uint32_t ranks = plan.rank_count();
@@ -148,8 +160,8 @@ uint64_t ScratchBytes(const v1::ServePlan& plan, int64_t max_model_len) {
                             (ranks > 1 ? 16 * model.hidden_size() * (ranks + 1) : 0);
   const int64_t per_token =
       per_visit * visits + (model.expert_count() > 0 ? 8 * model.hidden_size() : 0);
-  return static_cast<uint64_t>(kPrefillChunkTokens * per_token + 64 * 4 * max_model_len +
-                               8 * model.vocab_size() * ranks + (8 << 20));
+  return LogitsBytes(plan) + static_cast<uint64_t>(plan.max_batched_tokens() * per_token +
+                                                   64 * 4 * max_model_len + (8 << 20));
 }
 
 absl::Status SizeCache(const ServeOptions& options, v1::ServePlan* plan) {
@@ -168,12 +180,12 @@ absl::Status SizeCache(const ServeOptions& options, v1::ServePlan* plan) {
   }
   const uint64_t block = KvBlockBytes(*plan, heads);
   const auto blocks_of = [&](int64_t tokens) {
-    return static_cast<uint64_t>(CeilDiv(tokens, kKvBlockTokens)) *
-           std::max(1u, options.max_sequences);
+    return static_cast<uint64_t>(CeilDiv(tokens, kKvBlockTokens));
   };
   const auto need = [&](int64_t tokens) {
     return weights + blocks_of(tokens) * block + ScratchBytes(*plan, tokens);
   };
+  uint64_t spare = UINT64_MAX;  // blocks, beside those of one sequence
   if (options.rank_memory_bytes != 0) {
     while (!chosen && length > kKvBlockTokens && need(length) > options.rank_memory_bytes) {
       length = length * 7 / 8;
@@ -181,15 +193,20 @@ absl::Status SizeCache(const ServeOptions& options, v1::ServePlan* plan) {
     if (need(length) > options.rank_memory_bytes) {
       return MakeError(Reason::kOutOfMemory,
                        fmt::format("a rank needs {} bytes ({} of weights, {} of KV cache for {} "
-                                   "tokens), it has {}",
+                                   "tokens, {} of scratch for {} tokens at a time of {} sequences)"
+                                   ", it has {}",
                                    need(length), weights, blocks_of(length) * block, length,
-                                   options.rank_memory_bytes),
+                                   ScratchBytes(*plan, length), plan->max_batched_tokens(),
+                                   plan->max_sequences(), options.rank_memory_bytes),
                        {},
-                       "give workers more --memory, use more ranks or a smaller --max-model-len");
+                       "give workers more --memory, use more ranks or a smaller --max-model-len, "
+                       "--max-batched-tokens or --max-sequences");
     }
+    spare = (options.rank_memory_bytes - need(length)) / block;
   }
+  const uint64_t others = blocks_of(length) * (plan->max_sequences() - 1);
   plan->set_max_model_len(length);
-  plan->set_kv_block_count(static_cast<uint32_t>(blocks_of(length)));
+  plan->set_kv_block_count(static_cast<uint32_t>(blocks_of(length) + std::min(spare, others)));
   for (v1::RankPlan& rank : *plan->mutable_ranks()) {
     rank.set_kv_bytes(plan->kv_block_count() *
                       KvBlockBytes(*plan, rank.kv_head_end() - rank.kv_head_begin()));
@@ -236,10 +253,21 @@ absl::StatusOr<v1::ServePlan> PlanServing(const v1::ModelSpec& model,
                                           const ServeOptions& options,
                                           std::span<const v1::CacheScales> cache_scales) {
   OCTAVO_RETURN_IF_ERROR(CheckServable(model));
+  if (options.max_sequences < 1 || options.max_sequences > options.max_batched_tokens ||
+      options.max_batched_tokens > kBatchedTokensLimit) {
+    return MakeError(Reason::kBadRequest,
+                     fmt::format("{} sequences at once in steps of {} tokens",
+                                 options.max_sequences, options.max_batched_tokens),
+                     {},
+                     fmt::format("--max-sequences is 1 to --max-batched-tokens, at most {}",
+                                 kBatchedTokensLimit));
+  }
   OCTAVO_ASSIGN_OR_RETURN(const auto selected, SelectTensors(model, tensors));
   v1::ServePlan plan;
   *plan.mutable_model() = model;
   plan.set_rank_count(options.rank_count);
+  plan.set_max_batched_tokens(options.max_batched_tokens);
+  plan.set_max_sequences(options.max_sequences);
   plan.set_block_scaled(std::any_of(selected.begin(), selected.end(), IsBlockScaled));
   const int64_t group_size = model.head_count() / model.kv_head_count() * model.head_dim();
   const UnitCut attention = AttentionUnits(model.kv_head_count(), group_size, plan.block_scaled());

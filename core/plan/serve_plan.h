@@ -9,6 +9,7 @@
 #include <span>
 
 #include "absl/status/statusor.h"
+#include "core/base/limits.h"
 #include "octavo/v1/inference.pb.h"
 #include "octavo/v1/model.pb.h"
 #include "octavo/v1/plan.pb.h"
@@ -29,15 +30,20 @@ struct ServeOptions {
   uint32_t rank_count = 1;
   int64_t max_model_len = 0;       // 0: the model's own, shortened to fit the budget
   uint64_t rank_memory_bytes = 0;  // for weights, KV cache and scratch of one rank; 0: no limit
-  uint32_t max_sequences = 1;      // sequences of max_model_len that the KV cache holds at once
+  uint32_t max_batched_tokens = kBatchedTokens;  // of one step
+  uint32_t max_sequences = 1;                    // running at once
   v1::CacheType cache_type = v1::CACHE_AUTO;
 };
 
+// The KV cache gets what the budget leaves beside weights and scratch: at least one sequence of
+// max_model_len, at most max_sequences of them.
+//
 // Refused, with the reason: more ranks than KV heads or than units of K (a unit would be cut), a
-// rank count that cuts a block-scaled unit, missing or misshapen tensors (kBadCheckpoint), schemes
-// that the runner does not compute (kUnsupported), a budget that does not hold the weights or an
-// explicit max_model_len (kOutOfMemory, with the numbers), an FP8 cache without scales
-// (kBadRequest). `cache_scales`: of every layer's keys and values, where the checkpoint has them.
+// rank count that cuts a block-scaled unit, no or more sequences than tokens of a step, missing or
+// misshapen tensors (kBadCheckpoint), schemes that the runner does not compute (kUnsupported), a
+// budget that does not hold the weights or an explicit max_model_len (kOutOfMemory, with the
+// numbers), an FP8 cache without scales (kBadRequest). `cache_scales`: of every layer's keys and
+// values, where the checkpoint has them.
 absl::StatusOr<v1::ServePlan> PlanServing(const v1::ModelSpec& model,
                                           std::span<const ServedTensor> tensors,
                                           const ServeOptions& options,

@@ -52,10 +52,10 @@ class Client:
 
     # ---- the calls the tests make ---------------------------------------------------------------------
 
-    def load(self, folder, tensor_parallel=1, timeout_s=60, cache_type="CACHE_AUTO"):
+    def load(self, folder, tensor_parallel=1, timeout_s=60, cache_type="CACHE_AUTO", **limits):
         """Loads a folder and returns its ModelInfo once it is ready."""
         request = pb["inference"].LoadModelRequest(model_dir=str(folder), tensor_parallel=tensor_parallel,
-                                                   cache_type=cache_type)
+                                                   cache_type=cache_type, **limits)
         for info in self.stream("Models/Load", request, pb["inference"].ModelInfo, timeout_s):
             pass
         assert info.state == "ready", info

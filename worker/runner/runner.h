@@ -47,10 +47,10 @@ class ModelRunner {
   ~ModelRunner();
 
   // Runs one step. Positions before a chunk's start must be in the cache under the same block
-  // table. A step of any number of tokens is run whole; callers bound it (kPrefillChunkTokens).
-  // kBadRequest: a token outside the vocabulary, a position beyond max_model_len, a block table too
-  // short or out of range (nothing was computed). kGroupLost: the communicator failed. kNonFinite:
-  // an activation overflowed; the layer is named.
+  // table. A step of any number of tokens is run whole; callers bound it
+  // (ServePlan.max_batched_tokens). kBadRequest: a token outside the vocabulary, a position beyond
+  // max_model_len, a block table too short or out of range (nothing was computed). kGroupLost: the
+  // communicator failed. kNonFinite: an activation overflowed; the layer is named.
   absl::Status Run(const v1::Step& step, Logits* out);
 
   const v1::ServePlan& plan() const;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/base/error.h"
+#include "core/base/limits.h"
 #include "core/base/log.h"
 #include "core/base/status.h"
 #include "core/tensor/bare/fp_env.h"
@@ -15,8 +16,6 @@ namespace {
 
 // An idle engine looks for expired deadlines this often.
 constexpr std::chrono::milliseconds kIdleWait{20};
-// Logits and residual streams of a scored chunk stay under this, whatever the model.
-constexpr uint64_t kScoreLogitsBytes = 32u << 20;
 
 absl::Status FromFailure(const v1::Failure& failure, uint64_t rank) {
   const Reason reason = ReasonFromName(failure.reason()).value_or(Reason::kInternal);
@@ -67,6 +66,8 @@ absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Generate(const v1::EngineReq
   NewSequence sequence;
   sequence.tokens.assign(request.prompt().begin(), request.prompt().end());
   sequence.max_new_tokens = request.max_tokens();
+  sequence.priority = request.priority();
+  sequence.no_prefix_cache = request.no_prefix_cache();
   sequence.deadline = deadline;
   Active active;
   active.request = request;
@@ -185,6 +186,14 @@ bool Engine::Decide(v1::Step& step) {
         ended.why == Scheduler::End::kDeadline ? v1::FINISH_DEADLINE : v1::FINISH_CANCELLED, -1);
     active_.erase(it);
   }
+  figures_.preemptions += decision.preempted.size();
+  for (const Scheduler::Started& started : decision.started) {
+    const auto it = active_.find(started.id);
+    if (it == active_.end() || std::exchange(it->second->started, true)) continue;
+    it->second->call->SetCachedTokens(static_cast<uint32_t>(started.reused));
+    figures_.prefix_tokens += started.shares ? started.tokens : 0;
+    figures_.prefix_tokens_found += started.reused;
+  }
   if (decision.chunks.empty()) {
     if (decision.ended.empty()) changed_.WaitFor(mutex_, kIdleWait);
     return false;
@@ -220,6 +229,10 @@ absl::Status Engine::Absorb(const v1::Step& step, std::span<const float> logits)
   const auto vocab = static_cast<size_t>(options_.vocab_size);
   size_t row = 0;
   size_t residual_row = 0;
+  {
+    MutexLock lock(mutex_);
+    ++figures_.steps;
+  }
   for (const v1::StepChunk& chunk : step.chunks()) {
     const size_t own_residuals = residual_row;
     if (chunk.residuals()) residual_row += static_cast<size_t>(chunk.tokens_size());
@@ -232,10 +245,7 @@ absl::Status Engine::Absorb(const v1::Step& step, std::span<const float> logits)
     std::shared_ptr<Active> active;
     {
       MutexLock lock(mutex_);
-      ++figures_.steps;
-      if (chunk.tokens_size() > 1) {
-        figures_.prompt_tokens += static_cast<uint64_t>(chunk.tokens_size());
-      }
+      figures_.tokens += static_cast<uint64_t>(chunk.tokens_size());
       const auto it = active_.find(chunk.sequence());
       if (it != active_.end()) active = it->second;
     }

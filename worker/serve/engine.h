@@ -28,8 +28,12 @@ namespace octavo {
 // What the engine has done so far and what it holds now; for metrics.
 struct EngineFigures {
   uint64_t steps = 0;
-  uint64_t prompt_tokens = 0;  // computed
-  uint64_t new_tokens = 0;     // sampled
+  uint64_t tokens = 0;      // computed, those of preempted sequences again
+  uint64_t new_tokens = 0;  // sampled
+  uint64_t preemptions = 0;
+  // Of sequences when they first ran: tokens looked for in the prefix cache, and found.
+  uint64_t prefix_tokens = 0;
+  uint64_t prefix_tokens_found = 0;
   size_t queued = 0;
   size_t running = 0;
   uint32_t kv_blocks = 0;
@@ -75,8 +79,8 @@ class Engine {
       const v1::EngineScoreRequest& request, std::optional<Clock::Nanos> deadline = std::nullopt);
 
   // The logits of every position of request.ids, as rows that the call brings a chunk at a time.
-  // The next chunk is computed while the caller works on the last one, but not before it was taken;
-  // other sequences wait that long. So a caller that gives up cancels.
+  // The next chunk is computed while the caller works on the last one, but not before it was taken.
+  // Its blocks stay taken that long. So a caller that gives up cancels.
   absl::StatusOr<std::shared_ptr<EngineCall>> Logits(
       const v1::EngineScoreRequest& request, std::optional<Clock::Nanos> deadline = std::nullopt);
   std::optional<EngineCall::Rows> TakeRows(EngineCall& call);
@@ -100,6 +104,7 @@ class Engine {
     v1::EngineRequest request;     // of a generation
     v1::EngineScoreRequest score;  // of a score, or of logits
     enum class Kind { kGenerate, kScore, kLogits } kind = Kind::kGenerate;
+    bool started = false;
     uint32_t emitted = 0;
     uint64_t length = 0;  // tokens so far, prompt included
   };

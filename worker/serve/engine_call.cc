@@ -38,6 +38,11 @@ void EngineCall::AddToken(v1::EngineToken token) {
   changed_.NotifyAll();
 }
 
+void EngineCall::SetCachedTokens(uint32_t tokens) {
+  MutexLock lock(mutex_);
+  event_.set_cached_tokens(tokens);
+}
+
 void EngineCall::AddRows(Rows rows) {
   MutexLock lock(mutex_);
   if (finished_ || !failure_.ok()) return;

@@ -43,7 +43,8 @@ class EngineCall {
 
   // The engine's side.
   void AddToken(v1::EngineToken token);
-  void AddRows(Rows rows);  // REQUIRES: !HasRows()
+  void SetCachedTokens(uint32_t tokens);  // before the first token
+  void AddRows(Rows rows);                // REQUIRES: !HasRows()
   bool HasRows() const;
   std::optional<Rows> TakeRows();
   void AddScores(const v1::EngineScoreResponse& part);

@@ -32,6 +32,7 @@ struct RankHost::Serving {
   Logits logits;
   std::optional<FollowerLink> link;
   std::unique_ptr<Follower> follower;
+  EngineFigures counted;  // what the counters already have
   bool ready = false;
   bool over = false;
   std::string why;
@@ -245,7 +246,9 @@ void RankHost::Lead(const v1::LoadRank& load, const std::shared_ptr<Serving>& se
           .hidden_size = load.plan().model().hidden_size(),
           .isa = options_.isa,
           .limits = {.block_count = serving->model.kv_block_count,
-                     .max_model_len = static_cast<uint32_t>(load.plan().max_model_len())}},
+                     .max_model_len = static_cast<uint32_t>(load.plan().max_model_len()),
+                     .max_batched_tokens = load.plan().max_batched_tokens(),
+                     .max_sequences = load.plan().max_sequences()}},
       Engine::Hooks{.send = link.send,
                     .run = [this, raw](const v1::Step& step) { return TimedRun(*raw, step); },
                     .residuals = [raw] { return std::span<const uint16_t>(raw->logits.residuals); },
@@ -261,23 +264,34 @@ void RankHost::Lead(const v1::LoadRank& load, const std::shared_ptr<Serving>& se
   serving->engine = std::move(engine);
 }
 
+void RankHost::Count(const MetricDef& counter, uint64_t& counted, uint64_t now) {
+  metrics_->Add(counter, static_cast<double>(now - counted));
+  counted = now;
+}
+
 absl::StatusOr<std::span<const float>> RankHost::TimedRun(Serving& serving, const v1::Step& step) {
   size_t tokens = 0;
+  std::string_view kind = "decode";
   for (const v1::StepChunk& chunk : step.chunks()) {
     tokens += static_cast<size_t>(chunk.tokens_size());
+    if (chunk.tokens_size() > 1) kind = "prefill";
   }
-  const std::string_view kind = tokens > 1 ? "prefill" : "decode";
   const auto start = std::chrono::steady_clock::now();
   OCTAVO_RETURN_IF_ERROR(serving.model.run(step, &serving.logits));
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   metrics_->Add(metric::kEngineSteps, 1, {kind});
   metrics_->Observe(metric::kEngineStepSeconds, took.count(), {kind});
   metrics_->Add(metric::kEngineTokens, static_cast<double>(tokens), {kind});
+  metrics_->Observe(metric::kEngineStepTokens, static_cast<double>(tokens));
   if (serving.engine != nullptr) {
     const EngineFigures figures = serving.engine->figures();
     const auto used = static_cast<double>(figures.kv_blocks - figures.kv_blocks_free);
     metrics_->Set(metric::kEngineRunning, static_cast<double>(figures.running));
     metrics_->Set(metric::kEngineWaiting, static_cast<double>(figures.queued));
+    Count(metric::kEnginePreemptions, serving.counted.preemptions, figures.preemptions);
+    Count(metric::kPrefixTokens, serving.counted.prefix_tokens, figures.prefix_tokens);
+    Count(metric::kPrefixTokensFound, serving.counted.prefix_tokens_found,
+          figures.prefix_tokens_found);
     metrics_->Set(metric::kKvBlocks, used, {"used"});
     metrics_->Set(metric::kKvBlocks, figures.kv_blocks_free, {"free"});
     metrics_->Set(metric::kKvUsage, used / std::max(1u, figures.kv_blocks));

@@ -127,6 +127,9 @@ TEST_F(GroupsTest, FormsOverTheLowestIdsAndTellsTheRouter) {
   EXPECT_EQ(routed->format(), "bf16");
   EXPECT_EQ(routed->cache_type(), v1::CACHE_BF16);
   EXPECT_GT(routed->max_model_len(), 0);
+  EXPECT_EQ(routed->max_batched_tokens(), 256u);
+  EXPECT_EQ(routed->max_sequences(), 64u);
+  EXPECT_GE(routed->kv_cache_tokens(), routed->max_model_len());
   const v1::ListWorkersResponse listed = control_->ListWorkers();
   for (const v1::WorkerInfo& worker : listed.workers()) {
     EXPECT_EQ(worker.model_id(), worker.hello().worker_id() == "3" ? "" : "m");

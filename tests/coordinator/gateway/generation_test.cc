@@ -36,6 +36,7 @@ class GenerationTest : public ::testing::Test {
       for (size_t i = at; i < std::min(ids.size(), at + batch); ++i) {
         event.add_tokens()->set_id(ids[i]);
       }
+      if (at == 0) event.set_cached_tokens(64);
       if (at + batch >= ids.size()) {
         event.set_finish(finish);
         event.set_stop_id(stop_id);
@@ -46,6 +47,7 @@ class GenerationTest : public ::testing::Test {
     reason_ = assembler.reason();
     matched_ = assembler.matched_stop();
     tokens_ = assembler.tokens();
+    EXPECT_EQ(assembler.cached_tokens(), 64u);
     return text;
   }
 
@@ -58,8 +60,12 @@ class GenerationTest : public ::testing::Test {
 TEST_F(GenerationTest, DefaultsAreFilledIn) {
   v1::GenerateRequest request;
   request.set_prompt("Hello there");
+  request.set_priority(-3);
+  request.set_no_prefix_cache(true);
   const v1::EngineRequest engine = *BuildEngineRequest(request, text_);
   EXPECT_EQ(engine.max_tokens(), kMaxTokensDefault);
+  EXPECT_EQ(engine.priority(), -3);
+  EXPECT_TRUE(engine.no_prefix_cache());
   EXPECT_EQ(engine.sampling().temperature(), 0.0f);
   ASSERT_EQ(engine.stop_ids_size(), 1);
   EXPECT_EQ(engine.stop_ids(0), *text_.tokenizer->TokenId("<|eot_id|>"));

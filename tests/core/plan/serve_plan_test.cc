@@ -236,5 +236,53 @@ TEST(PlanServing, FitsTheBudgetOrSaysWhatIsMissing) {
   EXPECT_EQ(ReasonOf(PlanServing(Spec(), Tensors(), options).status()), Reason::kBadRequest);
 }
 
+TEST(PlanServing, TheCacheTakesWhatTheBudgetLeaves) {
+  ServeOptions options;
+  options.max_model_len = 512;
+  options.max_sequences = 4;
+  const auto most = PlanServing(Spec(), Tensors(), options);
+  ASSERT_TRUE(most.ok());
+  EXPECT_EQ(most->kv_block_count(), 4u * 16);
+  const v1::RankPlan& rank = most->ranks(0);
+  const uint64_t block = rank.kv_bytes() / most->kv_block_count();
+  const uint64_t least = rank.weight_bytes() + rank.scratch_bytes() + 16 * block;
+  for (const auto& [spare, blocks] : std::vector<std::pair<uint64_t, uint32_t>>{
+           {0, 16}, {block - 1, 16}, {block, 17}, {10 * block, 26}, {1000 * block, 64}}) {
+    options.rank_memory_bytes = least + spare;
+    const auto plan = PlanServing(Spec(), Tensors(), options);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_EQ(plan->kv_block_count(), blocks);
+    EXPECT_EQ(plan->max_sequences(), 4u);
+  }
+  options.rank_memory_bytes = least - 1;
+  const auto refused = PlanServing(Spec(), Tensors(), options);
+  ASSERT_EQ(ReasonOf(refused.status()), Reason::kOutOfMemory);
+  for (const uint64_t figure :
+       {least, rank.weight_bytes(), 16 * block, rank.scratch_bytes(), least - 1}) {
+    EXPECT_THAT(std::string(refused.status().message()), HasSubstr(std::to_string(figure)));
+  }
+}
+
+TEST(PlanServing, ScratchGrowsWithTheStep) {
+  ServeOptions options;
+  options.max_model_len = 512;
+  const auto scratch = [&](uint32_t tokens, uint32_t sequences) {
+    options.max_batched_tokens = tokens;
+    options.max_sequences = sequences;
+    return PlanServing(Spec(), Tensors(), options)->ranks(0).scratch_bytes();
+  };
+  const auto row = static_cast<uint64_t>(Spec().vocab_size()) * 4;
+  EXPECT_EQ(scratch(256, 65) - scratch(256, 1), 64 * row);
+  EXPECT_GE(scratch(128, 1) - scratch(64, 1), 64 * 2 * row);  // scored rows, twice
+  EXPECT_GE(scratch(1024, 1) - scratch(256, 1),
+            768u * static_cast<uint64_t>(Spec().hidden_size()) * 8);
+  for (const auto& [tokens, sequences] :
+       std::vector<std::pair<uint32_t, uint32_t>>{{0, 1}, {4, 0}, {4, 5}, {100000, 1}}) {
+    options.max_batched_tokens = tokens;
+    options.max_sequences = sequences;
+    EXPECT_EQ(ReasonOf(PlanServing(Spec(), Tensors(), options).status()), Reason::kBadRequest);
+  }
+}
+
 }  // namespace
 }  // namespace octavo

@@ -72,10 +72,13 @@ class Cluster {
       load.set_model_id("rule");
       load.set_model_dir(dir_);
       load.set_rank(static_cast<uint32_t>(i));
-      load.mutable_plan()->set_rank_count(static_cast<uint32_t>(ranks.size()));
-      load.mutable_plan()->set_max_model_len(4096);
-      load.mutable_plan()->mutable_model()->set_vocab_size(kVocab);
-      for (size_t rank = 0; rank < ranks.size(); ++rank) load.mutable_plan()->add_ranks();
+      v1::ServePlan& plan = *load.mutable_plan();
+      plan.set_rank_count(static_cast<uint32_t>(ranks.size()));
+      plan.set_max_model_len(4096);
+      plan.set_max_batched_tokens(256);
+      plan.set_max_sequences(4);
+      plan.mutable_model()->set_vocab_size(kVocab);
+      for (size_t rank = 0; rank < ranks.size(); ++rank) plan.add_ranks();
       for (auto& rank : ranks) load.add_engine_addresses(rank->server->address());
       ranks[i]->host->Load(load);
     }
@@ -260,11 +263,9 @@ TEST(Group, ARankThatLeavesBreaksTheGroupAtOnce) {
 
 TEST(Group, AnAbortEndsAGroupThatIsStillForming) {
   Cluster cluster(2);
-  cluster.ranks[0]->host->AbortGroup([] {
-    v1::AbortGroup abort;
-    abort.set_group_epoch(1);
-    return abort;
-  }());
+  v1::AbortGroup abort;
+  abort.set_group_epoch(1);
+  cluster.ranks[0]->host->AbortGroup(abort);
   cluster.Load(1);  // rank 0 refuses; rank 1 waits for it
   ASSERT_TRUE(Eventually([&] { return cluster.Count(1, v1::RANK_FAILED) == 1; }));
   cluster.Abort(1);
