@@ -34,5 +34,7 @@ inline constexpr int kPrefillChunkTokens = 256;  // cancellation and deadlines a
 inline constexpr int kQueueRequestsMax = 256;
 inline constexpr int kTopLogprobsMax = 20;
 inline constexpr int kStopStringsMax = 16;
+inline constexpr int kStopIdsMax = 1024;  // what end-of-text ids a model has included
+inline constexpr int kLogitBiasMax = 1024;
 
 }  // namespace octavo

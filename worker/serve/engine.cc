@@ -7,8 +7,8 @@
 #include "core/base/log.h"
 #include "core/base/status.h"
 #include "core/tensor/bare/fp_env.h"
+#include "core/text/generation_bounds.h"
 #include "fmt/format.h"
-#include "worker/serve/sampler.h"
 
 namespace octavo {
 namespace {
@@ -33,7 +33,11 @@ uint32_t ScoreChunk(uint32_t asked, uint64_t row_bytes) {
 }  // namespace
 
 Engine::Engine(const Options& options, Hooks hooks, const Clock& clock)
-    : options_(options), hooks_(std::move(hooks)), clock_(clock), scheduler_(options.limits) {
+    : options_(options),
+      hooks_(std::move(hooks)),
+      clock_(clock),
+      scheduler_(options.limits),
+      sampler_(options.isa) {
   thread_ = std::jthread([this](const std::stop_token& stop) { Loop(stop); });
 }
 
@@ -55,20 +59,14 @@ absl::Status Engine::CheckIds(const google::protobuf::RepeatedField<int32_t>& id
 
 absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Generate(const v1::EngineRequest& request,
                                                              std::optional<Clock::Nanos> deadline) {
-  OCTAVO_RETURN_IF_ERROR(CheckSampling(request.sampling()));
+  OCTAVO_RETURN_IF_ERROR(CheckGeneration(request));
   OCTAVO_RETURN_IF_ERROR(CheckIds(request.prompt()));
-  if (request.max_tokens() == 0) {
-    return MakeError(Reason::kBadRequest, "max_tokens is 0", {}, "ask for at least one token");
-  }
-  if (request.logprobs() > kTopLogprobsMax) {
-    return MakeError(Reason::kBadRequest, fmt::format("{} alternatives per token, at most {}",
-                                                      request.logprobs(), kTopLogprobsMax));
-  }
   NewSequence sequence;
   sequence.tokens.assign(request.prompt().begin(), request.prompt().end());
   sequence.max_new_tokens = request.max_tokens();
   sequence.deadline = deadline;
   Active active;
+  OCTAVO_ASSIGN_OR_RETURN(active.rules, TokenRules::Create(request, options_.vocab_size));
   active.request = request;
   active.length = sequence.tokens.size();
   return Queue(std::move(active), std::move(sequence));
@@ -297,15 +295,14 @@ void Engine::FinishAtEnd(Active& active, const v1::StepChunk& chunk) {
 
 absl::Status Engine::AbsorbToken(Active& active, std::span<const float> row) {
   const v1::EngineRequest& request = active.request;
-  OCTAVO_ASSIGN_OR_RETURN(v1::EngineToken token, Sample(row, request.sampling(), active.length,
-                                                        {.isa = options_.isa,
-                                                         .want_logprob = request.want_logprob(),
-                                                         .top_logprobs = request.logprobs()}));
+  OCTAVO_ASSIGN_OR_RETURN(v1::EngineToken token, sampler_.Sample(row, active.rules, active.length,
+                                                                 {.logprob = request.want_logprob(),
+                                                                  .top = request.logprobs()}));
   const int32_t id = token.id();
   ++active.length;
-  ++active.emitted;
+  active.rules.Append(id);
   active.call->AddToken(std::move(token));
-  const bool stopped = std::ranges::find(request.stop_ids(), id) != request.stop_ids().end();
+  const bool stopped = active.rules.IsStop(id);
   bool room = false;
   {
     MutexLock lock(mutex_);
@@ -316,7 +313,7 @@ absl::Status Engine::AbsorbToken(Active& active, std::span<const float> row) {
   }
   if (stopped) {
     active.call->Finish(v1::FINISH_STOP, id);
-  } else if (!room || active.emitted >= request.max_tokens()) {
+  } else if (!room || active.rules.emitted() >= request.max_tokens()) {
     active.call->Finish(v1::FINISH_LENGTH, -1);
   } else {
     return absl::OkStatus();

@@ -20,8 +20,10 @@
 #include "kernels/isa.h"
 #include "octavo/v1/engine.pb.h"
 #include "worker/serve/engine_call.h"
+#include "worker/serve/sampler.h"
 #include "worker/serve/scheduler.h"
 #include "worker/serve/step_state.h"
+#include "worker/serve/token_rules.h"
 
 namespace octavo {
 
@@ -67,8 +69,8 @@ class Engine {
   // group first.
   ~Engine();
 
-  // Queues a request. Errors: those of Scheduler::Add and CheckSampling, kBadRequest (an id outside
-  // the vocabulary, max_tokens 0), or the failure that ended the group.
+  // Queues a request. Errors: those of Scheduler::Add, CheckGeneration and TokenRules::Create,
+  // kBadRequest (an id outside the vocabulary), or the failure that ended the group.
   absl::StatusOr<std::shared_ptr<EngineCall>> Generate(
       const v1::EngineRequest& request, std::optional<Clock::Nanos> deadline = std::nullopt);
   absl::StatusOr<std::shared_ptr<EngineCall>> Score(
@@ -100,7 +102,7 @@ class Engine {
     v1::EngineRequest request;     // of a generation
     v1::EngineScoreRequest score;  // of a score, or of logits
     enum class Kind { kGenerate, kScore, kLogits } kind = Kind::kGenerate;
-    uint32_t emitted = 0;
+    TokenRules rules;     // of a generation: the output so far, as far as it matters
     uint64_t length = 0;  // tokens so far, prompt included
   };
 
@@ -141,6 +143,7 @@ class Engine {
 
   uint64_t next_step_ = 0;  // the loop's own
   StepState state_;
+  Sampler sampler_;
   std::jthread thread_;
 };
 
