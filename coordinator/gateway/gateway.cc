@@ -217,7 +217,7 @@ absl::Status Gateway::Impl::StreamFrom(LiveCalls::Call& call, Stream& stream) {
 bool Gateway::Impl::Forward(Stream& stream, const v1::EngineEvent& event) {
   const v1::Delta delta = stream.assembler.Push(event);
   if (delta.tokens_size() > 0) CountTokens(stream, delta.tokens_size());
-  if (delta.text().empty() && delta.tokens_size() == 0) return true;
+  if (delta.text().empty() && delta.tokens_size() + delta.prompt_tokens_size() == 0) return true;
   v1::GenerateResponse response;
   *response.mutable_delta() = delta;
   return stream.writer.Write(response);

@@ -65,6 +65,7 @@ absl::StatusOr<v1::EngineRequest> BuildEngineRequest(const v1::GenerateRequest& 
   engine.set_want_logprob(request.logprobs());
   engine.set_logprobs(request.top_logprobs());
   engine.set_min_tokens(request.min_tokens());
+  engine.set_prompt_logprobs(request.prompt_logprobs());
   *engine.mutable_sampling() = SamplingOf(request);
   if (!request.ignore_eos()) {
     engine.mutable_stop_ids()->Add(text.eos_ids.begin(), text.eos_ids.end());
@@ -117,6 +118,7 @@ void Assembler::AddText(const std::string& text, v1::Delta& delta) {
 v1::Delta Assembler::Push(const v1::EngineEvent& event) {
   v1::Delta delta;
   if (finished()) return delta;
+  *delta.mutable_prompt_tokens() = event.prompt();
   const bool stopped_by_id = event.finish() == v1::FINISH_STOP && event.stop_id() >= 0;
   for (int i = 0; i < event.tokens_size() && !finished(); ++i) {
     *delta.add_tokens() = event.tokens(i);

@@ -64,6 +64,11 @@ absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Generate(const v1::EngineReq
   NewSequence sequence;
   sequence.tokens.assign(request.prompt().begin(), request.prompt().end());
   sequence.max_new_tokens = request.max_tokens();
+  if (request.prompt_logprobs()) {
+    sequence.logits_all = true;
+    sequence.chunk_tokens =
+        ScoreChunk(0, static_cast<uint64_t>(options_.vocab_size) * sizeof(float));
+  }
   sequence.deadline = deadline;
   Active active;
   OCTAVO_ASSIGN_OR_RETURN(active.rules, TokenRules::Create(request, options_.vocab_size));
@@ -242,8 +247,9 @@ absl::Status Engine::Absorb(const v1::Step& step, std::span<const float> logits)
       AbsorbRows(*active, chunk, mine, own_residuals);
       continue;
     }
-    OCTAVO_RETURN_IF_ERROR(active->kind == Active::Kind::kScore ? AbsorbScore(*active, chunk, mine)
-                                                                : AbsorbToken(*active, mine));
+    OCTAVO_RETURN_IF_ERROR(active->kind == Active::Kind::kScore
+                               ? AbsorbScore(*active, chunk, mine)
+                               : AbsorbChunk(*active, chunk, mine));
   }
   return absl::OkStatus();
 }
@@ -291,6 +297,35 @@ void Engine::FinishAtEnd(Active& active, const v1::StepChunk& chunk) {
   if (static_cast<int>(chunk.start()) + chunk.tokens_size() != active.score.ids_size()) return;
   active.call->Finish(v1::FINISH_STOP, -1);
   Forget(active.call->id());
+}
+
+absl::Status Engine::AbsorbChunk(Active& active, const v1::StepChunk& chunk,
+                                 std::span<const float> logits) {
+  const auto vocab = static_cast<size_t>(options_.vocab_size);
+  if (chunk.logits_all()) OCTAVO_RETURN_IF_ERROR(AbsorbPrompt(active, chunk, logits));
+  const uint64_t end = uint64_t{chunk.start()} + static_cast<uint64_t>(chunk.tokens_size());
+  if (end != active.length) return absl::OkStatus();
+  return AbsorbToken(active, logits.last(vocab));
+}
+
+absl::Status Engine::AbsorbPrompt(Active& active, const v1::StepChunk& chunk,
+                                  std::span<const float> logits) {
+  const auto vocab = static_cast<size_t>(options_.vocab_size);
+  const auto& prompt = active.request.prompt();
+  v1::EngineEvent part;
+  for (int i = 0; i < chunk.tokens_size(); ++i) {
+    const int next = static_cast<int>(chunk.start()) + i + 1;
+    if (next >= prompt.size()) break;
+    // A sequence that is computed again brings the same once more.
+    if (next <= active.told) continue;
+    OCTAVO_ASSIGN_OR_RETURN(
+        *part.add_prompt(),
+        sampler_.Describe(logits.subspan(static_cast<size_t>(i) * vocab, vocab), prompt[next],
+                          {.logprob = true, .top = active.request.logprobs()}));
+    active.told = next;
+  }
+  if (part.prompt_size() > 0) active.call->AddPrompt(part);
+  return absl::OkStatus();
 }
 
 absl::Status Engine::AbsorbToken(Active& active, std::span<const float> row) {

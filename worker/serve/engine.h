@@ -103,6 +103,7 @@ class Engine {
     v1::EngineScoreRequest score;  // of a score, or of logits
     enum class Kind { kGenerate, kScore, kLogits } kind = Kind::kGenerate;
     TokenRules rules;     // of a generation: the output so far, as far as it matters
+    int told = 0;         // the last of the prompt whose log probability is out
     uint64_t length = 0;  // tokens so far, prompt included
   };
 
@@ -125,6 +126,11 @@ class Engine {
                   size_t residual_row);
   // Where `chunk` was the last one.
   void FinishAtEnd(Active& active, const v1::StepChunk& chunk);
+  // Of a generation: what is told of the prompt, and where the sequence ends here, its next token.
+  absl::Status AbsorbChunk(Active& active, const v1::StepChunk& chunk,
+                           std::span<const float> logits);
+  absl::Status AbsorbPrompt(Active& active, const v1::StepChunk& chunk,
+                            std::span<const float> logits);
   absl::Status AbsorbToken(Active& active, std::span<const float> row);
   // Frees a sequence that is done.
   void Forget(uint64_t id);

@@ -32,6 +32,11 @@ class OneRank {
     const auto call = *engine.Generate(request);
     return Drain(*call);
   }
+  v1::EngineScoreResponse Score(const v1::EngineScoreRequest& request) {
+    const auto call = *engine.Score(request);
+    (void)Drain(*call);
+    return call->TakeScore();
+  }
 
   std::atomic<int> steps = 0;
 
@@ -117,6 +122,36 @@ TEST(EngineSampling, PenaltiesFollowTheOutput) {
     ++times[static_cast<size_t>(expected.back())];
   }
   EXPECT_EQ(Ids(group.Generate(request)), expected);
+}
+
+TEST(EngineSampling, PromptLogprobsAreThoseOfAScoreAndCostNoSecondPass) {
+  OneRank group;
+  v1::EngineScoreRequest score;
+  v1::EngineRequest request = Request({}, 3);
+  for (int i = 0; i < 600; ++i) {
+    score.add_ids((i * i) % 16);
+    request.add_prompt((i * i) % 16);
+  }
+  const v1::EngineScoreResponse expected = group.Score(score);
+  const std::vector<int32_t> plain = Ids(group.Generate(request));
+  request.set_prompt_logprobs(true);
+  request.set_logprobs(2);
+  const int before = group.steps;
+  const v1::EngineEvent event = group.Generate(request);
+  EXPECT_EQ(group.steps - before, 3 + 2);  // 600 tokens are three chunks
+  EXPECT_EQ(Ids(event), plain);
+  ASSERT_EQ(event.prompt_size(), 599);
+  for (int i = 0; i < 599; ++i) {
+    EXPECT_EQ(event.prompt(i).id(), request.prompt(i + 1));
+    EXPECT_EQ(event.prompt(i).logprob(), expected.logprobs(i));
+    ASSERT_EQ(event.prompt(i).top_size(), 2);
+    EXPECT_EQ(event.prompt(i).top(0).id(), (request.prompt(i) + 1) % 16);
+  }
+  // One token has none before it.
+  request.mutable_prompt()->Truncate(1);
+  const v1::EngineEvent one = group.Generate(request);
+  EXPECT_EQ(one.prompt_size(), 0);
+  EXPECT_EQ(one.tokens_size(), 3);
 }
 
 TEST(EngineSampling, RejectsByReason) {
