@@ -4,8 +4,10 @@
 
 #include "core/base/error.h"
 #include "core/base/ids.h"
+#include "core/base/limits.h"
 #include "core/base/status.h"
 #include "core/text/generation_bounds.h"
+#include "fmt/format.h"
 
 namespace octavo {
 
@@ -59,6 +61,10 @@ v1::Sampling SamplingOf(const v1::GenerateRequest& request) {
 
 absl::StatusOr<v1::EngineRequest> BuildEngineRequest(const v1::GenerateRequest& request,
                                                      const TextBundle& text) {
+  if (request.n() > static_cast<uint32_t>(kChoicesMax)) {
+    return MakeError(Reason::kBadRequest,
+                     fmt::format("n is {}, at most {}", request.n(), kChoicesMax));
+  }
   v1::EngineRequest engine;
   engine.set_request_id(request.request_id());
   engine.set_max_tokens(request.max_tokens() == 0 ? kMaxTokensDefault : request.max_tokens());
@@ -77,6 +83,13 @@ absl::StatusOr<v1::EngineRequest> BuildEngineRequest(const v1::GenerateRequest& 
   if (ids.empty()) return MakeError(Reason::kBadRequest, "the prompt has no tokens");
   engine.mutable_prompt()->Add(ids.begin(), ids.end());
   return engine;
+}
+
+v1::EngineRequest ChoiceOf(const v1::EngineRequest& engine, uint32_t index) {
+  v1::EngineRequest choice = engine;
+  choice.mutable_sampling()->set_seed(engine.sampling().seed() + index);
+  choice.set_prompt_logprobs(engine.prompt_logprobs() && index == 0);
+  return choice;
 }
 
 namespace {

@@ -27,9 +27,14 @@ absl::StatusOr<std::vector<int32_t>> PromptIds(const v1::GenerateRequest& reques
 absl::StatusOr<std::string> RenderChat(const v1::Chat& chat, const TextBundle& text);
 
 // Tokenizes and fills defaults: kMaxTokensDefault, a drawn seed, end-of-text ids as stop ids unless
-// ignore_eos. Errors: those of PromptIds and CheckGeneration (core/text/generation_bounds.h).
+// ignore_eos. Errors: those of PromptIds and CheckGeneration (core/text/generation_bounds.h),
+// kBadRequest for more than kChoicesMax choices.
 absl::StatusOr<v1::EngineRequest> BuildEngineRequest(const v1::GenerateRequest& request,
                                                      const TextBundle& text);
+
+// What choice `index` asks the engine, from what BuildEngineRequest made: draws with seed + index,
+// and of choice 0 alone the prompt's log probabilities are asked.
+v1::EngineRequest ChoiceOf(const v1::EngineRequest& engine, uint32_t index);
 
 // How a generation ended, as metrics call it.
 std::string_view FinishName(v1::FinishReason reason);
