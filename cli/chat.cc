@@ -6,6 +6,8 @@
 #include <memory>
 #include <optional>
 #include <stop_token>
+#include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "cli/cluster_file.h"
@@ -33,6 +35,12 @@ struct ChatFlags {
   float temperature = 0;
   float top_p = 1;
   uint32_t top_k = 0;
+  float min_p = 0;
+  float repetition_penalty = 1;
+  float presence_penalty = 0;
+  float frequency_penalty = 0;
+  uint32_t min_tokens = 0;
+  std::vector<std::string> stop;
   std::optional<uint64_t> seed;
   bool stats = false;
 };
@@ -80,6 +88,12 @@ v1::GenerateRequest RequestFor(const ChatFlags& flags) {
   request.set_temperature(flags.temperature);
   request.set_top_p(flags.top_p);
   request.set_top_k(flags.top_k);
+  request.set_min_p(flags.min_p);
+  request.set_repetition_penalty(flags.repetition_penalty);
+  request.set_presence_penalty(flags.presence_penalty);
+  request.set_frequency_penalty(flags.frequency_penalty);
+  request.set_min_tokens(flags.min_tokens);
+  request.mutable_stop()->Add(flags.stop.begin(), flags.stop.end());
   request.set_skip_special_tokens(true);
   if (flags.seed) request.set_seed(*flags.seed);
   return request;
@@ -125,6 +139,26 @@ absl::Status Chat(const Context& context, ChatFlags flags) {
   return absl::OkStatus();
 }
 
+// How the next token is chosen: docs/numerics.md, "Sampling".
+void AddSampling(CLI::App& command, ChatFlags& flags) {
+  command.add_option("--temperature", flags.temperature, "0: greedy")->capture_default_str();
+  command.add_option("--top-p", flags.top_p, "Nucleus")->capture_default_str();
+  command.add_option("--top-k", flags.top_k, "0: off")->capture_default_str();
+  command.add_option("--min-p", flags.min_p, "Least share of the likeliest token's probability")
+      ->capture_default_str();
+  command
+      .add_option("--repetition-penalty", flags.repetition_penalty,
+                  "Above 1: against tokens of prompt and answer")
+      ->capture_default_str();
+  command
+      .add_option("--presence-penalty", flags.presence_penalty,
+                  "Against tokens of the answer, once")
+      ->capture_default_str();
+  command.add_option("--frequency-penalty", flags.frequency_penalty, "The same, per occurrence")
+      ->capture_default_str();
+  command.add_option("--seed", flags.seed, "Default: drawn");
+}
+
 }  // namespace
 
 void AddChat(CLI::App& app, Context& context) {
@@ -138,10 +172,10 @@ void AddChat(CLI::App& app, Context& context) {
   command->add_option("--system", flags->system, "System message");
   command->add_option("--message", flags->message, "Ask this one thing and leave");
   command->add_option("--max-tokens", flags->max_tokens, "Longest answer")->capture_default_str();
-  command->add_option("--temperature", flags->temperature, "0: greedy")->capture_default_str();
-  command->add_option("--top-p", flags->top_p, "Nucleus")->capture_default_str();
-  command->add_option("--top-k", flags->top_k, "0: off")->capture_default_str();
-  command->add_option("--seed", flags->seed, "Default: drawn");
+  command->add_option("--min-tokens", flags->min_tokens, "Shortest answer")->capture_default_str();
+  command->add_option("--stop", flags->stop, "Text that ends an answer; may be given again")
+      ->allow_extra_args(false);
+  AddSampling(*command, *flags);
   command->add_flag("--stats", flags->stats,
                     "Tokens and times after each answer, on standard error");
   command->callback(

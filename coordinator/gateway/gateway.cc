@@ -1,11 +1,12 @@
 #include "coordinator/gateway/gateway.h"
 
+#include <algorithm>
 #include <chrono>
 #include <map>
-#include <optional>
 #include <string_view>
 #include <utility>
 
+#include "coordinator/gateway/choices.h"
 #include "coordinator/gateway/generation.h"
 #include "coordinator/gateway/live_calls.h"
 #include "coordinator/gateway/text_cache.h"
@@ -31,15 +32,6 @@ constexpr size_t kChannelsMax = 64;
 
 double SecondsSince(Steady::time_point start) {
   return std::chrono::duration<double>(Steady::now() - start).count();
-}
-
-// A leader that cannot be reached any more is a group that is gone.
-absl::Status LeaderStatus(const grpc::Status& status) {
-  const absl::Status converted = FromGrpc(status);
-  if (converted.ok() || ReasonOf(converted) != Reason::kUnreachable) return converted;
-  return MakeError(Reason::kGroupLost,
-                   fmt::format("the leader rank does not answer ({})", status.error_message()), {},
-                   "send the request again");
 }
 
 }  // namespace
@@ -72,19 +64,6 @@ class Gateway::Impl final : public v1::Inference::Service {
                      v1::AbortResponse* response) override;
 
  private:
-  // What a generation is about, while it streams.
-  struct Stream {
-    const grpc::ServerContext& context;
-    grpc::ServerWriter<v1::GenerateResponse>& writer;
-    v1::ModelInfo model;
-    v1::EngineRequest engine;
-    Assembler assembler;
-    Steady::time_point start;
-    std::optional<double> first_token_seconds = std::nullopt;
-    Steady::time_point last_token = {};
-    v1::FinishReason finish = v1::FINISH_UNSPECIFIED;
-  };
-
   // Runs a handler between the checks and counts that all of them have in common. `body` returns a
   // status and may set the outcome to count instead of the status's.
   template <typename Body>
@@ -94,12 +73,6 @@ class Gateway::Impl final : public v1::Inference::Service {
                            const v1::GenerateRequest& request,
                            grpc::ServerWriter<v1::GenerateResponse>& writer,
                            std::string_view& outcome);
-  // Streams until the engine or the client is done.
-  absl::Status StreamFrom(LiveCalls::Call& call, Stream& stream);
-  // Hands one engine event on. False when the client is gone.
-  bool Forward(Stream& stream, const v1::EngineEvent& event);
-  void CountTokens(Stream& stream, int count);
-  bool SendFinished(Stream& stream);
   absl::Status ScoreFor(LiveCalls::Call& call, const grpc::ServerContext& context,
                         const v1::ScoreRequest& request, v1::ScoreResponse& response);
   absl::Status CompareFor(LiveCalls::Call& call, const grpc::ServerContext& context,
@@ -162,96 +135,23 @@ absl::Status Gateway::Impl::GenerateFor(LiveCalls::Call& call, const grpc::Serve
                                         const v1::GenerateRequest& request,
                                         grpc::ServerWriter<v1::GenerateResponse>& writer,
                                         std::string_view& outcome) {
-  const auto start = Steady::now();
-  OCTAVO_ASSIGN_OR_RETURN(v1::ModelInfo model, models_->Route(request.model()));
+  Choices choices(
+      {.calls = calls_, .call = call, .client = context, .writer = writer, .metrics = *metrics_});
+  OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo model, models_->Route(request.model()));
   OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<const TextBundle> text, texts_.Get(model));
   OCTAVO_ASSIGN_OR_RETURN(v1::EngineRequest engine, BuildEngineRequest(request, *text));
   engine.set_request_id(call.id);
-  OCTAVO_ASSIGN_OR_RETURN(Assembler assembler, Assembler::Create(request, *text));
+  for (uint32_t i = 0; i < std::max(request.n(), 1u); ++i) {
+    OCTAVO_ASSIGN_OR_RETURN(Assembler assembler, Assembler::Create(request, *text));
+    choices.Add(ChoiceOf(engine, i), std::move(assembler));
+  }
   metrics_->Add(metric::kPromptTokens, engine.prompt_size());
   metrics_->Observe(metric::kRequestPromptTokens, engine.prompt_size());
-  Stream stream{.context = context,
-                .writer = writer,
-                .model = std::move(model),
-                .engine = std::move(engine),
-                .assembler = std::move(assembler),
-                .start = start};
-  const absl::Status status = StreamFrom(call, stream);
-  metrics_->Observe(metric::kRequestGenerationTokens, stream.assembler.tokens());
+  const absl::Status status = choices.Run(*Leader(model), model);
+  metrics_->Observe(metric::kRequestGenerationTokens, choices.tokens());
   OCTAVO_RETURN_IF_ERROR(status);
-  outcome = FinishName(stream.finish);
-  SendFinished(stream);
+  outcome = FinishName(choices.finish());
   return absl::OkStatus();
-}
-
-absl::Status Gateway::Impl::StreamFrom(LiveCalls::Call& call, Stream& stream) {
-  const std::shared_ptr<v1::Engine::Stub> leader = Leader(stream.model);
-  grpc::ClientContext engine;
-  engine.set_deadline(stream.context.deadline());
-  calls_.Open(call, stream.model, &engine);
-  const auto reader = leader->Generate(&engine, stream.engine);
-  v1::EngineEvent event;
-  bool client_gone = false;
-  while (!stream.assembler.finished() && !client_gone && reader->Read(&event)) {
-    client_gone = !Forward(stream, event);
-  }
-  // A stop string ends the text here; the engine may let go.
-  if (stream.assembler.finished() || client_gone) engine.TryCancel();
-  const absl::Status ended = calls_.Close(call);
-  const absl::Status status = LeaderStatus(reader->Finish());
-  if (stream.assembler.finished()) {
-    stream.finish = stream.assembler.reason();
-    return absl::OkStatus();
-  }
-  if (client_gone) return MakeError(Reason::kCancelled, "the client hung up");
-  if (ended.ok()) {
-    return status.ok() ? MakeError(Reason::kInternal, "the engine's stream ended without a reason")
-                       : status;
-  }
-  if (ReasonOf(ended) != Reason::kCancelled || stream.context.IsCancelled()) return ended;
-  // Aborted: the client keeps what it has and hears so.
-  stream.finish = v1::FINISH_CANCELLED;
-  return absl::OkStatus();
-}
-
-bool Gateway::Impl::Forward(Stream& stream, const v1::EngineEvent& event) {
-  const v1::Delta delta = stream.assembler.Push(event);
-  if (delta.tokens_size() > 0) CountTokens(stream, delta.tokens_size());
-  if (delta.text().empty() && delta.tokens_size() == 0) return true;
-  v1::GenerateResponse response;
-  *response.mutable_delta() = delta;
-  return stream.writer.Write(response);
-}
-
-void Gateway::Impl::CountTokens(Stream& stream, int count) {
-  const auto now = Steady::now();
-  metrics_->Add(metric::kGenerationTokens, count);
-  int gaps = count;
-  if (!stream.first_token_seconds.has_value()) {
-    stream.first_token_seconds = SecondsSince(stream.start);
-    metrics_->Observe(metric::kTimeToFirstToken, *stream.first_token_seconds);
-    stream.last_token = now;
-    --gaps;
-  }
-  if (gaps == 0) return;
-  const double each =
-      std::chrono::duration<double>(now - stream.last_token).count() / static_cast<double>(gaps);
-  for (int i = 0; i < gaps; ++i) metrics_->Observe(metric::kInterTokenLatency, each);
-  stream.last_token = now;
-}
-
-bool Gateway::Impl::SendFinished(Stream& stream) {
-  v1::GenerateResponse response;
-  v1::Finished& finished = *response.mutable_finished();
-  finished.set_reason(stream.finish);
-  finished.set_matched_stop(stream.assembler.matched_stop());
-  finished.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(stream.engine.prompt_size()));
-  finished.mutable_usage()->set_completion_tokens(stream.assembler.tokens());
-  finished.mutable_usage()->set_cached_prompt_tokens(stream.assembler.cached_tokens());
-  finished.set_seed(stream.engine.sampling().seed());
-  finished.set_time_to_first_token_seconds(stream.first_token_seconds.value_or(0));
-  finished.set_total_seconds(SecondsSince(stream.start));
-  return stream.writer.Write(response);
 }
 
 grpc::Status Gateway::Impl::Score(grpc::ServerContext* context, const v1::ScoreRequest* request,

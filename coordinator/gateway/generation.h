@@ -27,14 +27,20 @@ absl::StatusOr<std::vector<int32_t>> PromptIds(const v1::GenerateRequest& reques
 absl::StatusOr<std::string> RenderChat(const v1::Chat& chat, const TextBundle& text);
 
 // Tokenizes and fills defaults: kMaxTokensDefault, a drawn seed, end-of-text ids as stop ids unless
-// ignore_eos. Errors: those of PromptIds, kBadRequest for fields out of range.
+// ignore_eos. Errors: those of PromptIds and CheckGeneration (core/text/generation_bounds.h),
+// kBadRequest for more than kChoicesMax choices.
 absl::StatusOr<v1::EngineRequest> BuildEngineRequest(const v1::GenerateRequest& request,
                                                      const TextBundle& text);
+
+// What choice `index` asks the engine, from what BuildEngineRequest made: draws with seed + index,
+// and of choice 0 alone the prompt's log probabilities are asked.
+v1::EngineRequest ChoiceOf(const v1::EngineRequest& engine, uint32_t index);
 
 // How a generation ended, as metrics call it.
 std::string_view FinishName(v1::FinishReason reason);
 
-// Puts the engine's events together: text in whole characters, cut at a stop string.
+// Puts the engine's events together: text in whole characters, cut at a stop string. Those are
+// looked for in the text that comes after the first min_tokens tokens.
 class Assembler {
  public:
   // `text` outlives the assembler. kBadRequest for bad stop strings.
@@ -54,8 +60,10 @@ class Assembler {
 
  private:
   Assembler(const v1::GenerateRequest& request, const TextBundle& text, StopMatcher matcher);
+  // Adds `text`, which the last token brought.
   void AddText(const std::string& text, v1::Delta& delta);
 
+  uint32_t min_tokens_;
   std::vector<std::string> stops_;
   Detokenizer detokenizer_;
   StopMatcher matcher_;

@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/base/ids.h"
 #include "core/base/status.h"
+#include "core/rpc/status.h"
 #include "fmt/format.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/server_context.h"
@@ -51,20 +52,20 @@ void LiveCalls::End(const Call& call) {
 void LiveCalls::Open(Call& call, const v1::ModelInfo& model, grpc::ClientContext* engine) {
   MutexLock lock(mutex_);
   call.model = model;
-  call.engine = engine;
+  call.engines.push_back(engine);
   if (!call.ended.ok()) engine->TryCancel();
 }
 
 absl::Status LiveCalls::Close(Call& call) {
   MutexLock lock(mutex_);
-  call.engine = nullptr;
+  call.engines.clear();
   return call.ended;
 }
 
 void LiveCalls::Cancel(Call& call, const absl::Status& why) {
   if (!call.ended.ok()) return;
   call.ended = why;
-  if (call.engine != nullptr) call.engine->TryCancel();
+  for (grpc::ClientContext* engine : call.engines) engine->TryCancel();
 }
 
 bool LiveCalls::Abort(const std::string& request_id) {
@@ -93,7 +94,7 @@ void LiveCalls::Watch(const std::stop_token& stop) {
   MutexLock lock(mutex_);
   while (!stop.stop_requested()) {
     for (auto& [id, call] : calls_) {
-      if (call->engine == nullptr) continue;
+      if (call->engines.empty()) continue;
       if (call->client->IsCancelled()) {
         Cancel(*call, MakeError(Reason::kCancelled, "the client hung up"));
       } else if (!models_->StillServing(call->model)) {
@@ -105,6 +106,14 @@ void LiveCalls::Watch(const std::stop_token& stop) {
     }
     changed_.WaitFor(mutex_, kWatchInterval);
   }
+}
+
+absl::Status LeaderStatus(const grpc::Status& status) {
+  const absl::Status converted = FromGrpc(status);
+  if (converted.ok() || ReasonOf(converted) != Reason::kUnreachable) return converted;
+  return MakeError(Reason::kGroupLost,
+                   fmt::format("the leader rank does not answer ({})", status.error_message()), {},
+                   "send the request again");
 }
 
 }  // namespace octavo

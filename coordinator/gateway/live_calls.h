@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,6 +17,7 @@
 namespace grpc {
 class ClientContext;
 class ServerContext;
+class Status;
 }  // namespace grpc
 
 namespace octavo {
@@ -34,9 +36,10 @@ class LiveCalls {
                                               const grpc::ServerContext* client);
   void End(const Call& call);
 
-  // From here to Close, the watch may cancel `engine`, a call to the leader of `model`.
+  // From here to Close, the watch may cancel `engine`, a call to the leader of `model`; there may
+  // be several to the same.
   void Open(Call& call, const v1::ModelInfo& model, grpc::ClientContext* engine);
-  // Why the watch cancelled it; OK if it did not.
+  // Why the watch cancelled them; OK if it did not.
   absl::Status Close(Call& call);
 
   // Ends the call with kCancelled. False when there is none.
@@ -64,8 +67,11 @@ struct LiveCalls::Call {
   std::string id;
   const grpc::ServerContext* client = nullptr;
   v1::ModelInfo model;
-  grpc::ClientContext* engine = nullptr;
+  std::vector<grpc::ClientContext*> engines = {};
   absl::Status ended;
 };
+
+// How a call to a leader ended. One that cannot be reached any more is a group that is gone.
+absl::Status LeaderStatus(const grpc::Status& status);
 
 }  // namespace octavo

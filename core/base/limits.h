@@ -40,5 +40,8 @@ inline constexpr uint64_t kScoreLogitsBytes = 32u << 20;
 inline constexpr int kQueueRequestsMax = 256;
 inline constexpr int kTopLogprobsMax = 20;
 inline constexpr int kStopStringsMax = 16;
+inline constexpr int kStopIdsMax = 1024;  // what end-of-text ids a model has included
+inline constexpr int kLogitBiasMax = 1024;
+inline constexpr int kChoicesMax = 16;  // of one request
 
 }  // namespace octavo

@@ -28,14 +28,6 @@ constexpr std::chrono::sys_days kTemplateDay = std::chrono::year{2025} / 1 / 1;
 constexpr std::string_view kTextJoint = "\n\n";
 constexpr size_t kWaveLinesPerThread = 32;
 
-// Uniform in [0, bound): the upper half of 64 random bits times the bound. Values differ in
-// probability by less than bound / 2^64.
-uint64_t UniformBelow(uint64_t bound, uint64_t seed, uint64_t position, uint32_t stream) {
-  const PhiloxBlock words = PhiloxAt(seed, position, stream);
-  const uint64_t bits = uint64_t{words[1]} << 32 | words[0];
-  return static_cast<uint64_t>(static_cast<unsigned __int128>(bits) * bound >> 64);
-}
-
 absl::Status CheckOptions(int64_t vocabulary, const CalibrationOptions& options) {
   const auto bad = [](std::string what) { return MakeError(Reason::kBadRequest, what); };
   if (options.samples < 1 || options.samples > kCalibrationSamplesMax) {

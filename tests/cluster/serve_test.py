@@ -164,6 +164,36 @@ class ServeTest(ClusterTest):
         self.assertEqual(seen[1], seen[2])
         self.assertNotEqual(seen[1][0], seen[1][1])
 
+    def test_choices_least_length_and_prompt_logprobs(self):
+        self.client.load(self.folders["fp8-dynamic"], 2)
+        asked = dict(token_ids={"ids": PROMPT[:40]}, max_tokens=10, temperature=0.9, top_p=0.95, min_p=0.01,
+                     repetition_penalty=1.2, presence_penalty=0.3, frequency_penalty=0.2, logit_bias={7: -5.0, 9: 2.5})
+        ids, finished, prompt = {}, {}, []
+        for response in self.client.generate(n=4, seed=50, prompt_logprobs=True, ignore_eos=True, **asked):
+            if response.HasField("finished"):
+                finished[response.finished.index] = response.finished
+            else:
+                prompt += response.delta.prompt_tokens
+                ids.setdefault(response.delta.index, []).extend(token.id for token in response.delta.tokens)
+        self.assertEqual(sorted(finished), [0, 1, 2, 3])
+        self.assertEqual([finished[i].seed for i in range(4)], [50, 51, 52, 53])
+        self.assertEqual(sum(one.usage.prompt_tokens for one in finished.values()), 40)
+        self.assertEqual(sum(one.usage.completion_tokens for one in finished.values()), 40)
+        self.assertGreater(len({tuple(one) for one in ids.values()}), 1)
+        # A choice is what its seed gives alone, and the prompt's log probabilities are those of Score.
+        alone = self.client.complete(seed=52, ignore_eos=True, **asked)[1]
+        self.assertEqual(ids[2], alone)
+        self.assertEqual([token.id for token in prompt], PROMPT[1:40])
+        self.assertEqual([token.logprob for token in prompt], list(self.client.score(PROMPT[:40]).logprobs))
+        # Every other id would end the text, but not before seven are out.
+        for least in [0, 7]:
+            ended = self.client.complete(stop_token_ids=range(0, 1024, 2), min_tokens=least, seed=3, ignore_eos=True,
+                                         **{**asked, "max_tokens": 30})
+            self.assertEqual(ended[2].reason, 1)
+            self.assertGreater(len(ended[1]), least)
+            self.assertTrue(all(token % 2 for token in ended[1][:-1]), ended[1])
+            self.assertEqual(ended[1][-1] % 2, 0)
+
     def test_cancelled_and_late_requests_free_the_engine(self):
         self.client.load(self.folders["bf16"], 2)
         stream = self.client.generate(token_ids={"ids": PROMPT}, max_tokens=4000, ignore_eos=True)
@@ -185,7 +215,10 @@ class ServeTest(ClusterTest):
         self.client.load(self.folders["bf16"], 1)
         for fields in [{"token_ids": {"ids": []}}, {"token_ids": {"ids": [10 ** 6]}}, {"token_ids": {"ids": [-1]}},
                        {"prompt": "x", "temperature": -1}, {"prompt": "x", "top_p": 2},
-                       {"prompt": "x", "top_logprobs": 1000}, {}]:
+                       {"prompt": "x", "top_logprobs": 1000}, {}, {"prompt": "x", "n": 17},
+                       {"prompt": "x", "min_p": float("nan")}, {"prompt": "x", "logit_bias": {10 ** 6: 1}},
+                       {"prompt": "x", "logit_bias": {1: 101}}, {"prompt": "x", "repetition_penalty": -1},
+                       {"prompt": "x", "min_tokens": 9, "max_tokens": 8}]:
             with self.subTest(fields=fields):
                 with self.assertRaises(grpc.RpcError) as refused:
                     self.client.complete(**fields)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Greedy texts of folders as Octavo serves them: one JSON job a line on standard input, one JSON answer a line.
 
-A job is {"folder", "prompts" (lists of ids), "tokens", "tp"}; its answer {"ids": a list for each prompt, "top": for each
+A job is {"folder", "prompts" (lists of ids), "tokens", "tp"} and, where it likes, "settings", more fields of GenerateRequest
+(as {"field": value}, ids of logit_bias as text); its answer {"ids": a list for each prompt, "top": for each
 prompt and token the 20 most likely [id, log probability] over the raw logits, best first}. A real cluster is asked over
 gRPC, for which this runs in Debian's own Python, not in the oracles' environments; Environment: OCTAVO_BIN_DIR.
 """
@@ -22,13 +23,15 @@ TOP = 20  # as many as a request may ask for
 
 def answer(client, job):
     info = client.load(job["folder"], job["tp"])
+    settings = dict({"ignore_eos": True}, **job.get("settings", {}))
+    settings["logit_bias"] = {int(token): bias for token, bias in settings.get("logit_bias", {}).items()}
     ids, top = [], []
     for prompt in job["prompts"]:
         tokens = []
-        for response in client.generate(token_ids={"ids": prompt}, max_tokens=job["tokens"], ignore_eos=True, logprobs=True,
-                                        top_logprobs=TOP):
+        for response in client.generate(token_ids={"ids": prompt}, max_tokens=job["tokens"], logprobs=True, top_logprobs=TOP,
+                                        **settings):
             tokens += response.delta.tokens
-        assert len(tokens) == job["tokens"], len(tokens)
+        assert len(tokens) == job["tokens"] or "stop_token_ids" in settings, len(tokens)
         ids.append([token.id for token in tokens])
         top.append([[[one.id, one.logprob] for one in token.top] for token in tokens])
     client.unload(info.model_id)

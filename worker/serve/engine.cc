@@ -8,8 +8,8 @@
 #include "core/base/log.h"
 #include "core/base/status.h"
 #include "core/tensor/bare/fp_env.h"
+#include "core/text/generation_bounds.h"
 #include "fmt/format.h"
-#include "worker/serve/sampler.h"
 
 namespace octavo {
 namespace {
@@ -32,7 +32,11 @@ uint32_t ScoreChunk(uint32_t asked, uint64_t row_bytes) {
 }  // namespace
 
 Engine::Engine(const Options& options, Hooks hooks, const Clock& clock)
-    : options_(options), hooks_(std::move(hooks)), clock_(clock), scheduler_(options.limits) {
+    : options_(options),
+      hooks_(std::move(hooks)),
+      clock_(clock),
+      scheduler_(options.limits),
+      sampler_(options.isa) {
   thread_ = std::jthread([this](const std::stop_token& stop) { Loop(stop); });
 }
 
@@ -54,22 +58,21 @@ absl::Status Engine::CheckIds(const google::protobuf::RepeatedField<int32_t>& id
 
 absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Generate(const v1::EngineRequest& request,
                                                              std::optional<Clock::Nanos> deadline) {
-  OCTAVO_RETURN_IF_ERROR(CheckSampling(request.sampling()));
+  OCTAVO_RETURN_IF_ERROR(CheckGeneration(request));
   OCTAVO_RETURN_IF_ERROR(CheckIds(request.prompt()));
-  if (request.max_tokens() == 0) {
-    return MakeError(Reason::kBadRequest, "max_tokens is 0", {}, "ask for at least one token");
-  }
-  if (request.logprobs() > kTopLogprobsMax) {
-    return MakeError(Reason::kBadRequest, fmt::format("{} alternatives per token, at most {}",
-                                                      request.logprobs(), kTopLogprobsMax));
-  }
   NewSequence sequence;
   sequence.tokens.assign(request.prompt().begin(), request.prompt().end());
   sequence.max_new_tokens = request.max_tokens();
   sequence.priority = request.priority();
   sequence.no_prefix_cache = request.no_prefix_cache();
+  if (request.prompt_logprobs()) {
+    sequence.logits_all = true;
+    sequence.chunk_tokens =
+        ScoreChunk(0, static_cast<uint64_t>(options_.vocab_size) * sizeof(float));
+  }
   sequence.deadline = deadline;
   Active active;
+  OCTAVO_ASSIGN_OR_RETURN(active.rules, TokenRules::Create(request, options_.vocab_size));
   active.request = request;
   active.length = sequence.tokens.size();
   return Queue(std::move(active), std::move(sequence));
@@ -254,8 +257,9 @@ absl::Status Engine::Absorb(const v1::Step& step, std::span<const float> logits)
       AbsorbRows(*active, chunk, mine, own_residuals);
       continue;
     }
-    OCTAVO_RETURN_IF_ERROR(active->kind == Active::Kind::kScore ? AbsorbScore(*active, chunk, mine)
-                                                                : AbsorbToken(*active, mine));
+    OCTAVO_RETURN_IF_ERROR(active->kind == Active::Kind::kScore
+                               ? AbsorbScore(*active, chunk, mine)
+                               : AbsorbChunk(*active, chunk, mine));
   }
   return absl::OkStatus();
 }
@@ -305,17 +309,45 @@ void Engine::FinishAtEnd(Active& active, const v1::StepChunk& chunk) {
   Forget(active.call->id());
 }
 
+absl::Status Engine::AbsorbChunk(Active& active, const v1::StepChunk& chunk,
+                                 std::span<const float> logits) {
+  const auto vocab = static_cast<size_t>(options_.vocab_size);
+  if (chunk.logits_all()) OCTAVO_RETURN_IF_ERROR(AbsorbPrompt(active, chunk, logits));
+  const uint64_t end = uint64_t{chunk.start()} + static_cast<uint64_t>(chunk.tokens_size());
+  if (end != active.length) return absl::OkStatus();
+  return AbsorbToken(active, logits.last(vocab));
+}
+
+absl::Status Engine::AbsorbPrompt(Active& active, const v1::StepChunk& chunk,
+                                  std::span<const float> logits) {
+  const auto vocab = static_cast<size_t>(options_.vocab_size);
+  const auto& prompt = active.request.prompt();
+  v1::EngineEvent part;
+  for (int i = 0; i < chunk.tokens_size(); ++i) {
+    const int next = static_cast<int>(chunk.start()) + i + 1;
+    if (next >= prompt.size()) break;
+    // A sequence that is computed again brings the same once more.
+    if (next <= active.told) continue;
+    OCTAVO_ASSIGN_OR_RETURN(
+        *part.add_prompt(),
+        sampler_.Describe(logits.subspan(static_cast<size_t>(i) * vocab, vocab), prompt[next],
+                          {.logprob = true, .top = active.request.logprobs()}));
+    active.told = next;
+  }
+  if (part.prompt_size() > 0) active.call->AddPrompt(part);
+  return absl::OkStatus();
+}
+
 absl::Status Engine::AbsorbToken(Active& active, std::span<const float> row) {
   const v1::EngineRequest& request = active.request;
-  OCTAVO_ASSIGN_OR_RETURN(v1::EngineToken token, Sample(row, request.sampling(), active.length,
-                                                        {.isa = options_.isa,
-                                                         .want_logprob = request.want_logprob(),
-                                                         .top_logprobs = request.logprobs()}));
+  OCTAVO_ASSIGN_OR_RETURN(v1::EngineToken token, sampler_.Sample(row, active.rules, active.length,
+                                                                 {.logprob = request.want_logprob(),
+                                                                  .top = request.logprobs()}));
   const int32_t id = token.id();
   ++active.length;
-  ++active.emitted;
+  active.rules.Append(id);
   active.call->AddToken(std::move(token));
-  const bool stopped = std::ranges::find(request.stop_ids(), id) != request.stop_ids().end();
+  const bool stopped = active.rules.IsStop(id);
   bool room = false;
   {
     MutexLock lock(mutex_);
@@ -326,7 +358,7 @@ absl::Status Engine::AbsorbToken(Active& active, std::span<const float> row) {
   }
   if (stopped) {
     active.call->Finish(v1::FINISH_STOP, id);
-  } else if (!room || active.emitted >= request.max_tokens()) {
+  } else if (!room || active.rules.emitted() >= request.max_tokens()) {
     active.call->Finish(v1::FINISH_LENGTH, -1);
   } else {
     return absl::OkStatus();

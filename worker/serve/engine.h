@@ -20,8 +20,10 @@
 #include "kernels/isa.h"
 #include "octavo/v1/engine.pb.h"
 #include "worker/serve/engine_call.h"
+#include "worker/serve/sampler.h"
 #include "worker/serve/scheduler.h"
 #include "worker/serve/step_state.h"
+#include "worker/serve/token_rules.h"
 
 namespace octavo {
 
@@ -71,8 +73,8 @@ class Engine {
   // group first.
   ~Engine();
 
-  // Queues a request. Errors: those of Scheduler::Add and CheckSampling, kBadRequest (an id outside
-  // the vocabulary, max_tokens 0), or the failure that ended the group.
+  // Queues a request. Errors: those of Scheduler::Add, CheckGeneration and TokenRules::Create,
+  // kBadRequest (an id outside the vocabulary), or the failure that ended the group.
   absl::StatusOr<std::shared_ptr<EngineCall>> Generate(
       const v1::EngineRequest& request, std::optional<Clock::Nanos> deadline = std::nullopt);
   absl::StatusOr<std::shared_ptr<EngineCall>> Score(
@@ -105,7 +107,8 @@ class Engine {
     v1::EngineScoreRequest score;  // of a score, or of logits
     enum class Kind { kGenerate, kScore, kLogits } kind = Kind::kGenerate;
     bool started = false;
-    uint32_t emitted = 0;
+    TokenRules rules;     // of a generation: the output so far, as far as it matters
+    int told = 0;         // the last of the prompt whose log probability is out
     uint64_t length = 0;  // tokens so far, prompt included
   };
 
@@ -128,6 +131,11 @@ class Engine {
                   size_t residual_row);
   // Where `chunk` was the last one.
   void FinishAtEnd(Active& active, const v1::StepChunk& chunk);
+  // Of a generation: what is told of the prompt, and where the sequence ends here, its next token.
+  absl::Status AbsorbChunk(Active& active, const v1::StepChunk& chunk,
+                           std::span<const float> logits);
+  absl::Status AbsorbPrompt(Active& active, const v1::StepChunk& chunk,
+                            std::span<const float> logits);
   absl::Status AbsorbToken(Active& active, std::span<const float> row);
   // Frees a sequence that is done.
   void Forget(uint64_t id);
@@ -146,6 +154,7 @@ class Engine {
 
   uint64_t next_step_ = 0;  // the loop's own
   StepState state_;
+  Sampler sampler_;
   std::jthread thread_;
 };
 

@@ -9,13 +9,13 @@ namespace octavo {
 EngineCall::News EngineCall::Wait(std::chrono::milliseconds timeout, v1::EngineEvent* event) {
   const auto until = std::chrono::steady_clock::now() + timeout;
   MutexLock lock(mutex_);
-  while (!finished_ && failure_.ok() && event_.tokens_size() == 0 && !rows_.has_value()) {
+  while (!finished_ && failure_.ok() && !HasTokens() && !rows_.has_value()) {
     const auto now = std::chrono::steady_clock::now();
     if (now >= until) return News::kNothing;
     changed_.WaitFor(mutex_, until - now);
   }
   // Tokens that came before a failure are delivered before it.
-  if (!failure_.ok() && event_.tokens_size() == 0) return News::kFailed;
+  if (!failure_.ok() && !HasTokens()) return News::kFailed;
   if (rows_.has_value()) return News::kEvent;
   *event = std::exchange(event_, v1::EngineEvent());
   return finished_ ? News::kFinished : News::kEvent;
@@ -41,6 +41,13 @@ void EngineCall::AddToken(v1::EngineToken token) {
 void EngineCall::SetCachedTokens(uint32_t tokens) {
   MutexLock lock(mutex_);
   event_.set_cached_tokens(tokens);
+}
+
+void EngineCall::AddPrompt(const v1::EngineEvent& part) {
+  MutexLock lock(mutex_);
+  if (finished_ || !failure_.ok()) return;
+  event_.MergeFrom(part);
+  changed_.NotifyAll();
 }
 
 void EngineCall::AddRows(Rows rows) {

@@ -32,9 +32,9 @@ class EngineCall {
   explicit EngineCall(uint64_t id) : id_(id) {}
   uint64_t id() const { return id_; }
 
-  // Waits for at most `timeout`. kEvent: tokens came, moved to *event, or rows of logits, which are
-  // for Engine::TakeRows. kFinished: *event is the last one (its `finish` is set), or the score is
-  // complete. kFailed: see failure().
+  // Waits for at most `timeout`. kEvent: tokens (or a prompt's) came, moved to *event, or rows of
+  // logits, which are for Engine::TakeRows. kFinished: *event is the last one (its `finish` is
+  // set), or the score is complete. kFailed: see failure().
   News Wait(std::chrono::milliseconds timeout, v1::EngineEvent* event);
 
   absl::Status failure() const;
@@ -43,8 +43,9 @@ class EngineCall {
 
   // The engine's side.
   void AddToken(v1::EngineToken token);
-  void SetCachedTokens(uint32_t tokens);  // before the first token
-  void AddRows(Rows rows);                // REQUIRES: !HasRows()
+  void SetCachedTokens(uint32_t tokens);        // before the first token
+  void AddPrompt(const v1::EngineEvent& part);  // its `prompt` is set
+  void AddRows(Rows rows);                      // REQUIRES: !HasRows()
   bool HasRows() const;
   std::optional<Rows> TakeRows();
   void AddScores(const v1::EngineScoreResponse& part);
@@ -55,6 +56,9 @@ class EngineCall {
   const uint64_t id_;
   mutable Mutex mutex_;
   CondVar changed_;
+  // REQUIRES mutex_ held.
+  bool HasTokens() const { return event_.tokens_size() + event_.prompt_size() > 0; }
+
   v1::EngineEvent event_ OCTAVO_GUARDED_BY(mutex_);
   std::optional<Rows> rows_ OCTAVO_GUARDED_BY(mutex_);
   v1::EngineScoreResponse score_ OCTAVO_GUARDED_BY(mutex_);

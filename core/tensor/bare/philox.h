@@ -36,4 +36,13 @@ using PhiloxBlock = std::array<uint32_t, 4>;
   return static_cast<float>(word >> 8) * 0x1p-24f;
 }
 
+// Uniform in [0, bound): the upper half of the 128-bit product of bound and the first two words,
+// the first one low. Values differ in probability by less than bound / 2^64. 0 for bound 0.
+[[gnu::always_inline]] inline constexpr uint64_t UniformBelow(uint64_t bound, uint64_t seed,
+                                                              uint64_t position, uint32_t stream) {
+  const PhiloxBlock words = PhiloxAt(seed, position, stream);
+  const uint64_t bits = uint64_t{words[1]} << 32 | words[0];
+  return static_cast<uint64_t>(static_cast<unsigned __int128>(bits) * bound >> 64);
+}
+
 }  // namespace octavo

@@ -1,5 +1,6 @@
 #include "coordinator/gateway/generation.h"
 
+#include <cmath>
 #include <set>
 
 #include "core/base/error.h"
@@ -99,6 +100,51 @@ TEST_F(GenerationTest, BadRequestsAreRefusedByReason) {
   EXPECT_EQ(ReasonOf(BuildEngineRequest(request, text_).status()), Reason::kBadRequest);
   request.add_stop("");
   EXPECT_EQ(ReasonOf(Assembler::Create(request, text_).status()), Reason::kBadRequest);
+}
+
+TEST_F(GenerationTest, SamplingGoesToTheEngineAndIsCheckedFirst) {
+  v1::GenerateRequest request;
+  request.set_prompt("x");
+  request.set_min_p(0.1f);
+  request.set_repetition_penalty(1.3f);
+  request.set_presence_penalty(-0.5f);
+  request.set_frequency_penalty(0.25f);
+  (*request.mutable_logit_bias())[5] = -7;
+  request.set_min_tokens(3);
+  const v1::EngineRequest engine = *BuildEngineRequest(request, text_);
+  EXPECT_EQ(engine.sampling().min_p(), 0.1f);
+  EXPECT_EQ(engine.sampling().repetition_penalty(), 1.3f);
+  EXPECT_EQ(engine.sampling().presence_penalty(), -0.5f);
+  EXPECT_EQ(engine.sampling().frequency_penalty(), 0.25f);
+  EXPECT_EQ(engine.sampling().logit_bias().at(5), -7);
+  EXPECT_EQ(engine.min_tokens(), 3u);
+  request.set_min_tokens(kMaxTokensDefault + 1);
+  EXPECT_EQ(ReasonOf(BuildEngineRequest(request, text_).status()), Reason::kBadRequest);
+  request.set_min_tokens(0);
+  request.set_min_p(NAN);
+  EXPECT_EQ(ReasonOf(BuildEngineRequest(request, text_).status()), Reason::kBadRequest);
+}
+
+TEST_F(GenerationTest, StopStringsAreLookedForAfterMinTokens) {
+  const std::vector<int32_t> ids = Ids("stop one stop two stop three");
+  const auto texts = [&](size_t count) {
+    if (count == 0) return std::string();
+    return Assemble({}, {ids.begin(), ids.begin() + static_cast<ptrdiff_t>(count)}, 1);
+  };
+  for (size_t least = 0; least <= ids.size(); ++least) {
+    v1::GenerateRequest request;
+    request.add_stop("stop");
+    request.set_min_tokens(static_cast<uint32_t>(least));
+    const std::string before = texts(least);
+    const std::string after = texts(ids.size()).substr(before.size());
+    const size_t at = after.find("stop");
+    const std::string want = before + after.substr(0, at);
+    for (const size_t batch : {1u, 2u, 100u}) {
+      EXPECT_EQ(Assemble(request, ids, batch), want) << least;
+      EXPECT_EQ(reason_, at == std::string::npos ? v1::FINISH_LENGTH : v1::FINISH_STOP);
+      EXPECT_GE(tokens_, least);
+    }
+  }
 }
 
 TEST_F(GenerationTest, TextDoesNotDependOnHowEventsAreCut) {

@@ -3,6 +3,7 @@
 
 #include "core/tensor/bare/elementary.h"
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -180,6 +181,21 @@ TEST(Philox, KnownAnswers) {
       ElementsAre(0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u));
   EXPECT_NE(PhiloxAt(1, 2, 0), PhiloxAt(1, 3, 0));
   EXPECT_LT(UnitFloat(~0u), 1.0f);
+}
+
+TEST(Philox, UniformBelowABound) {
+  EXPECT_EQ(UniformBelow(0, 1, 2, 3), 0u);
+  EXPECT_EQ(UniformBelow(1, 1, 2, 3), 0u);
+  // Of the whole range it is the words themselves, less one in 2^64.
+  const PhiloxBlock words = PhiloxAt(9, 4, 1);
+  const uint64_t bits = uint64_t{words[1]} << 32 | words[0];
+  EXPECT_EQ(UniformBelow(~uint64_t{0}, 9, 4, 1), bits - 1);
+  EXPECT_EQ(UniformBelow(uint64_t{1} << 32, 9, 4, 1), words[1]);
+  std::array<int, 7> seen = {};
+  for (uint64_t position = 0; position < 70000; ++position) {
+    ++seen.at(static_cast<size_t>(UniformBelow(seen.size(), 5, position, 0)));
+  }
+  for (const int count : seen) EXPECT_NEAR(count, 10000, 400);  // four standard errors
 }
 
 }  // namespace
