@@ -1,5 +1,7 @@
 #include "coordinator/gateway/choices.h"
 
+#include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "core/base/error.h"
@@ -16,7 +18,7 @@ struct Choices::Choice {
   uint32_t index;
   v1::EngineRequest request;
   Assembler assembler;
-  grpc::ClientContext context = {};
+  std::unique_ptr<grpc::ClientContext> context = nullptr;  // with the group it streams from
   std::unique_ptr<grpc::ClientAsyncReader<v1::EngineEvent>> reader = nullptr;
   Awaits awaits = Awaits::kStart;
   v1::EngineEvent event = {};
@@ -24,7 +26,26 @@ struct Choices::Choice {
   std::optional<double> first_token_seconds = std::nullopt;
   Steady::time_point last_token = {};
   v1::FinishReason finish = v1::FINISH_UNSPECIFIED;  // once it was told
+  int prompt_told = 0;   // log probabilities of the prompt that the client has
+  int prompt_again = 0;  // of those, what the group now says once more
+
+  bool told() const { return finish != v1::FINISH_UNSPECIFIED; }
 };
+
+namespace {
+
+constexpr std::chrono::milliseconds kGroupPoll{20};
+// A group that is still said to serve this long after it could not be reached may be asked again.
+constexpr std::chrono::milliseconds kSameGroup{2'000};
+// Groups in a row that are lost before they bring anything.
+constexpr int kIdleGroupsMax = 2;
+
+bool IsGroupGone(const absl::Status& status) {
+  return !status.ok() &&
+         (ReasonOf(status) == Reason::kGroupLost || ReasonOf(status) == Reason::kStateMismatch);
+}
+
+}  // namespace
 
 Choices::Choices(const Parts& parts) : parts_(parts), start_(Steady::now()) {}
 
@@ -43,13 +64,38 @@ void Choices::Add(v1::EngineRequest request, Assembler assembler) {
                                          .assembler = std::move(assembler)}));
 }
 
-absl::Status Choices::Run(v1::Engine::Stub& leader, const v1::ModelInfo& model) {
-  for (const auto& choice : choices_) {
-    choice->context.set_deadline(parts_.client.deadline());
-    parts_.calls.Open(parts_.call, model, &choice->context);
-    choice->reader = leader.AsyncGenerate(&choice->context, choice->request, &queue_, choice.get());
+absl::Status Choices::Run(Leader leader) {
+  for (int idle = 0;;) {
+    const uint64_t before = events_;
+    const absl::Status status = StreamFrom(leader);
+    if (!IsGroupGone(status)) return status;
+    idle = events_ > before ? 0 : idle + 1;
+    if (idle > kIdleGroupsMax) return status;
+    absl::StatusOr<Leader> next = AwaitGroup(leader.model);
+    if (!next.ok()) return IsGroupGone(next.status()) ? status : EndAs(next.status());
+    leader = *std::move(next);
+    parts_.metrics.Add(metric::kStreamsResumed, 1);
   }
-  size_t open = choices_.size();
+}
+
+absl::Status Choices::StreamFrom(const Leader& leader) {
+  failure_ = absl::OkStatus();
+  size_t open = 0;
+  for (const auto& choice : choices_) {
+    if (choice->told()) continue;
+    choice->context = std::make_unique<grpc::ClientContext>();
+    choice->context->set_deadline(parts_.client.deadline());
+    parts_.calls.Open(parts_.call, leader.model, choice->context.get());
+    // Told once is enough, and without them the prefix cache can help.
+    choice->prompt_again = choice->prompt_told;
+    if (choice->prompt_told + 1 >= choice->request.prompt_size()) {
+      choice->request.set_prompt_logprobs(false);
+    }
+    choice->awaits = Choice::Awaits::kStart;
+    choice->reader =
+        leader.engine->AsyncGenerate(choice->context.get(), choice->request, &queue_, choice.get());
+    ++open;
+  }
   void* tag = nullptr;
   bool ok = false;
   while (open > 0 && queue_.Next(&tag, &ok)) {
@@ -58,19 +104,43 @@ absl::Status Choices::Run(v1::Engine::Stub& leader, const v1::ModelInfo& model) 
   const absl::Status ended = parts_.calls.Close(parts_.call);
   if (client_gone_) return MakeError(Reason::kCancelled, "the client hung up");
   if (failure_.ok()) return absl::OkStatus();
-  if (ended.ok()) return failure_;
+  return ended.ok() ? failure_ : EndAs(ended);
+}
+
+absl::Status Choices::EndAs(const absl::Status& ended) {
   if (ReasonOf(ended) != Reason::kCancelled || parts_.client.IsCancelled()) return ended;
   // Aborted: the client keeps what it has and hears so.
   for (const auto& choice : choices_) {
-    if (choice->finish == v1::FINISH_UNSPECIFIED) SendFinished(*choice, v1::FINISH_CANCELLED);
+    if (!choice->told()) SendFinished(*choice, v1::FINISH_CANCELLED);
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<Choices::Leader> Choices::AwaitGroup(const v1::ModelInfo& lost) {
+  const auto start = Steady::now();
+  while (true) {
+    OCTAVO_RETURN_IF_ERROR(parts_.calls.Resume(parts_.call));
+    absl::StatusOr<Leader> leader = parts_.find_leader();
+    const auto waited = Steady::now() - start;
+    const bool other = leader.ok() && leader->model.model_dir() != lost.model_dir();
+    if (other || waited > kGroupWait) {
+      return MakeError(Reason::kGroupLost, "no group came that could go on");
+    }
+    if (leader.ok() && (leader->model.group_epoch() != lost.group_epoch() || waited > kSameGroup)) {
+      return leader;
+    }
+    if (!leader.ok() && ReasonOf(leader.status()) != Reason::kNotReady) return leader.status();
+    if (parts_.client.deadline() <= std::chrono::system_clock::now()) {
+      return MakeError(Reason::kDeadline, "the deadline passed while a group formed again");
+    }
+    std::this_thread::sleep_for(kGroupPoll);
+  }
 }
 
 bool Choices::Advance(Choice& choice, bool ok) {
   if (choice.awaits == Choice::Awaits::kStatus) {
     const absl::Status status = LeaderStatus(choice.status);
-    if (choice.finish == v1::FINISH_UNSPECIFIED && failure_.ok()) {
+    if (!choice.told() && failure_.ok()) {
       failure_ = status.ok()
                      ? MakeError(Reason::kInternal, "the engine's stream ended without a reason")
                      : status;
@@ -79,14 +149,13 @@ bool Choices::Advance(Choice& choice, bool ok) {
     return false;
   }
   if (ok && choice.awaits == Choice::Awaits::kEvent) Forward(choice);
-  const bool told = choice.finish != v1::FINISH_UNSPECIFIED;
-  if (ok && !told && !client_gone_) {
+  if (ok && !choice.told() && !client_gone_) {
     choice.awaits = Choice::Awaits::kEvent;
     choice.reader->Read(&choice.event, &choice);
     return true;
   }
   // A stop string ends the text here; the engine may let go.
-  if (told) choice.context.TryCancel();
+  if (choice.told()) choice.context->TryCancel();
   if (client_gone_) CancelAll();
   choice.awaits = Choice::Awaits::kStatus;
   choice.reader->Finish(&choice.status, &choice);
@@ -95,6 +164,7 @@ bool Choices::Advance(Choice& choice, bool ok) {
 
 void Choices::Forward(Choice& choice) {
   if (client_gone_) return;
+  TakeNews(choice);
   v1::GenerateResponse response;
   v1::Delta& delta = *response.mutable_delta();
   delta = choice.assembler.Push(choice.event);
@@ -107,6 +177,17 @@ void Choices::Forward(Choice& choice) {
   } else if (choice.assembler.finished()) {
     SendFinished(choice, choice.assembler.reason());
   }
+}
+
+void Choices::TakeNews(Choice& choice) {
+  v1::EngineEvent& event = choice.event;
+  const int again = std::min(choice.prompt_again, event.prompt_size());
+  event.mutable_prompt()->DeleteSubrange(0, again);
+  choice.prompt_again -= again;
+  choice.prompt_told += event.prompt_size();
+  if (choice.request.output_size() > 0) event.clear_cached_tokens();
+  for (const v1::EngineToken& token : event.tokens()) choice.request.add_output(token.id());
+  events_ += event.tokens_size() > 0 || event.prompt_size() > 0 ? 1 : 0;
 }
 
 void Choices::CountTokens(Choice& choice, int count) {
@@ -147,7 +228,9 @@ void Choices::SendFinished(Choice& choice, v1::FinishReason reason) {
 }
 
 void Choices::CancelAll() {
-  for (const auto& choice : choices_) choice->context.TryCancel();
+  for (const auto& choice : choices_) {
+    if (choice->context != nullptr) choice->context->TryCancel();
+  }
 }
 
 double Choices::SecondsSinceStart() const {

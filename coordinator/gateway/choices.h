@@ -3,8 +3,13 @@
 // The choices of one Generate call while they stream: every choice is a call to the engine of its
 // own, with a seed of its own, and all of them come out in one stream to the client, interleaved as
 // they arrive, each response saying whose it is. One thread, whatever the number of choices.
+//
+// A stream outlives its group. Where a rank died, the tokens so far go to the group that forms
+// next, with the prompt, and it goes on after them: logits depend on tokens alone and draws on
+// (seed, position), so that the client gets what it would have got, once.
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -24,6 +29,13 @@ class Metrics;
 
 class Choices {
  public:
+  // How long streams wait for a group that forms again.
+  static constexpr std::chrono::milliseconds kGroupWait{30'000};
+
+  struct Leader {
+    std::shared_ptr<v1::Engine::Stub> engine;
+    v1::ModelInfo model;
+  };
   // What outlives this object.
   struct Parts {
     LiveCalls& calls;
@@ -31,6 +43,8 @@ class Choices {
     const grpc::ServerContext& client;
     grpc::ServerWriter<v1::GenerateResponse>& writer;
     Metrics& metrics;
+    // The leader of the model now. kNotReady while its group forms; another error: it will not.
+    std::function<absl::StatusOr<Leader>()> find_leader;
   };
 
   // Times are told from now on.
@@ -43,7 +57,9 @@ class Choices {
   // Streams until every choice has its Finished. Where one fails, the others are cancelled and its
   // error is returned; so is kCancelled when the client hangs up, and what LiveCalls ended the call
   // for. An aborted call is no error: what is not finished yet is FINISH_CANCELLED then.
-  absl::Status Run(v1::Engine::Stub& leader, const v1::ModelInfo& model);
+  // kGroupLost: no group came within kGroupWait, or groups were lost again and again before they
+  // brought a token.
+  absl::Status Run(Leader leader);
 
   // Of choice 0, after Run.
   v1::FinishReason finish() const;
@@ -54,9 +70,17 @@ class Choices {
   using Steady = std::chrono::steady_clock;
   struct Choice;
 
+  // Run as far as one group goes.
+  absl::Status StreamFrom(const Leader& leader);
+  // The group that comes after `lost`, of the same checkpoint.
+  absl::StatusOr<Leader> AwaitGroup(const v1::ModelInfo& lost);
+  // Tells what `ended` means to the client.
+  absl::Status EndAs(const absl::Status& ended);
   // An operation of `choice` has ended: takes what it brought and begins the next one. False when
   // the choice is over.
   bool Advance(Choice& choice, bool ok);
+  // Drops what was told before, remembers what a next group would have to know.
+  void TakeNews(Choice& choice);
   // Hands an engine event on.
   void Forward(Choice& choice);
   void CountTokens(Choice& choice, int count);
@@ -69,6 +93,7 @@ class Choices {
   grpc::CompletionQueue queue_;
   std::vector<std::unique_ptr<Choice>> choices_;
   bool client_gone_ = false;
+  uint64_t events_ = 0;   // that brought something
   absl::Status failure_;  // of the first that failed
 };
 

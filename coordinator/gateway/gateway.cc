@@ -83,6 +83,8 @@ class Gateway::Impl final : public v1::Inference::Service {
     return texts_.Get(info);
   }
   std::shared_ptr<v1::Engine::Stub> Leader(const v1::ModelInfo& model);
+  // Of the model's group now; kNotReady while it forms, kGroupLost where it failed.
+  absl::StatusOr<Choices::Leader> LeaderOf(const std::string& model);
 
   const ModelTable* const models_;
   Metrics* const metrics_;
@@ -119,6 +121,15 @@ std::shared_ptr<v1::Engine::Stub> Gateway::Impl::Leader(const v1::ModelInfo& mod
   return stub;
 }
 
+absl::StatusOr<Choices::Leader> Gateway::Impl::LeaderOf(const std::string& model) {
+  const absl::StatusOr<v1::ModelInfo> info = models_->Find(model);
+  if (!info.ok()) return MakeError(Reason::kGroupLost, "the model was unloaded");
+  if (info->state() == "failed") return MakeError(Reason::kGroupLost, info->failure().message());
+  OCTAVO_ASSIGN_OR_RETURN(v1::ModelInfo ready, models_->Route(model));
+  std::shared_ptr<v1::Engine::Stub> engine = Leader(ready);
+  return Choices::Leader{std::move(engine), std::move(ready)};
+}
+
 grpc::Status Gateway::Impl::Generate(grpc::ServerContext* context,
                                      const v1::GenerateRequest* request,
                                      grpc::ServerWriter<v1::GenerateResponse>* writer) {
@@ -135,9 +146,13 @@ absl::Status Gateway::Impl::GenerateFor(LiveCalls::Call& call, const grpc::Serve
                                         const v1::GenerateRequest& request,
                                         grpc::ServerWriter<v1::GenerateResponse>& writer,
                                         std::string_view& outcome) {
-  Choices choices(
-      {.calls = calls_, .call = call, .client = context, .writer = writer, .metrics = *metrics_});
   OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo model, models_->Route(request.model()));
+  Choices choices({.calls = calls_,
+                   .call = call,
+                   .client = context,
+                   .writer = writer,
+                   .metrics = *metrics_,
+                   .find_leader = [this, &model] { return LeaderOf(model.model_id()); }});
   OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<const TextBundle> text, texts_.Get(model));
   OCTAVO_ASSIGN_OR_RETURN(v1::EngineRequest engine, BuildEngineRequest(request, *text));
   engine.set_request_id(call.id);
@@ -147,7 +162,7 @@ absl::Status Gateway::Impl::GenerateFor(LiveCalls::Call& call, const grpc::Serve
   }
   metrics_->Add(metric::kPromptTokens, engine.prompt_size());
   metrics_->Observe(metric::kRequestPromptTokens, engine.prompt_size());
-  const absl::Status status = choices.Run(*Leader(model), model);
+  const absl::Status status = choices.Run({Leader(model), model});
   metrics_->Observe(metric::kRequestGenerationTokens, choices.tokens());
   OCTAVO_RETURN_IF_ERROR(status);
   outcome = FinishName(choices.finish());

@@ -62,6 +62,15 @@ absl::Status LiveCalls::Close(Call& call) {
   return call.ended;
 }
 
+absl::Status LiveCalls::Resume(Call& call) {
+  MutexLock lock(mutex_);
+  if (!call.ended.ok() && ReasonOf(call.ended) == Reason::kGroupLost) call.ended = absl::OkStatus();
+  if (call.ended.ok() && call.client->IsCancelled()) {
+    call.ended = MakeError(Reason::kCancelled, "the client hung up");
+  }
+  return call.ended;
+}
+
 void LiveCalls::Cancel(Call& call, const absl::Status& why) {
   if (!call.ended.ok()) return;
   call.ended = why;

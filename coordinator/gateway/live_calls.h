@@ -42,6 +42,10 @@ class LiveCalls {
   // Why the watch cancelled them; OK if it did not.
   absl::Status Close(Call& call);
 
+  // Between Close and the next Open: forgets that a group was lost. What else ended the call, if
+  // anything did; a client that hung up is kCancelled.
+  absl::Status Resume(Call& call);
+
   // Ends the call with kCancelled. False when there is none.
   bool Abort(const std::string& request_id);
   // Ends all calls and takes no more.

@@ -157,6 +157,9 @@ inline constexpr MetricDef kPromptTokens{
     "octavo_prompt_tokens_total", "Prompt tokens of requests taken.", kCounter, kCoordinator};
 inline constexpr MetricDef kGenerationTokens{"octavo_generation_tokens_total",
                                              "Tokens sent to clients.", kCounter, kCoordinator};
+inline constexpr MetricDef kStreamsResumed{
+    "octavo_streams_resumed_total",
+    "Streams that went on with another group after theirs was lost.", kCounter, kCoordinator};
 inline constexpr MetricDef kRequestPromptTokens{"octavo_request_prompt_tokens",
                                                 "Prompt tokens of one request.",
                                                 kHistogram,
@@ -300,6 +303,7 @@ inline constexpr const MetricDef* kAllMetrics[] = {
     &kInterTokenLatency,
     &kPromptTokens,
     &kGenerationTokens,
+    &kStreamsResumed,
     &kRequestPromptTokens,
     &kRequestGenerationTokens,
     &kWorkerUnits,

@@ -4,8 +4,10 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
+import threading
 import time
 import unittest
 
@@ -236,35 +238,62 @@ class ServeTest(ClusterTest):
 
     # ---- ranks that die -------------------------------------------------------------------------------
 
-    def hit_a_rank(self, signum):
+    def hit_a_rank(self, rank, signum):
+        """A stream goes on with the group that forms next, with the tokens that it would have had."""
         info = self.client.load(self.folders["fp8-dynamic"], 2)
         victims = {w.hello.worker_id: w.hello.pid for w in self.client.workers()}
-        pid = victims[info.worker_ids[1]]
-        stream = self.client.generate(token_ids={"ids": PROMPT}, max_tokens=3900, ignore_eos=True)
-        next(iter(stream))
-        os.kill(pid, signum)
-        hit = time.monotonic()
-        with self.assertRaises(grpc.RpcError) as lost:
-            for _ in stream:
-                pass
-        self.assertLess(time.monotonic() - hit, 2.0, "the failure came late")
-        self.assertEqual(lost.exception.code(), grpc.StatusCode.UNAVAILABLE, lost.exception.details())
-        self.assertEqual(reason_of(lost.exception), "GROUP_LOST", lost.exception.details())
-
-        def ready_again():
-            model = next(m for m in self.client.models() if m.model_id == info.model_id)
-            return model.state == "ready" and model.group_epoch > info.group_epoch
-        wait_until(ready_again, 30, "the group formed again by itself")
-        self.assertEqual(len(self.client.complete(token_ids={"ids": PROMPT[:9]}, max_tokens=5,
-                                                  ignore_eos=True)[1]), 5)
+        asked = {"token_ids": {"ids": PROMPT}, "max_tokens": 1500, "ignore_eos": True, "temperature": 0.9, "seed": 11,
+                 "repetition_penalty": 1.1, "logprobs": True}
+        undisturbed = [(t.id, t.logprob) for r in self.client.generate(**asked) for t in r.delta.tokens]
+        self.assertEqual(len(undisturbed), 1500)
+        before = self.resumed()
+        stream = self.client.generate(**asked)
+        tokens = [(t.id, t.logprob) for t in next(iter(stream)).delta.tokens]
+        os.kill(victims[info.worker_ids[rank]], signum)
+        tokens += [(t.id, t.logprob) for response in stream for t in response.delta.tokens]
+        self.assertEqual(tokens, undisturbed)
+        self.assertEqual(self.resumed(), before + 1)
+        model = next(m for m in self.client.models() if m.model_id == info.model_id)
+        self.assertEqual(model.state, "ready")
+        self.assertGreater(model.group_epoch, info.group_epoch)
         wait_until(lambda: len(self.cluster.worker_pids()) == 3, 20, "the dead worker was replaced")
         type(self).pids_at_start = self.cluster.worker_pids()
 
-    def test_killed_rank_fails_the_request_and_the_group_forms_again(self):
-        self.hit_a_rank(signal.SIGKILL)
+    def resumed(self):
+        return float(re.search(r"^octavo_streams_resumed_total(?:{.*})? (\S+)$", scrape(self.cluster.record["metrics"]),
+                               re.M).group(1))
 
-    def test_stopped_rank_fails_the_request_and_the_group_forms_again(self):
-        self.hit_a_rank(signal.SIGSTOP)
+    def test_a_stream_survives_the_leader(self):
+        self.hit_a_rank(0, signal.SIGKILL)
+
+    def test_a_stream_survives_a_rank_that_hangs(self):
+        self.hit_a_rank(1, signal.SIGSTOP)
+
+    def test_scores_of_a_lost_group_fail_by_reason_and_soon(self):
+        info = self.client.load(self.folders["fp8-dynamic"], 2)
+        pid = {w.hello.worker_id: w.hello.pid for w in self.client.workers()}[info.worker_ids[1]]
+        outcomes, ended = [], []
+
+        def score():
+            try:
+                self.client.score(PROMPT * 20)
+                outcomes.append("ok")
+            except grpc.RpcError as error:
+                self.assertEqual(error.code(), grpc.StatusCode.UNAVAILABLE, error.details())
+                outcomes.append(reason_of(error))
+                ended.append(time.monotonic())
+        threads = [threading.Thread(target=score) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: outcomes, 60, "the first score")
+        os.kill(pid, signal.SIGKILL)
+        hit = time.monotonic()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(set(outcomes), {"ok", "GROUP_LOST"})
+        self.assertLess(max(ended) - hit, 2.0, "the failures came late")
+        wait_until(lambda: len(self.cluster.worker_pids()) == 3, 20, "the dead worker was replaced")
+        type(self).pids_at_start = self.cluster.worker_pids()
 
     # ---- what operators see ---------------------------------------------------------------------------
 

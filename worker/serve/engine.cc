@@ -60,9 +60,16 @@ absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Generate(const v1::EngineReq
                                                              std::optional<Clock::Nanos> deadline) {
   OCTAVO_RETURN_IF_ERROR(CheckGeneration(request));
   OCTAVO_RETURN_IF_ERROR(CheckIds(request.prompt()));
+  OCTAVO_RETURN_IF_ERROR(CheckIds(request.output()));
+  const auto out = static_cast<uint32_t>(request.output_size());
+  if (out >= request.max_tokens()) {
+    return MakeError(Reason::kBadRequest,
+                     fmt::format("{} tokens of {} are out already", out, request.max_tokens()));
+  }
   NewSequence sequence;
   sequence.tokens.assign(request.prompt().begin(), request.prompt().end());
-  sequence.max_new_tokens = request.max_tokens();
+  sequence.tokens.insert(sequence.tokens.end(), request.output().begin(), request.output().end());
+  sequence.max_new_tokens = request.max_tokens() - out;
   sequence.priority = request.priority();
   sequence.no_prefix_cache = request.no_prefix_cache();
   if (request.prompt_logprobs()) {
@@ -73,6 +80,7 @@ absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Generate(const v1::EngineReq
   sequence.deadline = deadline;
   Active active;
   OCTAVO_ASSIGN_OR_RETURN(active.rules, TokenRules::Create(request, options_.vocab_size));
+  for (const int32_t id : request.output()) active.rules.Append(id);
   active.request = request;
   active.length = sequence.tokens.size();
   return Queue(std::move(active), std::move(sequence));
@@ -346,7 +354,6 @@ absl::Status Engine::AbsorbToken(Active& active, std::span<const float> row) {
   const int32_t id = token.id();
   ++active.length;
   active.rules.Append(id);
-  active.call->AddToken(std::move(token));
   const bool stopped = active.rules.IsStop(id);
   bool room = false;
   {
@@ -357,10 +364,11 @@ absl::Status Engine::AbsorbToken(Active& active, std::span<const float> row) {
     }
   }
   if (stopped) {
-    active.call->Finish(v1::FINISH_STOP, id);
+    active.call->AddToken(std::move(token), v1::FINISH_STOP, id);
   } else if (!room || active.rules.emitted() >= request.max_tokens()) {
-    active.call->Finish(v1::FINISH_LENGTH, -1);
+    active.call->AddToken(std::move(token), v1::FINISH_LENGTH);
   } else {
+    active.call->AddToken(std::move(token));
     return absl::OkStatus();
   }
   Forget(active.call->id());

@@ -31,10 +31,15 @@ v1::EngineScoreResponse EngineCall::TakeScore() {
   return std::exchange(score_, v1::EngineScoreResponse());
 }
 
-void EngineCall::AddToken(v1::EngineToken token) {
+void EngineCall::AddToken(v1::EngineToken token, v1::FinishReason end, int32_t stop_id) {
   MutexLock lock(mutex_);
   if (finished_ || !failure_.ok()) return;
   *event_.add_tokens() = std::move(token);
+  if (end != v1::FINISH_UNSPECIFIED) {
+    finished_ = true;
+    event_.set_finish(end);
+    event_.set_stop_id(stop_id);
+  }
   changed_.NotifyAll();
 }
 

@@ -42,7 +42,9 @@ class EngineCall {
   v1::EngineScoreResponse TakeScore();
 
   // The engine's side.
-  void AddToken(v1::EngineToken token);
+  // With the last token goes the end, as Finish says it: who has all tokens knows that it has.
+  void AddToken(v1::EngineToken token, v1::FinishReason end = v1::FINISH_UNSPECIFIED,
+                int32_t stop_id = -1);
   void SetCachedTokens(uint32_t tokens);        // before the first token
   void AddPrompt(const v1::EngineEvent& part);  // its `prompt` is set
   void AddRows(Rows rows);                      // REQUIRES: !HasRows()

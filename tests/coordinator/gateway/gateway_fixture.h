@@ -84,6 +84,7 @@ class FakeLeader final : public v1::Engine::Service {
   std::atomic<int> delay_ms = 0;
   std::atomic<int> running = 0;
   std::atomic<int> sent = 0;
+  std::atomic<int> wrong_outputs = 0;  // that were said to be out and were not answered so
   absl::Status failure;
   uint64_t failing_seed = 1;
 
@@ -97,7 +98,11 @@ class FakeLeader final : public v1::Engine::Service {
       prompt.add_prompt()->set_id(request.prompt(i));
     }
     if (prompt.prompt_size() > 0 && !writer.Write(prompt)) return grpc::Status::CANCELLED;
-    for (size_t i = 0; i < answer.size(); ++i) {
+    const auto out = static_cast<size_t>(request.output_size());
+    for (size_t i = 0; i < out; ++i) {
+      if (request.output(static_cast<int>(i)) != answer[i]) ++wrong_outputs;
+    }
+    for (size_t i = out; i < answer.size(); ++i) {
       if (context.IsCancelled()) return grpc::Status::CANCELLED;
       v1::EngineEvent event;
       v1::EngineToken& token = *event.add_tokens();
