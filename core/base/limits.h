@@ -38,6 +38,8 @@ inline constexpr int kBatchedTokensLimit = 8192;  // what may be asked for
 // Rows of logits and residual streams of a scored chunk stay under this, whatever the model.
 inline constexpr uint64_t kScoreLogitsBytes = 32u << 20;
 inline constexpr int kQueueRequestsMax = 256;
+// Tokens of all waiting requests together; they are held twice, as 4 bytes each: 8 MiB.
+inline constexpr uint64_t kQueueTokensMax = 1u << 20;
 inline constexpr int kTopLogprobsMax = 20;
 inline constexpr int kStopStringsMax = 16;
 inline constexpr int kStopIdsMax = 1024;  // what end-of-text ids a model has included

@@ -149,7 +149,8 @@ uint64_t LogitsBytes(const v1::ServePlan& plan) {
   return rows + scored + (ranks > 1 ? rows * 5 / 4 * (ranks + 1) / ranks : 0);
 }
 
-// An upper estimate of what one step of max_batched_tokens needs beside weights and cache.
+// An upper estimate of what one step of max_batched_tokens and the queue need beside weights and
+// cache.
 uint64_t ScratchBytes(const v1::ServePlan& plan, int64_t max_model_len) {
   const v1::ModelSpec& model = plan.model();
   const uint32_t ranks = plan.rank_count();
@@ -160,8 +161,9 @@ uint64_t ScratchBytes(const v1::ServePlan& plan, int64_t max_model_len) {
                             (ranks > 1 ? 16 * model.hidden_size() * (ranks + 1) : 0);
   const int64_t per_token =
       per_visit * visits + (model.expert_count() > 0 ? 8 * model.hidden_size() : 0);
-  return LogitsBytes(plan) + static_cast<uint64_t>(plan.max_batched_tokens() * per_token +
-                                                   64 * 4 * max_model_len + (8 << 20));
+  return LogitsBytes(plan) + 8 * kQueueTokensMax +
+         static_cast<uint64_t>(plan.max_batched_tokens() * per_token + 64 * 4 * max_model_len +
+                               (8 << 20));
 }
 
 absl::Status SizeCache(const ServeOptions& options, v1::ServePlan* plan) {

@@ -32,7 +32,8 @@ struct RankHost::Serving {
   Logits logits;
   std::optional<FollowerLink> link;
   std::unique_ptr<Follower> follower;
-  EngineFigures counted;  // what the counters already have
+  Mutex showing;
+  EngineFigures counted OCTAVO_GUARDED_BY(showing);  // what the counters already have
   bool ready = false;
   bool over = false;
   std::string why;
@@ -121,16 +122,23 @@ void RankHost::EndGroup(uint64_t epoch, const std::string& why) {
 void RankHost::WorkLoop(const std::stop_token& stop) {
   const FpEnv environment;
   while (!stop.stop_requested()) {
-    Command command;
+    std::optional<Command> next;
+    std::shared_ptr<Serving> present;
     {
       MutexLock lock(mutex_);
       if (commands_.empty()) {
         changed_.WaitFor(mutex_, milliseconds(200));
-        continue;
+        present = serving_;
+      } else {
+        next = std::move(commands_.front());
+        commands_.pop_front();
       }
-      command = std::move(commands_.front());
-      commands_.pop_front();
     }
+    if (!next.has_value()) {
+      if (present != nullptr) Show(*present);
+      continue;
+    }
+    const Command& command = *next;
     if (!command.load.has_value()) {
       TakeApart(command.epoch);
       continue;
@@ -175,6 +183,7 @@ void RankHost::TakeApart(uint64_t epoch) {
   }
   metrics_->Set(metric::kGroupEpoch, 0);
   metrics_->Set(metric::kWeightBytes, 0);
+  ShowLoad({});
   for (const char* dtype : {"bf16", "fp8"}) metrics_->Set(metric::kKvBytes, 0, {dtype});
   spdlog::info("rank {} of group {} is unloaded", rank, its_epoch);
   Report(its_epoch, rank, v1::RANK_UNLOADED, absl::OkStatus());
@@ -264,11 +273,6 @@ void RankHost::Lead(const v1::LoadRank& load, const std::shared_ptr<Serving>& se
   serving->engine = std::move(engine);
 }
 
-void RankHost::Count(const MetricDef& counter, uint64_t& counted, uint64_t now) {
-  metrics_->Add(counter, static_cast<double>(now - counted));
-  counted = now;
-}
-
 absl::StatusOr<std::span<const float>> RankHost::TimedRun(Serving& serving, const v1::Step& step) {
   size_t tokens = 0;
   std::string_view kind = "decode";
@@ -283,20 +287,32 @@ absl::StatusOr<std::span<const float>> RankHost::TimedRun(Serving& serving, cons
   metrics_->Observe(metric::kEngineStepSeconds, took.count(), {kind});
   metrics_->Add(metric::kEngineTokens, static_cast<double>(tokens), {kind});
   metrics_->Observe(metric::kEngineStepTokens, static_cast<double>(tokens));
-  if (serving.engine != nullptr) {
-    const EngineFigures figures = serving.engine->figures();
-    const auto used = static_cast<double>(figures.kv_blocks - figures.kv_blocks_free);
-    metrics_->Set(metric::kEngineRunning, static_cast<double>(figures.running));
-    metrics_->Set(metric::kEngineWaiting, static_cast<double>(figures.queued));
-    Count(metric::kEnginePreemptions, serving.counted.preemptions, figures.preemptions);
-    Count(metric::kPrefixTokens, serving.counted.prefix_tokens, figures.prefix_tokens);
-    Count(metric::kPrefixTokensFound, serving.counted.prefix_tokens_found,
-          figures.prefix_tokens_found);
-    metrics_->Set(metric::kKvBlocks, used, {"used"});
-    metrics_->Set(metric::kKvBlocks, figures.kv_blocks_free, {"free"});
-    metrics_->Set(metric::kKvUsage, used / std::max(1u, figures.kv_blocks));
-  }
+  Show(serving);
   return std::span<const float>(serving.logits.values);
+}
+
+void RankHost::Show(Serving& serving) {
+  if (serving.engine == nullptr) return;
+  MutexLock lock(serving.showing);
+  const EngineFigures figures = serving.engine->figures();
+  EngineFigures& counted = serving.counted;
+  const auto count = [&](const MetricDef& counter, uint64_t EngineFigures::*figure) {
+    metrics_->Add(counter, static_cast<double>(figures.*figure - counted.*figure));
+  };
+  count(metric::kEnginePreemptions, &EngineFigures::preemptions);
+  count(metric::kPrefixTokens, &EngineFigures::prefix_tokens);
+  count(metric::kPrefixTokensFound, &EngineFigures::prefix_tokens_found);
+  counted = figures;
+  ShowLoad(figures);
+}
+
+void RankHost::ShowLoad(const EngineFigures& figures) {
+  const auto used = static_cast<double>(figures.kv_blocks - figures.kv_blocks_free);
+  metrics_->Set(metric::kEngineRunning, static_cast<double>(figures.running));
+  metrics_->Set(metric::kEngineWaiting, static_cast<double>(figures.queued));
+  metrics_->Set(metric::kKvBlocks, used, {"used"});
+  metrics_->Set(metric::kKvBlocks, figures.kv_blocks_free, {"free"});
+  metrics_->Set(metric::kKvUsage, used / std::max(1u, figures.kv_blocks));
 }
 
 void RankHost::Report(uint64_t epoch, uint32_t rank, v1::RankState state, const absl::Status& why) {

@@ -97,8 +97,9 @@ class RankHost {
   absl::Status Join(const v1::LoadRank& load, Serving& serving);
   void Lead(const v1::LoadRank& load, const std::shared_ptr<Serving>& serving);
   absl::StatusOr<std::span<const float>> TimedRun(Serving& serving, const v1::Step& step);
-  // Adds what came since to a counter.
-  void Count(const MetricDef& counter, uint64_t& counted, uint64_t now);
+  // Metrics of the engine, where this rank has one: after every step, and while it idles.
+  void Show(Serving& serving);
+  void ShowLoad(const EngineFigures& figures);
   void Report(uint64_t epoch, uint32_t rank, v1::RankState state, const absl::Status& why);
   std::shared_ptr<Serving> serving() const;
 

@@ -39,9 +39,13 @@ absl::Status Scheduler::Add(NewSequence sequence, Clock::Nanos now) {
   if (sequence.deadline.has_value() && *sequence.deadline <= now) {
     return MakeError(Reason::kDeadline, "the deadline passed before the request was queued");
   }
-  if (queue_.size() >= limits_.queue_max) {
-    return MakeError(Reason::kQueueFull, fmt::format("{} requests are waiting", queue_.size()), {},
-                     "try again later");
+  uint64_t waiting = 0;  // tokens
+  for (const Sequence& other : queue_) waiting += other.facts.tokens.size();
+  if (queue_.size() >= limits_.queue_max ||
+      (!queue_.empty() && waiting + length > limits_.queue_tokens_max)) {
+    return MakeError(Reason::kQueueFull,
+                     fmt::format("{} requests of {} tokens are waiting", queue_.size(), waiting),
+                     {}, "try again later");
   }
   Sequence added{.facts = std::move(sequence), .arrival = arrivals_++, .room = room};
   added.rows = added.facts.logits_all ? length : 0;

@@ -36,7 +36,10 @@ namespace octavo {
 struct SchedulerLimits {
   uint32_t block_count = 0;
   uint32_t max_model_len = 0;
-  uint32_t queue_max = kQueueRequestsMax;  // preempted sequences may come on top
+  // Requests, and tokens of all of them. A single one may have more tokens; preempted sequences may
+  // come on top.
+  uint32_t queue_max = kQueueRequestsMax;
+  uint64_t queue_tokens_max = kQueueTokensMax;
   uint32_t max_batched_tokens = kBatchedTokens;
   uint32_t max_sequences = kSequencesMax;  // at most max_batched_tokens
 };

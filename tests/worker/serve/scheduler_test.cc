@@ -245,6 +245,12 @@ TEST(Scheduler, RejectsByReason) {
   EXPECT_EQ(ReasonOf(scheduler.Add(late, milliseconds(10))), Reason::kDeadline);
   for (uint64_t id = 3; id < 6; ++id) EXPECT_TRUE(scheduler.Add(Of(id, 5), {}).ok());
   EXPECT_EQ(ReasonOf(scheduler.Add(Of(9, 5), {})), Reason::kQueueFull);
+  SchedulerLimits limits = kLimits;
+  limits.queue_tokens_max = 100;
+  Scheduler narrow(limits);
+  EXPECT_TRUE(narrow.Add(Of(1, 60), {}).ok());
+  EXPECT_EQ(ReasonOf(narrow.Add(Of(2, 41), {})), Reason::kQueueFull);
+  EXPECT_TRUE(narrow.Add(Of(2, 40), {}).ok());
   Scheduler small({.block_count = 2, .max_model_len = 1000});
   EXPECT_EQ(ReasonOf(small.Add(Of(1, 60, 10), {})), Reason::kOutOfMemory);
 }

@@ -39,7 +39,6 @@ bool Eventually(Condition condition) {
 }
 
 class Cluster;
-
 struct Rank {
   Rank(Cluster* cluster, size_t index);
   Metrics metrics{MetricHome::kWorker, "worker"};
@@ -213,6 +212,7 @@ TEST(Group, OneAndThreeRanksGenerate) {
     EXPECT_EQ(answer.ids, (std::vector<int32_t>{42, 43, 44}));
     EXPECT_EQ(answer.finish, v1::FINISH_LENGTH);
     for (auto& rank : cluster.ranks) {
+      EXPECT_TRUE(Eventually([&] { return rank->metrics.ValueOf(metric::kEngineRunning) == 0; }));
       EXPECT_EQ(rank->metrics.ValueOf(metric::kGroupEpoch), 1);
       EXPECT_EQ(rank->metrics.ValueOf(metric::kEngineSteps, {"decode"}), 3);
     }
