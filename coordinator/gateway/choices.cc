@@ -37,8 +37,10 @@ namespace {
 constexpr std::chrono::milliseconds kGroupPoll{20};
 // A group that is still said to serve this long after it could not be reached may be asked again.
 constexpr std::chrono::milliseconds kSameGroup{2'000};
-// Groups in a row that are lost before they bring anything.
+// Groups in a row that may be lost before they bring anything; more within kIdleTime, because a
+// stream that waits its turn is not to blame for them.
 constexpr int kIdleGroupsMax = 2;
+constexpr std::chrono::seconds kIdleTime{10};
 
 bool IsGroupGone(const absl::Status& status) {
   return !status.ok() &&
@@ -65,14 +67,25 @@ void Choices::Add(v1::EngineRequest request, Assembler assembler) {
 }
 
 absl::Status Choices::Run(Leader leader) {
-  for (int idle = 0;;) {
+  int idle = 0;
+  bool again = false;  // the same group was asked again
+  auto news = Steady::now();
+  while (true) {
     const uint64_t before = events_;
     const absl::Status status = StreamFrom(leader);
     if (!IsGroupGone(status)) return status;
-    idle = events_ > before ? 0 : idle + 1;
-    if (idle > kIdleGroupsMax) return status;
+    ++idle;
+    if (events_ > before) {
+      idle = 0;
+      again = false;
+      news = Steady::now();
+    }
+    if (idle > kIdleGroupsMax && Steady::now() - news > kIdleTime) return status;
     absl::StatusOr<Leader> next = AwaitGroup(leader.model);
     if (!next.ok()) return IsGroupGone(next.status()) ? status : EndAs(next.status());
+    if (next->model.group_epoch() == leader.model.group_epoch() && std::exchange(again, true)) {
+      return status;
+    }
     leader = *std::move(next);
     parts_.metrics.Add(metric::kStreamsResumed, 1);
   }
@@ -83,6 +96,7 @@ absl::Status Choices::StreamFrom(const Leader& leader) {
   size_t open = 0;
   for (const auto& choice : choices_) {
     if (choice->told()) continue;
+    choice->reader.reset();  // lives in its context's call
     choice->context = std::make_unique<grpc::ClientContext>();
     choice->context->set_deadline(parts_.client.deadline());
     parts_.calls.Open(parts_.call, leader.model, choice->context.get());

@@ -276,7 +276,7 @@ class ServeTest(ClusterTest):
 
         def score():
             try:
-                self.client.score(PROMPT * 20)
+                self.client.score(PROMPT * 13)
                 outcomes.append("ok")
             except grpc.RpcError as error:
                 self.assertEqual(error.code(), grpc.StatusCode.UNAVAILABLE, error.details())

@@ -97,7 +97,7 @@ TEST_F(GatewayTest, AbortFinishesTheStreamAsCancelled) {
 TEST_F(GatewayTest, ADeadLeaderIsALostGroup) {
   ASSERT_TRUE(Generate(Prompt("x")).status.ok());
   leader_server_.reset();
-  // It is said to serve all the while: asked again twice, then given up.
+  // It is said to serve all the while: asked again once, then given up.
   EXPECT_EQ(ReasonOf(Generate(Prompt("x")).status), Reason::kGroupLost);
 }
 
