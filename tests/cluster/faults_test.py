@@ -1,7 +1,8 @@
 """Ranks die and hang at random moments under load: every stream has the text of an undisturbed run.
 
-OCTAVO_FAULTS says how many (10), OCTAVO_FAULT_SEED which; as a script with --table it prints one row for each, for
-docs/benchmarks.
+OCTAVO_FAULTS says how many (10), OCTAVO_FAULT_SEED which, OCTAVO_FAULT_GAP how many seconds apart at most (1); as a script
+with --table it prints one row for each, for docs/benchmarks. A launcher gives up on a worker that dies eight times within ten
+seconds of its start: more than some 15 faults want a gap of 10.
 """
 
 import concurrent.futures
@@ -22,6 +23,7 @@ from serve_test import Resident
 SYNTH = ["--family", "llama", "--layers", 3, "--hidden", 256, "--intermediate", 512, "--heads", 4, "--kv-heads", 2,
          "--head-dim", 64, "--vocab", 320, "--max-position", 2048, "--seed", 3]
 FAULTS = int(os.environ.get("OCTAVO_FAULTS", "10"))
+GAP = float(os.environ.get("OCTAVO_FAULT_GAP", "1"))
 SEED = int(os.environ.get("OCTAVO_FAULT_SEED", "1"))
 STREAMS = 32
 TOKENS = 200
@@ -84,7 +86,7 @@ class FaultsTest(ClusterTest):
             thread.start()
         try:
             for fault in range(FAULTS):
-                time.sleep(draw.uniform(0.05, 1.0))
+                time.sleep(draw.uniform(0.05, GAP))
                 pids = {w.hello.worker_id: w.hello.pid for w in cluster.client.workers() if w.state == "ready"}
                 rank, signum = draw.randrange(2), draw.choice([signal.SIGKILL, signal.SIGSTOP])
                 os.kill(pids[model.worker_ids[rank]], signum)
