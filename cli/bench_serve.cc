@@ -15,7 +15,7 @@
 namespace octavo {
 namespace {
 
-// One request in flight for each thread; the coordinator's queue holds as many again.
+// One request in flight for each thread.
 constexpr uint32_t kClientsMax = 512;
 constexpr uint32_t kOpenLoopClients = 256;
 

@@ -334,13 +334,10 @@ absl::Status Engine::AbsorbPrompt(Active& active, const v1::StepChunk& chunk,
   for (int i = 0; i < chunk.tokens_size(); ++i) {
     const int next = static_cast<int>(chunk.start()) + i + 1;
     if (next >= prompt.size()) break;
-    // A sequence that is computed again brings the same once more.
-    if (next <= active.told) continue;
     OCTAVO_ASSIGN_OR_RETURN(
         *part.add_prompt(),
         sampler_.Describe(logits.subspan(static_cast<size_t>(i) * vocab, vocab), prompt[next],
                           {.logprob = true, .top = active.request.logprobs()}));
-    active.told = next;
   }
   if (part.prompt_size() > 0) active.call->AddPrompt(part);
   return absl::OkStatus();

@@ -108,7 +108,6 @@ class Engine {
     enum class Kind { kGenerate, kScore, kLogits } kind = Kind::kGenerate;
     bool started = false;
     TokenRules rules;     // of a generation: the output so far, as far as it matters
-    int told = 0;         // the last of the prompt whose log probability is out
     uint64_t length = 0;  // tokens so far, prompt included
   };
 

@@ -24,10 +24,6 @@ uint64_t TotalWeight(const Candidates& candidates) {
 
 }  // namespace
 
-int32_t ArgMax(std::span<const float> logits) {
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-}
-
 absl::StatusOr<LogSum> LogSumOf(std::span<const float> logits, Isa isa) {
   const LogSum sum = SoftmaxOpsFor(isa).log_sum(logits.data(), std::ssize(logits));
   if (std::isfinite(sum.max)) return sum;

@@ -15,9 +15,6 @@
 
 namespace octavo {
 
-// The id of the largest logit; the lowest of equals. REQUIRES a non-empty row without NaN.
-int32_t ArgMax(std::span<const float> logits);
-
 // What makes log probabilities of a row's logits. Errors: kNonFinite for a NaN or an infinity.
 absl::StatusOr<LogSum> LogSumOf(std::span<const float> logits, Isa isa);
 

@@ -21,20 +21,12 @@
 #include "octavo/v1/service/engine.grpc.pb.h"
 #include "octavo/v1/service/inference.grpc.pb.h"
 #include "tests/core/text/golden.h"
+#include "tests/fakes/eventually.h"
 
 namespace octavo {
 
 using std::chrono::milliseconds;
 using Steady = std::chrono::steady_clock;
-
-template <typename Condition>
-bool Eventually(Condition condition) {
-  for (int i = 0; i < 2500; ++i) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(milliseconds(2));
-  }
-  return false;
-}
 
 class FakeLeader final : public v1::Engine::Service {
  public:

@@ -112,7 +112,7 @@ TEST(Sampler, LogprobsAreOfTheRawLogits) {
   const auto token = *Sample(logits, Settings(0.3f), 0, {.logprob = true, .top = 5});
   EXPECT_NEAR(token.logprob(), logits[static_cast<size_t>(token.id())] - std::log(sum), 2e-5);
   ASSERT_EQ(token.top_size(), 5);
-  EXPECT_EQ(token.top(0).id(), ArgMax(logits));
+  EXPECT_EQ(token.top(0).id(), std::ranges::max_element(logits) - logits.begin());
   for (int i = 1; i < 5; ++i) EXPECT_LE(token.top(i).logprob(), token.top(i - 1).logprob());
   EXPECT_NEAR(token.top(4).logprob(),
               logits[static_cast<size_t>(token.top(4).id())] - std::log(sum), 2e-5);

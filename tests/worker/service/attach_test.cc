@@ -7,21 +7,13 @@
 #include "core/rpc/server.h"
 #include "gtest/gtest.h"
 #include "octavo/v1/service/coordinator.grpc.pb.h"
+#include "tests/fakes/eventually.h"
 #include "worker/service/attach_client.h"
 
 namespace octavo {
 namespace {
 
 using std::chrono::milliseconds;
-
-template <typename Condition>
-bool Eventually(Condition condition) {
-  for (int i = 0; i < 2500; ++i) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(milliseconds(2));
-  }
-  return false;
-}
 
 // Welcomes every worker, counts its beats, and hangs up when told.
 class FakeCoordinator final : public v1::Coordinator::Service {

@@ -17,6 +17,7 @@
 #include "grpcpp/channel.h"
 #include "gtest/gtest.h"
 #include "octavo/v1/service/engine.grpc.pb.h"
+#include "tests/fakes/eventually.h"
 #include "worker/serve/rank_host.h"
 #include "worker/service/engine_service.h"
 #include "worker/service/follow_streams.h"
@@ -28,15 +29,6 @@ using std::chrono::milliseconds;
 using Steady = std::chrono::steady_clock;
 
 constexpr int64_t kVocab = 1000;
-
-template <typename Condition>
-bool Eventually(Condition condition) {
-  for (int i = 0; i < 2500; ++i) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(milliseconds(2));
-  }
-  return false;
-}
 
 class Cluster;
 struct Rank {
