@@ -52,6 +52,10 @@ void AddClusterFlags(CLI::App& command, ClusterFlags& flags) {
       ->check(CLI::Range(1, 1024));
   command.add_option("--isa", flags.isa, "Instruction set of the workers' kernels")
       ->check(CLI::IsMember({"auto", "reference", "avx2", "avx512"}));
+  command
+      .add_option("--collectives", flags.collectives,
+                  "How ranks of one host meet: shared memory where possible, or TCP")
+      ->check(CLI::IsMember({"auto", "tcp"}));
 }
 
 absl::StatusOr<std::unique_ptr<Session>> Session::Remote(const Context& context,
@@ -74,6 +78,7 @@ absl::StatusOr<std::unique_ptr<Session>> Session::Local(const Context& context,
   options.memory = flags.memory;
   options.threads = flags.threads;
   options.isa = flags.isa;
+  if (!flags.collectives.empty()) options.worker_args = {"--collectives", flags.collectives};
   options.port = static_cast<uint16_t>(flags.port);
   options.log_level = context.log_level;
   auto session = std::unique_ptr<Session>(new Session);

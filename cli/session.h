@@ -32,9 +32,11 @@ struct ClusterFlags {
   int threads = 0;
   int port = 0;  // of the local coordinator; 0: any
   std::string isa;
+  std::string collectives;
 };
 void AddCoordinatorFlags(CLI::App& command, ClusterFlags& flags);
-// The former and those of a local cluster (--workers, --memory, --threads, --isa).
+// The former and those of a local cluster (--workers, --memory, --threads, --isa,
+// --collectives).
 void AddClusterFlags(CLI::App& command, ClusterFlags& flags);
 
 class Session {

@@ -116,6 +116,9 @@ absl::Status Up(const Context& context, const UpFlags& flags) {
   if (!flags.cluster.isa.empty()) {
     arguments.insert(arguments.end(), {"--isa", flags.cluster.isa});
   }
+  if (!flags.cluster.collectives.empty()) {
+    arguments.insert(arguments.end(), {"--collectives", flags.cluster.collectives});
+  }
   std::vector<char*> pointers;
   for (std::string& text : arguments) pointers.push_back(text.data());
   pointers.push_back(nullptr);

@@ -51,6 +51,7 @@ struct Flags {
   uint64_t memory = 1ull << 30;
   int threads = 0;
   std::string isa = "auto";
+  std::string collectives = "auto";
   int ready_fd = -1;
   int parent_fd = -1;
   std::string log_level = "info";
@@ -128,17 +129,18 @@ class Worker {
                             AdvertisedAddress(flags_.advertise, flags_.listen, flags_.coordinator));
     OCTAVO_ASSIGN_OR_RETURN(const HostPort self, SplitAddress(advertised));
     ranks_.emplace(
-        RankHost::Options{.host = self.host,
-                          .isa = isa,
-                          .load =
-                              [isa, threads](const v1::LoadRank& load, Communicator* communicator) {
-                                return LoadModel(load, communicator,
-                                                 {.threads = threads, .isa = isa});
-                              },
-                          .link =
-                              [token](const std::vector<std::string>& addresses) {
-                                return MakeFollowerLink(addresses, token);
-                              }},
+        RankHost::Options{
+            .host = self.host,
+            .collectives = flags_.collectives == "tcp" ? Collectives::kTcp : Collectives::kAuto,
+            .isa = isa,
+            .load =
+                [isa, threads](const v1::LoadRank& load, Communicator* communicator) {
+                  return LoadModel(load, communicator, {.threads = threads, .isa = isa});
+                },
+            .link =
+                [token](const std::vector<std::string>& addresses) {
+                  return MakeFollowerLink(addresses, token);
+                }},
         [this](v1::Report report) { Send(report); }, &metrics_);
     engine_service_ = MakeEngineService(&*ranks_, &metrics_, token);
     grpc::Service* services[] = {engine_service_.get()};
@@ -324,6 +326,9 @@ int Main(int argc, char** argv) {
   app.add_option("--threads", flags.threads, "computing threads (0: all cores)")
       ->check(CLI::Range(0, 1024));
   app.add_option("--isa", flags.isa, "auto, reference, avx2 or avx512");
+  app.add_option("--collectives", flags.collectives,
+                 "auto: ranks of one host meet in shared memory; tcp: over sockets")
+      ->check(CLI::IsMember({"auto", "tcp"}));
   app.add_option("--ready-fd", flags.ready_fd, "descriptor told when attached");
   app.add_option("--parent-fd", flags.parent_fd, "exit when this descriptor ends");
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error or off");

@@ -55,11 +55,17 @@ def run(client, index):
 
 class FaultsTest(ClusterTest):
 
-    def test_streams_have_the_text_of_an_undisturbed_run(self):
-        folder = self.scratch / "model"
+    def test_streams_of_ranks_in_shared_memory_have_the_text_of_an_undisturbed_run(self):
+        self.hit("auto", FAULTS)
+
+    def test_streams_of_ranks_over_tcp_have_the_text_of_an_undisturbed_run(self):
+        self.hit("tcp", max(1, FAULTS // 3))
+
+    def hit(self, collectives, faults):
+        folder = self.scratch / f"model-{collectives}"
         made = Run("synth", *SYNTH, "--out", folder)
         self.assertEqual(made.wait(), 0, made.stderr())
-        cluster = Resident(self.scratch, workers=3)
+        cluster = Resident(self.scratch, workers=3, collectives=collectives)
         self.addCleanup(cluster.stop)
         model = cluster.client.load(folder, 2)
         with concurrent.futures.ThreadPoolExecutor(STREAMS) as pool:
@@ -85,7 +91,7 @@ class FaultsTest(ClusterTest):
         for thread in threads:
             thread.start()
         try:
-            for fault in range(FAULTS):
+            for fault in range(faults):
                 time.sleep(draw.uniform(0.05, GAP))
                 pids = {w.hello.worker_id: w.hello.pid for w in cluster.client.workers() if w.state == "ready"}
                 rank, signum = draw.randrange(2), draw.choice([signal.SIGKILL, signal.SIGSTOP])
@@ -103,7 +109,7 @@ class FaultsTest(ClusterTest):
                 thread.join()
         self.assertEqual(wrong, [])
         self.assertGreater(sum(rounds), STREAMS)
-        print(f"{FAULTS} faults, {sum(rounds)} streams compared, digest {digest_of([sorted(u.items()) for u in undisturbed])}")
+        print(f"{faults} faults, {sum(rounds)} streams compared, digest {digest_of([sorted(u.items()) for u in undisturbed])}")
 
 
 if __name__ == "__main__":

@@ -40,10 +40,10 @@ PROMPT = random.Random(5).choices(range(3, 250), k=150)
 class Resident:
     """A cluster kept by `octavo up`, and a client of it."""
 
-    def __init__(self, scratch, workers, isa="auto", memory="1GiB"):
+    def __init__(self, scratch, workers, isa="auto", memory="1GiB", collectives="auto"):
         self.state = pathlib.Path(scratch) / f"state-{isa}-{workers}-{random.randrange(1 << 30)}"
         self.run = Run("up", "--foreground", "--workers", workers, "--isa", isa, "--memory", memory,
-                       "--state", self.state)
+                       "--collectives", collectives, "--state", self.state)
         wait_until(lambda: (self.state / "cluster.json").exists() or self.run.process.poll() is not None,
                    30, "the cluster came up")
         assert self.run.process.poll() is None, self.run.stderr()

@@ -177,8 +177,8 @@ class GlooGroup final : public Communicator {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Communicator>> MakeGlooGroup(const GlooOptions& options,
-                                                            Rendezvous rendezvous) {
+absl::StatusOr<std::unique_ptr<Communicator>> MakeGlooGroup(const GroupOptions& options,
+                                                            const Rendezvous& rendezvous) {
   try {
     gloo::transport::tcp::attr attr;
     attr.hostname = options.host;

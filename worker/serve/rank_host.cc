@@ -9,7 +9,6 @@
 #include "core/base/status.h"
 #include "core/tensor/bare/fp_env.h"
 #include "fmt/format.h"
-#include "worker/comm/local_group.h"
 #include "worker/serve/follower.h"
 
 namespace octavo {
@@ -223,16 +222,12 @@ absl::Status RankHost::Assemble(const v1::LoadRank& load, uint64_t lease) {
 }
 
 absl::Status RankHost::Join(const v1::LoadRank& load, Serving& serving) {
-  std::unique_ptr<Communicator> communicator;
-  if (load.plan().rank_count() == 1) {
-    communicator = std::move(MakeLocalGroup(1)[0]);
-  } else {
-    OCTAVO_ASSIGN_OR_RETURN(communicator,
-                            MakeGlooGroup({.rank = static_cast<int>(load.rank()),
-                                           .size = static_cast<int>(load.plan().rank_count()),
-                                           .host = options_.host},
-                                          rendezvous_.ForGroup(load.group_epoch())));
-  }
+  OCTAVO_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
+                          MakeProcessGroup({.rank = static_cast<int>(load.rank()),
+                                            .size = static_cast<int>(load.plan().rank_count()),
+                                            .host = options_.host,
+                                            .collectives = options_.collectives},
+                                           rendezvous_.ForGroup(load.group_epoch())));
   MutexLock lock(serving.mutex);
   if (serving.over) return MakeError(Reason::kGroupLost, serving.why);
   serving.communicator = std::move(communicator);

@@ -43,7 +43,8 @@ struct RankModel {
 class RankHost {
  public:
   struct Options {
-    std::string host;     // where peers reach this process (collectives)
+    std::string host;  // where peers reach this process (collectives)
+    Collectives collectives = Collectives::kAuto;
     Isa isa = BestIsa();  // of sampling
     // Loads a rank's weights; the communicator outlives the result.
     std::function<absl::StatusOr<RankModel>(const v1::LoadRank&, Communicator*)> load;

@@ -12,7 +12,7 @@
 
 #include "core/base/mutex.h"
 #include "octavo/v1/cluster.pb.h"
-#include "worker/comm/gloo_group.h"
+#include "worker/comm/process_group.h"
 
 namespace octavo {
 

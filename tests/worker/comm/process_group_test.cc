@@ -1,4 +1,4 @@
-#include "worker/comm/gloo_group.h"
+#include "worker/comm/process_group.h"
 
 #include <signal.h>
 #include <sys/wait.h>
@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <random>
 #include <sstream>
 #include <thread>
 #include <vector>
@@ -16,6 +17,8 @@
 #include "core/base/error.h"
 #include "core/base/mutex.h"
 #include "gtest/gtest.h"
+#include "worker/comm/host_group.h"
+#include "worker/comm/shared_region.h"
 
 namespace octavo {
 namespace {
@@ -80,26 +83,39 @@ Rendezvous FolderRendezvous(const std::filesystem::path& dir) {
       }};
 }
 
-template <typename Body>
-void OnEveryRank(int size, Body body) {
-  Exchange exchange;
-  std::vector<std::jthread> threads;
-  for (int rank = 0; rank < size; ++rank) {
-    threads.emplace_back([&, rank] {
-      auto group =
-          MakeGlooGroup({.rank = rank, .size = size, .host = "127.0.0.1"}, exchange.callbacks());
-      ASSERT_TRUE(group.ok()) << group.status();
-      body(**group);
-    });
+// Every test but the last few runs over both ways to meet.
+class ProcessGroup : public testing::TestWithParam<Collectives> {
+ protected:
+  static GroupOptions Options(int rank, int size) {
+    return {.rank = rank, .size = size, .collectives = GetParam()};
   }
-}
+
+  template <typename Body>
+  static void OnEveryRank(int size, Body body) {
+    Exchange exchange;
+    const Rendezvous rendezvous = exchange.callbacks();
+    std::vector<std::jthread> threads;
+    for (int rank = 0; rank < size; ++rank) {
+      threads.emplace_back([&, rank] {
+        auto group = MakeProcessGroup(Options(rank, size), rendezvous);
+        ASSERT_TRUE(group.ok()) << group.status();
+        body(**group);
+      });
+    }
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(, ProcessGroup, testing::Values(Collectives::kAuto, Collectives::kTcp),
+                         [](const auto& way) {
+                           return way.param == Collectives::kAuto ? "Memory" : "Tcp";
+                         });
 
 absl::Status GatherInts(Communicator& me, int mine, std::vector<int>& all) {
   all.assign(static_cast<size_t>(me.size()), -1);
   return me.AllGather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
 }
 
-TEST(GlooGroup, GathersAndBroadcasts) {
+TEST_P(ProcessGroup, GathersAndBroadcasts) {
   for (int size : {1, 2, 3}) {
     OnEveryRank(size, [size](Communicator& me) {
       std::vector<int> all;
@@ -115,7 +131,7 @@ TEST(GlooGroup, GathersAndBroadcasts) {
   }
 }
 
-TEST(GlooGroup, CarriesLargeParts) {
+TEST_P(ProcessGroup, CarriesLargeParts) {
   OnEveryRank(2, [](Communicator& me) {
     const size_t count = 3'000'001;
     std::vector<std::byte> all(count * 2);
@@ -128,7 +144,7 @@ TEST(GlooGroup, CarriesLargeParts) {
   });
 }
 
-TEST(GlooGroup, AbortFreesThisRankAndItsPeers) {
+TEST_P(ProcessGroup, AbortFreesThisRankAndItsPeers) {
   OnEveryRank(3, [](Communicator& me) {
     ASSERT_TRUE(me.Barrier().ok());
     const auto start = Steady::now();
@@ -153,26 +169,26 @@ TEST(GlooGroup, AbortFreesThisRankAndItsPeers) {
   });
 }
 
-TEST(GlooGroup, AMissingPeerIsAnError) {
+TEST_P(ProcessGroup, AMissingPeerIsAnError) {
   Exchange exchange;
-  auto group = MakeGlooGroup(
-      {.rank = 0, .size = 2, .host = "127.0.0.1", .connect_timeout = milliseconds(200)},
-      exchange.callbacks());
+  GroupOptions options = Options(0, 2);
+  options.connect_timeout = milliseconds(200);
+  auto group = MakeProcessGroup(options, exchange.callbacks());
   ASSERT_FALSE(group.ok());
   EXPECT_EQ(ReasonOf(group.status()), Reason::kGroupLost);
 }
 
-TEST(GlooGroup, AKilledProcessEndsTheCollective) {
-  char dir[] = "/tmp/octavo_gloo_XXXXXX";
+TEST_P(ProcessGroup, AKilledProcessEndsTheCollective) {
+  char dir[] = "/tmp/octavo_group_XXXXXX";
   ASSERT_NE(mkdtemp(dir), nullptr);
   const pid_t child = fork();
   if (child == 0) {
-    auto group = MakeGlooGroup({.rank = 1, .size = 2, .host = "127.0.0.1"}, FolderRendezvous(dir));
+    auto group = MakeProcessGroup(Options(1, 2), FolderRendezvous(dir));
     if (group.ok()) (void)(*group)->Barrier();
     pause();
     _exit(0);
   }
-  auto group = MakeGlooGroup({.rank = 0, .size = 2, .host = "127.0.0.1"}, FolderRendezvous(dir));
+  auto group = MakeProcessGroup(Options(0, 2), FolderRendezvous(dir));
   ASSERT_TRUE(group.ok()) << group.status();
   ASSERT_TRUE((*group)->Barrier().ok());
   std::jthread killer([child] {
@@ -185,6 +201,75 @@ TEST(GlooGroup, AKilledProcessEndsTheCollective) {
   EXPECT_LT(Steady::now() - start, std::chrono::seconds(2));
   waitpid(child, nullptr, 0);
   std::filesystem::remove_all(dir);
+}
+
+// Messages of any length, one after the other, with ranks that fall behind at random.
+TEST_P(ProcessGroup, LengthsAndSpeedsMayVary) {
+  OnEveryRank(3, [](Communicator& me) {
+    std::mt19937 lengths(7);
+    std::mt19937 own(static_cast<unsigned>(me.rank()));
+    for (int round = 0; round < 60; ++round) {
+      const size_t bytes = lengths() % (lengths() % 4 == 0 ? 1'000'000 : 300);
+      if (own() % 8 == 0) std::this_thread::sleep_for(std::chrono::microseconds(own() % 3000));
+      std::vector<std::byte> all(bytes * 3);
+      // In place: a rank's own part is what it says.
+      const auto mine = std::span(all).subspan(bytes * static_cast<size_t>(me.rank()), bytes);
+      for (size_t i = 0; i < bytes; ++i) mine[i] = std::byte(i * 7 + round + me.rank());
+      ASSERT_TRUE(me.AllGather(mine, all).ok());
+      for (size_t i = 0; i < all.size(); ++i) {
+        ASSERT_EQ(all[i], std::byte(i % bytes * 7 + round + i / bytes)) << round << " " << i;
+      }
+      if (round % 5 != 0) continue;
+      ASSERT_TRUE(me.Barrier().ok());
+    }
+  });
+}
+
+// One rank that was told to use sockets is enough: none gets memory, and all agree.
+TEST(HostGroup, IsForAllRanksOrForNone) {
+  for (const int odd : {-1, 0, 2}) {
+    Exchange exchange;
+    const Rendezvous rendezvous = exchange.callbacks();
+    std::vector<std::jthread> threads;
+    for (int rank = 0; rank < 3; ++rank) {
+      threads.emplace_back([&, rank] {
+        const Collectives way = rank == odd ? Collectives::kTcp : Collectives::kAuto;
+        auto group = MakeHostGroup({.rank = rank, .size = 3, .collectives = way}, rendezvous);
+        ASSERT_TRUE(group.ok()) << group.status();
+        EXPECT_EQ(*group != nullptr, odd == -1) << rank;
+      });
+    }
+  }
+}
+
+TEST(SharedRegion, IsFoundByItsAddressOnly) {
+  const auto made = SharedRegion::Create(1000);
+  ASSERT_TRUE(made.ok()) << made.status();
+  const std::string address = (*made)->address();
+  const auto opened = SharedRegion::Open(address, 1000);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  (*made)->data()[999] = std::byte{42};
+  EXPECT_EQ((*opened)->data()[999], std::byte{42});
+  // Another nonce, another size, another file of the process, no process, nonsense.
+  const std::string wrong[] = {address + "1", std::to_string(getpid()) + " 0 1", "999999999 3 1",
+                               "no", ""};
+  for (const std::string& other : wrong)
+    EXPECT_FALSE(SharedRegion::Open(other, 1000).ok()) << other;
+  EXPECT_FALSE(SharedRegion::Open(address, 1001).ok());
+}
+
+TEST(SharedRegion, AChairIsHeldAsLongAsItsHolderLives) {
+  auto made = SharedRegion::Create(1000);
+  ASSERT_TRUE(made.ok()) << made.status();
+  auto other = SharedRegion::Open((*made)->address(), 1000);
+  ASSERT_TRUE(other.ok()) << other.status();
+  EXPECT_FALSE((*made)->IsHeld(1));
+  ASSERT_TRUE((*other)->Hold(1).ok());
+  EXPECT_TRUE((*made)->IsHeld(1));
+  EXPECT_FALSE((*made)->IsHeld(0));
+  EXPECT_FALSE((*made)->Hold(1).ok());
+  other->reset();
+  EXPECT_FALSE((*made)->IsHeld(1));
 }
 
 }  // namespace
