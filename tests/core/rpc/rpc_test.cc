@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "compat/reflection_v1.grpc.pb.h"
+#include "compat/rpc_status.pb.h"
 #include "core/base/error.h"
 #include "core/base/limits.h"
 #include "core/rpc/auth.h"
@@ -56,6 +57,9 @@ struct Fixture {
     server = *std::move(started);
   }
   absl::Status Get(const std::string& id, const std::string& token) {
+    return FromGrpc(RawGet(id, token));
+  }
+  grpc::Status RawGet(const std::string& id, const std::string& token) {
     auto stub = v1::Jobs::NewStub(MakeChannel(server->address(), token));
     grpc::ClientContext context;
     SetTimeout(context, milliseconds(5000));
@@ -64,7 +68,7 @@ struct Fixture {
     v1::Job job;
     const grpc::Status status = stub->Get(&context, request, &job);
     EXPECT_EQ(job.id(), status.ok() ? id : "");
-    return FromGrpc(status);
+    return status;
   }
   FailingJobs service;
   std::unique_ptr<RpcServer> server;
@@ -91,6 +95,26 @@ TEST(RpcStatus, EveryReasonSurvivesTheWire) {
     EXPECT_THAT(std::string(status.message()), HasSubstr("file a.bin")) << info.name;
   }
   EXPECT_TRUE(fixture.Get("a-job", "").ok());
+}
+
+// What clients in any language read, without our FromGrpc.
+TEST(RpcStatus, EveryReasonIsAnErrorInfoOnTheWire) {
+  Fixture fixture;
+  for (const ReasonInfo& info : AllReasons()) {
+    const grpc::Status status = fixture.RawGet(std::string(info.name), "");
+    EXPECT_EQ(static_cast<int>(status.error_code()), static_cast<int>(info.code)) << info.name;
+    EXPECT_EQ(status.error_message(), "it failed: file a.bin, byte offset 7") << info.name;
+    compat::RpcStatus details;
+    ASSERT_TRUE(details.ParseFromString(status.error_details())) << info.name;
+    EXPECT_EQ(details.code(), static_cast<int>(info.code)) << info.name;
+    EXPECT_EQ(details.message(), status.error_message()) << info.name;
+    ASSERT_EQ(details.details_size(), 1) << info.name;
+    EXPECT_EQ(details.details(0).type_url(), "type.googleapis.com/google.rpc.ErrorInfo");
+    compat::ErrorInfo error;
+    ASSERT_TRUE(error.ParseFromString(details.details(0).value())) << info.name;
+    EXPECT_EQ(error.reason(), info.name);
+    EXPECT_EQ(error.domain(), "octavo");
+  }
 }
 
 TEST(RpcStatus, BareCodesMapToReasons) {
