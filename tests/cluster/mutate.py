@@ -64,7 +64,10 @@ def change_list(draw, message, field):
         for _ in range(min(count, 2000)):
             change_field(draw, values.add())
     elif count > 100:
-        values.extend([scalar(draw, field)] * count)
+        value = scalar(draw, field)
+        if isinstance(value, (str, bytes)) and draw.random() < 0.9:
+            value = value[:5000]  # else up to 100 MB and beyond what a message may have
+        values.extend([value] * count)
     else:
         values.extend(scalar(draw, field) for _ in range(count))
 
