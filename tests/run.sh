@@ -99,7 +99,7 @@ if ((oracles)); then
   status=$?
   count "oracle environment" $status
   for check in tests/oracle/check_*.py; do
-    [[ $check == */check_@(vllm|bitmask).py ]] && continue  # environments of their own
+    [[ $check == */check_@(vllm|bitmask|lm_eval).py ]] && continue  # environments of their own
     # A quarter of an hour each: --oracles --full.
     [[ $check == */check_@(perplexity|compat).py ]] && ((full == 0)) && continue
     args=()
@@ -112,6 +112,13 @@ if ((oracles)); then
   status=$?
   count "environment of sparse-24-bitmask" $status
   ((status != 0)) || oracle "$venv" tests/oracle/check_bitmask.py
+  if ((full)); then  # some minutes
+    venv="$PWD/build/cache/venv-lm-eval"
+    tests/oracle/install.sh "$venv" requirements_lm_eval.txt lm_eval torch transformers
+    status=$?
+    count "lm-eval environment" $status
+    ((status != 0)) || oracle "$venv" tests/oracle/check_lm_eval.py
+  fi
   venv="$PWD/build/cache/venv-vllm"
   tests/oracle/install_vllm.sh "$venv"
   status=$?

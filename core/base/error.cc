@@ -61,7 +61,8 @@ constexpr std::array kReasons = {
     ReasonInfo{Reason::kNotReady, "NOT_READY", Code::kUnavailable, 503, 75, true,
                "no model is loaded, or too few workers are there"},
     ReasonInfo{Reason::kGroupLost, "GROUP_LOST", Code::kUnavailable, 503, 75, true,
-               "a rank of the serving group died"},
+               "a rank of the serving group died (streams go on with the next group; this is where "
+               "none came, and for scores)"},
     ReasonInfo{Reason::kFenced, "FENCED", Code::kAborted, 409, 75, false, "a stale epoch or lease"},
     ReasonInfo{Reason::kStateMismatch, "STATE_MISMATCH", Code::kDataLoss, 500, 70, false,
                "the ranks of a group disagree"},

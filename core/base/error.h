@@ -1,8 +1,9 @@
 #pragma once
 
 // Every failure has one Reason from a closed list. The reason decides the gRPC code, the HTTP code
-// and the exit code (the table in error.cc); the message says what happened, where, and what to do
-// about it.
+// and the exit code; the message says what happened, where, and what to do about it. The table in
+// error.cc is the only one: docs/interfaces.md has its rows line by line (tests/core/base), every
+// row crosses a real connection (tests/core/rpc) and ends the real program (tests/cli).
 
 #include <cstdint>
 #include <optional>
@@ -53,7 +54,7 @@ struct ReasonInfo {
   int http_code;
   int exit_code;  // sysexits, docs: interfaces
   bool retryable;
-  std::string_view doc;  // one line
+  std::string_view doc;  // the line for people, as in docs/interfaces.md
 };
 
 // The whole table, in enum order.

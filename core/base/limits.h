@@ -24,6 +24,9 @@ inline constexpr int64_t kUnitRowMultiple = 128;
 // The ids of 16,777,216 calibration tokens are 64 MiB, with the request around them; a Plan of
 // 20,000 units is about 10 MiB.
 inline constexpr int kGrpcMessageBytesMax = 80 << 20;
+// Of a status: clients take 8 KiB of trailers, where the message stands twice, once with up to
+// three bytes for each of its own and once in base64: 1,400 of them are 4.2 and 1.9 KB.
+inline constexpr size_t kStatusMessageBytesMax = 1400;
 inline constexpr uint32_t kBeatMs = 250;
 inline constexpr uint32_t kLeaseMs = 750;
 inline constexpr int kCollectiveTimeoutSeconds = 60;

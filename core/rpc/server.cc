@@ -4,6 +4,7 @@
 
 #include "core/base/error.h"
 #include "core/base/limits.h"
+#include "core/rpc/bare_status.h"
 #include "core/rpc/grpc_log.h"
 #include "core/rpc/reflection.h"
 #include "fmt/format.h"
@@ -49,6 +50,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 64 << 10);
   for (grpc::Service* service : services) builder.RegisterService(service);
   const auto names = AddReflection(builder);
+  AddReasons(builder);
 
   std::unique_ptr<RpcServer> out(new RpcServer());
   out->state_->server = builder.BuildAndStart();

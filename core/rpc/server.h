@@ -1,7 +1,8 @@
 #pragma once
 
 // A gRPC server with what every program of Octavo offers: the given services, grpc.health.v1 (Check
-// and Watch), reflection v1alpha and v1, message size limits and keep-alive.
+// and Watch), reflection v1alpha and v1, message size limits, keep-alive, and a reason with every
+// failure (bare_status.h).
 
 #include <chrono>
 #include <memory>

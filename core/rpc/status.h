@@ -12,6 +12,8 @@ class Status;
 
 namespace octavo {
 
+// A message above kStatusMessageBytesMax (it may quote what was asked) loses its middle: its
+// beginning says what happened, its end what to do.
 grpc::Status ToGrpc(const absl::Status& status);
 
 // The reverse. Without details (another server, or gRPC itself) the code decides the reason:

@@ -1,9 +1,11 @@
 #include <chrono>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "compat/reflection_v1.grpc.pb.h"
+#include "compat/rpc_status.pb.h"
 #include "core/base/error.h"
 #include "core/base/limits.h"
 #include "core/rpc/auth.h"
@@ -26,6 +28,7 @@ namespace {
 
 using std::chrono::milliseconds;
 using ::testing::Contains;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 
 // Answers Get with the failure that the id names, or with a job of that id.
@@ -36,13 +39,15 @@ class FailingJobs final : public v1::Jobs::Service {
                    v1::Job* job) override {
     if (grpc::Status refused = guard_.Check(*context); !refused.ok()) return refused;
     ++calls;
+    if (request->id() == "throw") throw std::runtime_error("a handler of ours never throws");
     if (const auto reason = ReasonFromName(request->id())) {
-      return ToGrpc(MakeError(*reason, "it failed", {.file = "a.bin", .offset = 7}));
+      return ToGrpc(MakeError(*reason, message, {.file = "a.bin", .offset = 7}));
     }
     job->set_id(request->id());
     return grpc::Status::OK;
   }
   int calls = 0;
+  std::string message = "it failed";
 
  private:
   CallGuard guard_;
@@ -56,6 +61,9 @@ struct Fixture {
     server = *std::move(started);
   }
   absl::Status Get(const std::string& id, const std::string& token) {
+    return FromGrpc(RawGet(id, token));
+  }
+  grpc::Status RawGet(const std::string& id, const std::string& token) {
     auto stub = v1::Jobs::NewStub(MakeChannel(server->address(), token));
     grpc::ClientContext context;
     SetTimeout(context, milliseconds(5000));
@@ -64,7 +72,7 @@ struct Fixture {
     v1::Job job;
     const grpc::Status status = stub->Get(&context, request, &job);
     EXPECT_EQ(job.id(), status.ok() ? id : "");
-    return FromGrpc(status);
+    return status;
   }
   FailingJobs service;
   std::unique_ptr<RpcServer> server;
@@ -91,6 +99,46 @@ TEST(RpcStatus, EveryReasonSurvivesTheWire) {
     EXPECT_THAT(std::string(status.message()), HasSubstr("file a.bin")) << info.name;
   }
   EXPECT_TRUE(fixture.Get("a-job", "").ok());
+}
+
+// What clients in any language read, without our FromGrpc.
+TEST(RpcStatus, EveryReasonIsAnErrorInfoOnTheWire) {
+  Fixture fixture;
+  for (const ReasonInfo& info : AllReasons()) {
+    const grpc::Status status = fixture.RawGet(std::string(info.name), "");
+    EXPECT_EQ(static_cast<int>(status.error_code()), static_cast<int>(info.code)) << info.name;
+    EXPECT_EQ(status.error_message(), "it failed: file a.bin, byte offset 7") << info.name;
+    compat::RpcStatus details;
+    ASSERT_TRUE(details.ParseFromString(status.error_details())) << info.name;
+    EXPECT_EQ(details.code(), static_cast<int>(info.code)) << info.name;
+    EXPECT_EQ(details.message(), status.error_message()) << info.name;
+    ASSERT_EQ(details.details_size(), 1) << info.name;
+    EXPECT_EQ(details.details(0).type_url(), "type.googleapis.com/google.rpc.ErrorInfo");
+    compat::ErrorInfo error;
+    ASSERT_TRUE(error.ParseFromString(details.details(0).value())) << info.name;
+    EXPECT_EQ(error.reason(), info.name);
+    EXPECT_EQ(error.domain(), "octavo");
+  }
+}
+
+// A client with default limits reads it all; before, it saw RESOURCE_EXHAUSTED and no reason.
+TEST(RpcStatus, ALongMessageLosesItsMiddle) {
+  Fixture fixture;
+  for (const std::string letter : {"x", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\xa6\xa6"}) {
+    for (size_t more = 0; more < 4; ++more) {
+      std::string what(more, 'a');
+      while (what.size() < 300'000) what += letter;
+      fixture.service.message = what;
+      const absl::Status status = fixture.Get("BAD_REQUEST", "");
+      EXPECT_EQ(ReasonOf(status), Reason::kBadRequest) << status;
+      const std::string message(status.message());
+      EXPECT_LE(message.size(), kStatusMessageBytesMax);
+      EXPECT_GT(message.size(), kStatusMessageBytesMax - 8);
+      EXPECT_TRUE(message.starts_with(what.substr(0, more) + letter));
+      EXPECT_THAT(message, HasSubstr(letter + " [...] " + letter));
+      EXPECT_THAT(message, EndsWith(letter + ": file a.bin, byte offset 7"));
+    }
+  }
 }
 
 TEST(RpcStatus, BareCodesMapToReasons) {
@@ -140,6 +188,40 @@ std::string Text(const grpc::ByteBuffer& buffer) {
   return buffer.DumpToSingleSlice(&slice).ok()
              ? std::string(reinterpret_cast<const char*>(slice.begin()), slice.size())
              : std::string();
+}
+
+absl::Status GetOfBytes(const std::string& address, const std::string& bytes) {
+  const auto channel = MakeChannel(address, "");
+  const grpc::internal::RpcMethod method("/octavo.v1.Jobs/Get",
+                                         grpc::internal::RpcMethod::NORMAL_RPC);
+  grpc::ClientContext context;
+  SetTimeout(context, milliseconds(5000));
+  grpc::ByteBuffer response;
+  return FromGrpc(
+      grpc::internal::BlockingUnaryCall(channel.get(), method, &context, Bytes(bytes), &response));
+}
+
+TEST(RpcServer, WhatCannotBeReadIsABadRequest) {
+  Fixture fixture;
+  EXPECT_TRUE(GetOfBytes(fixture.server->address(), "\x0a\x02id").ok());
+  EXPECT_EQ(fixture.service.calls, 1);
+  // Cut short; not UTF-8; a surrogate; not a tag.
+  for (const std::string bytes :
+       {"\x0a\x05id", "\x0a\x02\xff\xfe", "\x0a\x03\xed\xa0\x80", "\x07"}) {
+    const absl::Status status = GetOfBytes(fixture.server->address(), bytes);
+    EXPECT_EQ(ReasonOf(status), Reason::kBadRequest) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("malformed"));
+  }
+  EXPECT_EQ(fixture.service.calls, 1);
+}
+
+TEST(RpcServer, AnExceptionIsABugOfOursAndSaysSo) {
+  Fixture fixture;
+  const grpc::Status status = fixture.RawGet("throw", "");
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_FALSE(status.error_details().empty());
+  EXPECT_EQ(ReasonOf(FromGrpc(status)), Reason::kInternal);
+  EXPECT_TRUE(fixture.Get("a-job", "").ok());
 }
 
 // HealthCheckRequest is {service = 1}, HealthCheckResponse {status = 1}: SERVING 1, NOT_SERVING 2.

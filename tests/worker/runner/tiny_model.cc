@@ -162,7 +162,7 @@ void RunRank(const TinyModel& model, const v1::ServePlan& plan, uint32_t rank,
 v1::ModelSpec RaggedSpec() {
   v1::ModelSpec spec = BaseSpec();
   spec.set_hidden_size(80);
-  spec.set_intermediate_size(100);
+  spec.set_intermediate_size(150);
   spec.set_head_dim(20);
   return spec;
 }

@@ -37,9 +37,11 @@ struct TinyModel {
   std::vector<v1::CacheScales> cache_scales;  // of a model with an FP8 cache
 };
 
-// Ragged in every dimension: hidden 80, 6 query and 3 KV heads of 20, inner 100, vocabulary 131.
+// Ragged in every dimension: hidden 80, 6 query and 3 KV heads of 20, inner 150, vocabulary 131.
+// The MLP has five units of K, of which three ranks hold one, one and two (and two ranks two and
+// three): merging their sums in the order of ranks is not merging them over the tree.
 v1::ModelSpec RaggedSpec();
-// The same with five experts of 100, two per token.
+// The same with five experts of 150, two per token.
 v1::ModelSpec MixtureSpec();
 // A DBRX of the same size: fused q, k and v that are clipped, LayerNorm, stacked experts.
 v1::ModelSpec DbrxSpec();
