@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "coordinator/control/group_journal.h"
 #include "core/base/error.h"
 #include "core/base/failure.h"
 #include "core/base/limits.h"
@@ -13,11 +14,6 @@
 
 namespace octavo {
 namespace {
-
-constexpr char kLoading[] = "loading";
-constexpr char kReady[] = "ready";
-constexpr char kReforming[] = "reforming";
-constexpr char kFailed[] = "failed";
 
 // What a worker's --memory leaves for a rank beside code, libraries and threads.
 uint64_t RankBudget(uint64_t memory_bytes) {
@@ -66,6 +62,13 @@ absl::StatusOr<v1::ModelInfo> GroupDesk::Load(const v1::LoadModelRequest& origin
   if (found == groups_.end() && groups_.size() >= kModelsMax) {
     return MakeError(Reason::kQueueFull, "too many models are loaded");
   }
+  Group& group = Begin(request);
+  SetState(group, kLoading);
+  parts_.outbox->writes.push_back(PutModel(request));
+  return group.info;
+}
+
+GroupDesk::Group& GroupDesk::Begin(const v1::LoadModelRequest& request) {
   Group& group = groups_[request.model_id()];
   group = Group();
   group.request = request;
@@ -74,8 +77,7 @@ absl::StatusOr<v1::ModelInfo> GroupDesk::Load(const v1::LoadModelRequest& origin
   group.info.set_model_id(request.model_id());
   group.info.set_model_dir(request.model_dir());
   group.info.set_tensor_parallel(request.tensor_parallel());
-  SetState(group, kLoading);
-  return group.info;
+  return group;
 }
 
 absl::StatusOr<v1::ModelInfo> GroupDesk::Get(const std::string& model_id) const {
@@ -106,6 +108,7 @@ absl::Status GroupDesk::Unload(const std::string& model_id) {
     }
   }
   parts_.models->Remove(model_id);
+  parts_.outbox->writes.push_back(EraseModel(model_id));
   groups_.erase(found);
   return absl::OkStatus();
 }
@@ -289,6 +292,7 @@ void GroupDesk::Fail(Group& group, const absl::Status& why) {
   group.workers.clear();
   SetFailure(why, group.info.mutable_failure());
   SetState(group, kFailed);
+  if (!group.served) parts_.outbox->writes.push_back(EraseModel(group.info.model_id()));
 }
 
 void GroupDesk::SetState(Group& group, const std::string& state) {

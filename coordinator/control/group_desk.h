@@ -8,7 +8,8 @@
 // A group takes the ready workers with the lowest ids that are in no other group. When one of its
 // ranks is lost or fails, every rank is told to abort, and the group forms again under a new epoch
 // as soon as enough workers are there. A group that cannot form fails with the reason after a few
-// tries, at once where trying again is no use.
+// tries, at once where trying again is no use. What is loaded is in the journal (group_journal.h),
+// so that it is loaded again by a coordinator that starts anew.
 
 #include <functional>
 #include <map>
@@ -45,10 +46,14 @@ class GroupDesk {
     const Clock* clock;
     SlowLane* slow;
     Outbox* outbox;
+    StateStore* store;
     std::function<void(std::function<void()>)> post;  // runs it later under Control's lock
     std::function<uint64_t()> next_epoch;
   };
   explicit GroupDesk(Parts parts) : parts_(std::move(parts)) {}
+
+  // Takes up what the journal says is loaded. Once, before anything else. kCorrupted, kIo.
+  absl::Status Recover();
 
   // Starts loading, or returns the model as it is if it was asked for in the same way. kBadRequest,
   // kBusy (the id serves something else), kQueueFull.
@@ -86,6 +91,13 @@ class GroupDesk {
     int failures = 0;     // formations or groups that failed in a row
   };
 
+  static constexpr char kLoading[] = "loading";
+  static constexpr char kReady[] = "ready";
+  static constexpr char kReforming[] = "reforming";
+  static constexpr char kFailed[] = "failed";
+
+  // A new group, in no state yet; it replaces one of the same name.
+  Group& Begin(const v1::LoadModelRequest& request);
   void TryForm(Group& group);
   void OnPlanned(const std::string& model_id, uint64_t generation,
                  const std::shared_ptr<absl::StatusOr<GroupPlan>>& result);
