@@ -137,9 +137,10 @@ absl::StatusOr<uint64_t> Control::Join(const v1::Hello& hello,
   welcome.mutable_welcome()->set_lease_ms(options_.lease_ms);
   client->Send(welcome);
   attached_[id] = Attached{.session = session, .client = std::move(client)};
+  groups_->ShareWorkers();
   spdlog::info("worker {} joined from {}", id, hello.engine_address());
   Flush().IgnoreError();  // jobs and groups were told
-  Post([] {});  // groups may wait for it
+  Post([] {});            // groups may wait for it
   return session;
 }
 
@@ -210,6 +211,7 @@ void Control::Lose(const std::string& worker, const char* cause, const absl::Sta
   attached_.erase(found);
   jobs_->OnWorkerLost(worker);
   groups_->OnWorkerLost(worker);
+  groups_->ShareWorkers();
 }
 
 void Control::Quarantine(const std::string& worker, const std::string& why) {

@@ -109,6 +109,7 @@ absl::Status GroupDesk::Unload(const std::string& model_id) {
   }
   parts_.models->Remove(model_id);
   parts_.outbox->writes.push_back(EraseModel(model_id));
+  parts_.outbox->writes.push_back(EraseGroup(model_id));
   groups_.erase(found);
   return absl::OkStatus();
 }
@@ -118,6 +119,7 @@ void GroupDesk::Tick() {
   for (auto& [id, group] : groups_) {
     const std::string& state = group.info.state();
     if (state == kReady && group.failures > 0 && now - group.ready_at > kSteady) group.failures = 0;
+    if (state == kRecovering) GiveUpRecovering(group);
     if (state != kLoading && state != kReforming) continue;
     if (group.formed && now - group.formed_at > kFormTimeout) {
       Break(group, MakeError(Reason::kDeadline, "the ranks did not become ready in time"),
@@ -225,7 +227,7 @@ void GroupDesk::OnRankReport(const std::string& worker, const v1::RankReport& re
   Group* group = OfEpoch(report.group_epoch());
   if (group == nullptr || report.rank() >= group->workers.size() ||
       group->workers[report.rank()] != worker) {
-    return;  // an epoch that is over
+    return Fence(worker, report);  // an epoch that is over
   }
   if (report.state() == v1::RANK_FAILED) {
     Break(*group, StatusOfFailure(report.failure()), "rank-failed", false);
@@ -244,6 +246,7 @@ void GroupDesk::OnRankReport(const std::string& worker, const v1::RankReport& re
   group->served = true;
   group->info.clear_failure();
   SetState(*group, kReady);
+  parts_.outbox->writes.push_back(PutGroup(group->info));
   spdlog::info("model {}: ready, epoch {}, leader {}", group->info.model_id(),
                group->info.group_epoch(), group->info.leader_address());
 }
@@ -271,6 +274,7 @@ void GroupDesk::Break(Group& group, const absl::Status& why, const char* cause, 
     directive.mutable_abort()->set_why(std::string(why.message()));
     Tell(worker, std::move(directive));
   }
+  parts_.outbox->writes.push_back(EraseGroup(id));
   group.formed = false;
   group.workers.clear();
   group.info.clear_worker_ids();
@@ -358,7 +362,7 @@ void GroupDesk::Describe(v1::WorkerInfo& worker) const {
 void GroupDesk::UpdateGauges() {
   std::map<std::string, int> counts;
   for (const auto& [id, group] : groups_) ++counts[group.info.state()];
-  for (const char* state : {kLoading, kReady, kReforming, kFailed}) {
+  for (const char* state : {kLoading, kReady, kReforming, kRecovering, kFailed}) {
     parts_.metrics->Set(metric::kModels, counts[state], {state});
   }
 }

@@ -2,12 +2,14 @@
 
 // How models lie in the StateStore, beside jobs (job_journal.h):
 //
-//   model/ID                 v1::LoadModelRequest, with its defaults filled in: what was asked of
-//   Load
+//   model/ID                 v1::LoadModelRequest, with its defaults, from Load to Unload
+//   group/ID                 v1::ModelInfo of the group that serves it, from ready until it breaks
 //
-// There from Load to Unload; a model that failed before it ever served is taken out, because
-// whoever asked for it was told so.
+// A model that failed before it ever served is taken out, because whoever asked for it was told so.
+// A group's entry is gone before its ranks are told to abort, so that one that is there may be
+// whole.
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,7 +22,14 @@ namespace octavo {
 StateStore::Write PutModel(const v1::LoadModelRequest& request);
 StateStore::Write EraseModel(const std::string& model_id);
 
+StateStore::Write PutGroup(const v1::ModelInfo& group);
+StateStore::Write EraseGroup(const std::string& model_id);
+
+struct LoadedModel {
+  v1::LoadModelRequest request;
+  std::optional<v1::ModelInfo> group;
+};
 // kCorrupted where a value cannot be parsed.
-absl::StatusOr<std::vector<v1::LoadModelRequest>> LoadModels(StateStore& store);
+absl::StatusOr<std::vector<LoadedModel>> LoadModels(StateStore& store);
 
 }  // namespace octavo

@@ -81,9 +81,13 @@ class GroupsTest : public ::testing::Test {
   }
   static void Say(FakeWorker& worker, v1::RankState state, const std::string& reason = "") {
     const v1::LoadRank load = LoadOf(worker);
+    SayOf(worker, load.group_epoch(), load.rank(), state, reason);
+  }
+  static void SayOf(FakeWorker& worker, uint64_t epoch, uint32_t rank, v1::RankState state,
+                    const std::string& reason = "") {
     v1::Report report;
-    report.mutable_rank()->set_group_epoch(load.group_epoch());
-    report.mutable_rank()->set_rank(load.rank());
+    report.mutable_rank()->set_group_epoch(epoch);
+    report.mutable_rank()->set_rank(rank);
     report.mutable_rank()->set_state(state);
     if (!reason.empty()) report.mutable_rank()->mutable_failure()->set_reason(reason);
     worker.Report(report);
