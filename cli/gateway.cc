@@ -11,6 +11,7 @@
 #include "cli/session.h"
 #include "cli/stop_signal.h"
 #include "coordinator/gateway/model_feed.h"
+#include "coordinator/gateway/model_list.h"
 #include "coordinator/router/model_table.h"
 #include "core/base/error.h"
 #include "core/base/status.h"
@@ -18,6 +19,7 @@
 #include "core/metrics/metrics.h"
 #include "core/rpc/server.h"
 #include "fmt/format.h"
+#include "grpcpp/impl/codegen/service_type.h"
 #include "nlohmann/json.hpp"
 
 namespace octavo {
@@ -61,7 +63,8 @@ absl::Status RunGateway(const Context& context, const GatewayFlags& flags) {
   OCTAVO_ASSIGN_OR_RETURN(const std::unique_ptr<ModelFeed> feed,
                           ModelFeed::Start(flags.cluster.coordinator, token, &models, kPatience));
   Gateway gateway(&models, &metrics, token);
-  grpc::Service* services[] = {gateway.service()};
+  const std::unique_ptr<grpc::Service> list = MakeModelList(&models, token);
+  grpc::Service* services[] = {gateway.service(), list.get()};
   OCTAVO_ASSIGN_OR_RETURN(
       const std::unique_ptr<RpcServer> server,
       RpcServer::Start({.listen = fmt::format("{}:{}", flags.host, flags.cluster.port)}, services));

@@ -142,6 +142,10 @@ class TakeoverTest(ClusterTest):
         try:
             streams = self.disturb(client, lambda index: "", hit, hits)
             self.assertEqual(sum(s.broken for s in streams), 0)
+            self.assertEqual([m.model_id for m in client.models()], [self.model.model_id])
+            with self.assertRaises(grpc.RpcError) as refused:
+                client.load(self.folder)
+            self.assertEqual(reason_of(refused.exception), "UNSUPPORTED")
         finally:
             gateway.process.terminate()
             gateway.wait(20)
