@@ -160,6 +160,13 @@ class TakeoverTest(ClusterTest):
         self.through_a_gateway(self.kill_coordinator_and_leader, 1)
         self.assertGreater(self.model_now().group_epoch, epoch)
 
+    def test_a_worker_that_hangs_when_the_coordinator_dies_is_replaced(self):
+        pids = self.cluster.worker_pids()
+        os.kill(pids[0], signal.SIGSTOP)
+        self.kill_coordinator()
+        wait_until(self.model_now, 20, "a coordinator that knows the model")
+        wait_until(lambda: len(set(self.cluster.worker_pids()) - {pids[0]}) == 3, 20, "another worker")
+
     def test_a_request_that_nobody_remembers(self):
         time.sleep(5.5)  # workers of a young coordinator may still be attaching
         for model in ["", "model"]:
