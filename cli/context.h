@@ -33,6 +33,7 @@ void AddConvertDialect(CLI::App& app, Context& context);
 void AddDequantize(CLI::App& app, Context& context);
 void AddDoctor(CLI::App& app, Context& context);
 void AddEval(CLI::App& app, Context& context);
+void AddGateway(CLI::App& app, Context& context);
 void AddImport(CLI::App& app, Context& context);
 void AddInspect(CLI::App& app, Context& context);
 void AddJob(CLI::App& app, Context& context);

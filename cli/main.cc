@@ -60,6 +60,7 @@ int main(int argc, char** argv) {
   octavo::AddPlan(app, context);
   octavo::AddSensitivity(app, context);
   octavo::AddServe(app, context);
+  octavo::AddGateway(app, context);
   octavo::AddChat(app, context);
   octavo::AddEval(app, context);
   octavo::AddInspect(app, context);

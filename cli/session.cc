@@ -30,6 +30,8 @@ constexpr milliseconds kLeasePoll{250};
 constexpr milliseconds kNap{10};
 constexpr milliseconds kCallTimeout{2'000};
 constexpr int kLostPollsMax = 2;
+// 10 seconds: a worker that starts or dials again is there long before.
+constexpr int kUnknownPollsMax = 40;
 constexpr int kWorkersMax = 64;
 
 }  // namespace
@@ -125,10 +127,11 @@ absl::Status Session::Health() const { return local_ ? local_->Health() : absl::
 
 // A worker that the coordinator calls lost while its process lives (stopped, hung) holds memory and
 // perhaps a device: it is killed, and the launcher starts a fresh one. Two looks in a row, because
-// a worker that attaches anew is briefly listed with its old self.
+// a worker that attaches anew is briefly listed with its old self. So is one that the coordinator
+// does not know: it hung before a coordinator that started anew could see it.
 void Session::WatchLeases(std::stop_token stop) {
   auto stub = v1::Cluster::NewStub(channel_);
-  std::map<pid_t, int> lost_looks;
+  std::map<pid_t, int> lost_looks, unknown_looks;
   while (!stop.stop_requested()) {
     // In short naps: whoever ends the command waits for this thread.
     for (auto slept = milliseconds(0); slept < kLeasePoll; slept += kNap) {
@@ -140,6 +143,7 @@ void Session::WatchLeases(std::stop_token stop) {
     v1::ListWorkersResponse response;
     if (!stub->ListWorkers(&context, {}, &response).ok()) {
       lost_looks.clear();
+      unknown_looks.clear();
       continue;
     }
     std::set<pid_t> lost, alive;
@@ -152,6 +156,15 @@ void Session::WatchLeases(std::stop_token stop) {
       if (alive.contains(pid)) continue;
       if (++lost_looks[pid] == kLostPollsMax) local_->KillWorker(pid);
     }
+    std::map<pid_t, int> still_unknown;
+    for (const ProcessInfo& process : local_->processes()) {
+      const pid_t pid = process.pid;
+      if (pid == 0 || process.name == "coordinator") continue;
+      if (lost.contains(pid) || alive.contains(pid)) continue;
+      still_unknown[pid] = unknown_looks[pid] + 1;
+      if (still_unknown[pid] == kUnknownPollsMax) local_->KillWorker(pid);
+    }
+    unknown_looks = std::move(still_unknown);
   }
 }
 

@@ -52,6 +52,7 @@ struct Flags {
   int threads = 0;
   std::string isa = "auto";
   std::string collectives = "auto";
+  int grace_s = static_cast<int>(RankHost::kOrphanGrace.count());
   int ready_fd = -1;
   int parent_fd = -1;
   std::string log_level = "info";
@@ -140,7 +141,8 @@ class Worker {
             .link =
                 [token](const std::vector<std::string>& addresses) {
                   return MakeFollowerLink(addresses, token);
-                }},
+                },
+            .grace = std::chrono::seconds(flags_.grace_s)},
         [this](v1::Report report) { Send(report); }, &metrics_);
     engine_service_ = MakeEngineService(&*ranks_, &metrics_, token);
     grpc::Service* services[] = {engine_service_.get()};
@@ -167,22 +169,23 @@ class Worker {
     hello.set_version(std::string(kVersion));
     spdlog::info("worker {}: listening on {}, {} threads, {}", hello.worker_id(),
                  server_->address(), Threads(), hello.isa());
-    attach_.emplace(
-        std::move(options),
-        AttachClient::Handlers{.attached =
-                                   [this] {
-                                     metrics_.Add(metric::kWorkerReconnects);
-                                     ranks_->Attached();
-                                     tasks_->Attached();
-                                     attached_ = true;
-                                   },
-                               .detached =
-                                   [this] {
-                                     tasks_->Detached();
-                                     ranks_->Detached();
-                                   },
-                               .directive = [this](v1::Directive directive) { Obey(directive); },
-                               .fatal = [this](absl::Status status) { Fail(std::move(status)); }});
+    attach_.emplace(std::move(options),
+                    AttachClient::Handlers{
+                        .attached =
+                            [this] {
+                              metrics_.Add(metric::kWorkerReconnects);
+                              ranks_->Attached();
+                              tasks_->Attached();
+                              attached_ = true;
+                            },
+                        .detached =
+                            [this](const absl::Status& why) {
+                              tasks_->Detached();
+                              const bool fenced = !why.ok() && ReasonOf(why) == Reason::kFenced;
+                              fenced ? ranks_->Detached() : ranks_->Orphaned();
+                            },
+                        .directive = [this](v1::Directive directive) { Obey(directive); },
+                        .fatal = [this](absl::Status status) { Fail(std::move(status)); }});
     attach_->Start();
   }
 
@@ -329,6 +332,9 @@ int Main(int argc, char** argv) {
   app.add_option("--collectives", flags.collectives,
                  "auto: ranks of one host meet in shared memory; tcp: over sockets")
       ->check(CLI::IsMember({"auto", "tcp"}));
+  app.add_option("--orphan-grace", flags.grace_s,
+                 "seconds that a serving group goes on after its coordinator died")
+      ->check(CLI::Range(0, 3600));
   app.add_option("--ready-fd", flags.ready_fd, "descriptor told when attached");
   app.add_option("--parent-fd", flags.parent_fd, "exit when this descriptor ends");
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error or off");

@@ -38,6 +38,7 @@ Control::Control(const ControlOptions& options, StateStore* store, ModelTable* m
                                                    .clock = options.clock,
                                                    .slow = slow_.get(),
                                                    .outbox = &outbox_,
+                                                   .store = store,
                                                    .post = post,
                                                    .next_epoch = [this] { return NextEpoch(); }});
 }
@@ -50,6 +51,7 @@ absl::StatusOr<std::unique_ptr<Control>> Control::Start(const ControlOptions& op
   {
     MutexLock lock(control->mutex_);
     OCTAVO_RETURN_IF_ERROR(control->jobs_->Recover());
+    OCTAVO_RETURN_IF_ERROR(control->groups_->Recover());
     control->UpdateGauges();
   }
   if (options.own_thread) {
@@ -107,7 +109,7 @@ void Control::Round() {
   }
   groups_->Tick();
   Dispatch();
-  Flush();
+  Flush().IgnoreError();
   UpdateGauges();
 }
 
@@ -135,9 +137,10 @@ absl::StatusOr<uint64_t> Control::Join(const v1::Hello& hello,
   welcome.mutable_welcome()->set_lease_ms(options_.lease_ms);
   client->Send(welcome);
   attached_[id] = Attached{.session = session, .client = std::move(client)};
+  groups_->ShareWorkers();
   spdlog::info("worker {} joined from {}", id, hello.engine_address());
-  Flush();
-  Post([] {});  // groups may wait for it
+  Flush().IgnoreError();  // jobs and groups were told
+  Post([] {});            // groups may wait for it
   return session;
 }
 
@@ -208,6 +211,7 @@ void Control::Lose(const std::string& worker, const char* cause, const absl::Sta
   attached_.erase(found);
   jobs_->OnWorkerLost(worker);
   groups_->OnWorkerLost(worker);
+  groups_->ShareWorkers();
 }
 
 void Control::Quarantine(const std::string& worker, const std::string& why) {
@@ -234,10 +238,11 @@ void Control::Dispatch() {
   }
 }
 
-void Control::Flush() {
+absl::Status Control::Flush() {
+  absl::Status status;
   if (!outbox_.writes.empty()) {
     const Clock::Nanos begin = options_.clock->Now();
-    const absl::Status status = store_->Apply(outbox_.writes);
+    status = store_->Apply(outbox_.writes);
     metrics_->Observe(metric::kStoreSeconds, Seconds(options_.clock->Now() - begin));
     if (!status.ok()) {
       // Tasks whose leases are not durable are not sent; groups do without the journal.
@@ -253,6 +258,7 @@ void Control::Flush() {
     if (found != attached_.end()) found->second.client->Send(directive);
   }
   outbox_ = Outbox();
+  return status;
 }
 
 void Control::UpdateGauges() {

@@ -66,6 +66,8 @@ class Control {
   absl::StatusOr<v1::Job> CancelJob(const std::string& id);
 
   // ---- Models (group_desk.h)
+  // Durable when they return: kDiskFull or kIo where the journal does not take it, and nothing is
+  // loaded then.
   absl::StatusOr<v1::ModelInfo> LoadModel(const v1::LoadModelRequest& request);
   absl::StatusOr<v1::ModelInfo> GetModel(const std::string& model_id);
   std::vector<v1::ModelInfo> ListModels();
@@ -91,7 +93,8 @@ class Control {
   void Lose(const std::string& worker, const char* cause, const absl::Status& why);
   void Quarantine(const std::string& worker, const std::string& why);
   void Dispatch();
-  void Flush();
+  // Sends what the outbox holds. Not OK: the journal did not take the writes; jobs were told.
+  absl::Status Flush();
   void UpdateGauges();
 
   const ControlOptions options_;

@@ -25,7 +25,7 @@ v1::ListWorkersResponse Control::ListWorkers() {
 absl::StatusOr<v1::Job> Control::Submit(const v1::SubmitJobRequest& request) {
   MutexLock lock(mutex_);
   absl::StatusOr<v1::Job> job = jobs_->Submit(request);
-  Flush();
+  Flush().IgnoreError();
   if (!job.ok()) return job;
   return jobs_->Get(job->id());  // failed, if the journal did not take it
 }
@@ -43,14 +43,18 @@ std::vector<v1::Job> Control::ListJobs() {
 absl::StatusOr<v1::Job> Control::CancelJob(const std::string& id) {
   MutexLock lock(mutex_);
   absl::StatusOr<v1::Job> job = jobs_->Cancel(id);
-  Flush();
+  Flush().IgnoreError();
   return job;
 }
 
 absl::StatusOr<v1::ModelInfo> Control::LoadModel(const v1::LoadModelRequest& request) {
   MutexLock lock(mutex_);
   absl::StatusOr<v1::ModelInfo> model = groups_->Load(request);
-  Flush();
+  if (const absl::Status kept = Flush(); !kept.ok() && model.ok()) {
+    groups_->Unload(model->model_id()).IgnoreError();
+    outbox_.writes.clear();
+    return kept;
+  }
   Post([] {});  // the next round starts forming
   return model;
 }
@@ -68,8 +72,8 @@ std::vector<v1::ModelInfo> Control::ListModels() {
 absl::Status Control::UnloadModel(const std::string& model_id) {
   MutexLock lock(mutex_);
   const absl::Status status = groups_->Unload(model_id);
-  Flush();
-  return status;
+  const absl::Status kept = Flush();
+  return status.ok() ? kept : status;
 }
 
 }  // namespace octavo

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "coordinator/control/group_journal.h"
 #include "core/base/error.h"
 #include "core/base/failure.h"
 #include "core/base/limits.h"
@@ -13,11 +14,6 @@
 
 namespace octavo {
 namespace {
-
-constexpr char kLoading[] = "loading";
-constexpr char kReady[] = "ready";
-constexpr char kReforming[] = "reforming";
-constexpr char kFailed[] = "failed";
 
 // What a worker's --memory leaves for a rank beside code, libraries and threads.
 uint64_t RankBudget(uint64_t memory_bytes) {
@@ -66,6 +62,13 @@ absl::StatusOr<v1::ModelInfo> GroupDesk::Load(const v1::LoadModelRequest& origin
   if (found == groups_.end() && groups_.size() >= kModelsMax) {
     return MakeError(Reason::kQueueFull, "too many models are loaded");
   }
+  Group& group = Begin(request);
+  SetState(group, kLoading);
+  parts_.outbox->writes.push_back(PutModel(request));
+  return group.info;
+}
+
+GroupDesk::Group& GroupDesk::Begin(const v1::LoadModelRequest& request) {
   Group& group = groups_[request.model_id()];
   group = Group();
   group.request = request;
@@ -74,8 +77,7 @@ absl::StatusOr<v1::ModelInfo> GroupDesk::Load(const v1::LoadModelRequest& origin
   group.info.set_model_id(request.model_id());
   group.info.set_model_dir(request.model_dir());
   group.info.set_tensor_parallel(request.tensor_parallel());
-  SetState(group, kLoading);
-  return group.info;
+  return group;
 }
 
 absl::StatusOr<v1::ModelInfo> GroupDesk::Get(const std::string& model_id) const {
@@ -106,6 +108,8 @@ absl::Status GroupDesk::Unload(const std::string& model_id) {
     }
   }
   parts_.models->Remove(model_id);
+  parts_.outbox->writes.push_back(EraseModel(model_id));
+  parts_.outbox->writes.push_back(EraseGroup(model_id));
   groups_.erase(found);
   return absl::OkStatus();
 }
@@ -115,6 +119,7 @@ void GroupDesk::Tick() {
   for (auto& [id, group] : groups_) {
     const std::string& state = group.info.state();
     if (state == kReady && group.failures > 0 && now - group.ready_at > kSteady) group.failures = 0;
+    if (state == kRecovering) GiveUpRecovering(group);
     if (state != kLoading && state != kReforming) continue;
     if (group.formed && now - group.formed_at > kFormTimeout) {
       Break(group, MakeError(Reason::kDeadline, "the ranks did not become ready in time"),
@@ -222,7 +227,7 @@ void GroupDesk::OnRankReport(const std::string& worker, const v1::RankReport& re
   Group* group = OfEpoch(report.group_epoch());
   if (group == nullptr || report.rank() >= group->workers.size() ||
       group->workers[report.rank()] != worker) {
-    return;  // an epoch that is over
+    return Fence(worker, report);  // an epoch that is over
   }
   if (report.state() == v1::RANK_FAILED) {
     Break(*group, StatusOfFailure(report.failure()), "rank-failed", false);
@@ -241,6 +246,7 @@ void GroupDesk::OnRankReport(const std::string& worker, const v1::RankReport& re
   group->served = true;
   group->info.clear_failure();
   SetState(*group, kReady);
+  parts_.outbox->writes.push_back(PutGroup(group->info));
   spdlog::info("model {}: ready, epoch {}, leader {}", group->info.model_id(),
                group->info.group_epoch(), group->info.leader_address());
 }
@@ -268,6 +274,7 @@ void GroupDesk::Break(Group& group, const absl::Status& why, const char* cause, 
     directive.mutable_abort()->set_why(std::string(why.message()));
     Tell(worker, std::move(directive));
   }
+  parts_.outbox->writes.push_back(EraseGroup(id));
   group.formed = false;
   group.workers.clear();
   group.info.clear_worker_ids();
@@ -289,6 +296,7 @@ void GroupDesk::Fail(Group& group, const absl::Status& why) {
   group.workers.clear();
   SetFailure(why, group.info.mutable_failure());
   SetState(group, kFailed);
+  if (!group.served) parts_.outbox->writes.push_back(EraseModel(group.info.model_id()));
 }
 
 void GroupDesk::SetState(Group& group, const std::string& state) {
@@ -354,7 +362,7 @@ void GroupDesk::Describe(v1::WorkerInfo& worker) const {
 void GroupDesk::UpdateGauges() {
   std::map<std::string, int> counts;
   for (const auto& [id, group] : groups_) ++counts[group.info.state()];
-  for (const char* state : {kLoading, kReady, kReforming, kFailed}) {
+  for (const char* state : {kLoading, kReady, kReforming, kRecovering, kFailed}) {
     parts_.metrics->Set(metric::kModels, counts[state], {state});
   }
 }

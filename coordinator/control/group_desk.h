@@ -4,11 +4,15 @@
 // lock.
 //
 //   loading -> ready -> reforming -> ready ...; failed; gone by Unload
+//   after a start: recovering -> ready, or reforming
 //
 // A group takes the ready workers with the lowest ids that are in no other group. When one of its
 // ranks is lost or fails, every rank is told to abort, and the group forms again under a new epoch
 // as soon as enough workers are there. A group that cannot form fails with the reason after a few
-// tries, at once where trying again is no use.
+// tries, at once where trying again is no use. What is loaded is in the journal (group_journal.h),
+// so that a coordinator that starts anew takes the group over as it is, if all of its ranks still
+// serve, or loads the model again. A rank that serves under an epoch that is not known is told to
+// abort.
 
 #include <functional>
 #include <map>
@@ -36,7 +40,8 @@ class GroupDesk {
   static constexpr int kTriesMax = 4;
   static constexpr std::chrono::seconds kWorkersWait{30};   // for enough workers to load a model
   static constexpr std::chrono::seconds kFormTimeout{600};  // from LoadRank to ready
-  static constexpr std::chrono::seconds kSteady{60};  // of readiness forgives earlier failures
+  static constexpr std::chrono::seconds kSteady{60};      // of readiness forgives earlier failures
+  static constexpr std::chrono::seconds kRecoverWait{5};  // for the ranks of a group that served
 
   struct Parts {
     const Membership* members;
@@ -45,10 +50,14 @@ class GroupDesk {
     const Clock* clock;
     SlowLane* slow;
     Outbox* outbox;
+    StateStore* store;
     std::function<void(std::function<void()>)> post;  // runs it later under Control's lock
     std::function<uint64_t()> next_epoch;
   };
   explicit GroupDesk(Parts parts) : parts_(std::move(parts)) {}
+
+  // Takes up what the journal says is loaded. Once, before anything else. kCorrupted, kIo.
+  absl::Status Recover();
 
   // Starts loading, or returns the model as it is if it was asked for in the same way. kBadRequest,
   // kBusy (the id serves something else), kQueueFull.
@@ -62,6 +71,8 @@ class GroupDesk {
   void OnGet(const std::string& worker, const v1::RendezvousGet& get);
   void OnWorkerLost(const std::string& worker);
   void Tick();
+  // Tells the router where the workers are that are attached.
+  void ShareWorkers();
   void UpdateGauges();
 
   // Sets model_id and rank if the worker is a rank.
@@ -86,12 +97,23 @@ class GroupDesk {
     int failures = 0;     // formations or groups that failed in a row
   };
 
+  static constexpr char kLoading[] = "loading";
+  static constexpr char kReady[] = "ready";
+  static constexpr char kReforming[] = "reforming";
+  static constexpr char kRecovering[] = "recovering";
+  static constexpr char kFailed[] = "failed";
+
+  // A new group, in no state yet; it replaces one of the same name.
+  Group& Begin(const v1::LoadModelRequest& request);
   void TryForm(Group& group);
   void OnPlanned(const std::string& model_id, uint64_t generation,
                  const std::shared_ptr<absl::StatusOr<GroupPlan>>& result);
   void Form(Group& group, const GroupPlan& plan);
   void Break(Group& group, const absl::Status& why, const char* cause, bool worker_lost);
   void Fail(Group& group, const absl::Status& why);
+  void GiveUpRecovering(Group& group);
+  // Ends a rank that serves in a group that is none of ours.
+  void Fence(const std::string& worker, const v1::RankReport& report);
   void SetState(Group& group, const std::string& state);
   void Answer(const std::vector<Rendezvous::Answer>& answers);
   void Tell(const std::string& worker, v1::Directive directive);

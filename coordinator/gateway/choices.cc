@@ -1,10 +1,12 @@
 #include "coordinator/gateway/choices.h"
 
 #include <algorithm>
+#include <climits>
 #include <thread>
 #include <utility>
 
 #include "core/base/error.h"
+#include "core/base/limits.h"
 #include "core/base/status.h"
 #include "core/metrics/metrics.h"
 #include "grpcpp/support/async_stream.h"
@@ -26,6 +28,7 @@ struct Choices::Choice {
   std::optional<double> first_token_seconds = std::nullopt;
   Steady::time_point last_token = {};
   v1::FinishReason finish = v1::FINISH_UNSPECIFIED;  // once it was told
+  int client_has = 0;    // tokens still to come that the client has already
   int prompt_told = 0;   // log probabilities of the prompt that the client has
   int prompt_again = 0;  // of those, what the group now says once more
 
@@ -59,14 +62,21 @@ Choices::~Choices() {
   }
 }
 
-void Choices::Add(v1::EngineRequest request, Assembler assembler) {
-  choices_.push_back(
-      std::unique_ptr<Choice>(new Choice{.index = static_cast<uint32_t>(choices_.size()),
-                                         .request = std::move(request),
-                                         .assembler = std::move(assembler)}));
+void Choices::Add(v1::EngineRequest request, Assembler assembler, Past past) {
+  const int prompt = request.prompt_size();
+  choices_.push_back(std::unique_ptr<Choice>(
+      new Choice{.index = static_cast<uint32_t>(choices_.size()),
+                 .request = std::move(request),
+                 .assembler = std::move(assembler),
+                 .event = std::move(past.told),
+                 .client_has = static_cast<int>(std::min<uint32_t>(past.client_tokens, INT_MAX)),
+                 .prompt_told = past.client_tokens > 0 ? std::max(prompt - 1, 0) : 0}));
 }
 
 absl::Status Choices::Run(Leader leader) {
+  for (const auto& choice : choices_) {
+    if (choice->event.tokens_size() > 0) Forward(*choice, false);
+  }
   int idle = 0;
   bool again = false;  // the same group was asked again
   auto news = Steady::now();
@@ -140,7 +150,8 @@ absl::StatusOr<Choices::Leader> Choices::AwaitGroup(const v1::ModelInfo& lost) {
     if (other || waited > kGroupWait) {
       return MakeError(Reason::kGroupLost, "no group came that could go on");
     }
-    if (leader.ok() && (leader->model.group_epoch() != lost.group_epoch() || waited > kSameGroup)) {
+    if (leader.ok() && (leader->model.group_epoch() != lost.group_epoch() ||
+                        (waited > kSameGroup && leader->model.state() == "ready"))) {
       return leader;
     }
     if (!leader.ok() && ReasonOf(leader.status()) != Reason::kNotReady) return leader.status();
@@ -162,7 +173,7 @@ bool Choices::Advance(Choice& choice, bool ok) {
     }
     return false;
   }
-  if (ok && choice.awaits == Choice::Awaits::kEvent) Forward(choice);
+  if (ok && choice.awaits == Choice::Awaits::kEvent) Forward(choice, true);
   if (ok && !choice.told() && !client_gone_) {
     choice.awaits = Choice::Awaits::kEvent;
     choice.reader->Read(&choice.event, &choice);
@@ -176,14 +187,29 @@ bool Choices::Advance(Choice& choice, bool ok) {
   return true;
 }
 
-void Choices::Forward(Choice& choice) {
+v1::Delta Choices::Assemble(Choice& choice) {
+  v1::EngineEvent& event = choice.event;
+  const int count = event.tokens_size();
+  const int had = std::min(choice.client_has, count);
+  if (had == 0) return choice.assembler.Push(event);
+  choice.client_has -= had;
+  v1::EngineEvent first = event;
+  first.mutable_tokens()->DeleteSubrange(had, count - had);
+  if (had < count) first.clear_finish();
+  choice.assembler.Push(first);
+  event.mutable_tokens()->DeleteSubrange(0, had);
+  event.clear_cached_tokens();
+  return had < count ? choice.assembler.Push(event) : v1::Delta();
+}
+
+void Choices::Forward(Choice& choice, bool now) {
   if (client_gone_) return;
   TakeNews(choice);
   v1::GenerateResponse response;
   v1::Delta& delta = *response.mutable_delta();
-  delta = choice.assembler.Push(choice.event);
+  delta = Assemble(choice);
   delta.set_index(choice.index);
-  if (delta.tokens_size() > 0) CountTokens(choice, delta.tokens_size());
+  if (now && delta.tokens_size() > 0) CountTokens(choice, delta.tokens_size());
   const bool news =
       !delta.text().empty() || delta.tokens_size() > 0 || delta.prompt_tokens_size() > 0;
   if (news && !parts_.writer.Write(response)) {
@@ -201,6 +227,16 @@ void Choices::TakeNews(Choice& choice) {
   choice.prompt_told += event.prompt_size();
   if (choice.request.output_size() > 0) event.clear_cached_tokens();
   for (const v1::EngineToken& token : event.tokens()) choice.request.add_output(token.id());
+  if (!choice.request.note().empty() && event.tokens_size() > 0) {
+    v1::EngineEvent told;
+    *told.mutable_tokens() = event.tokens();
+    told.AppendToString(choice.request.mutable_told());
+    // Beyond that no log keeps it.
+    if (choice.request.told().size() > kTokenLogRequestBytes) {
+      choice.request.clear_note();
+      choice.request.clear_told();
+    }
+  }
   events_ += event.tokens_size() > 0 || event.prompt_size() > 0 ? 1 : 0;
 }
 

@@ -6,7 +6,8 @@
 //
 // A stream outlives its group. Where a rank died, the tokens so far go to the group that forms
 // next, with the prompt, and it goes on after them: logits depend on tokens alone and draws on
-// (seed, position), so that the client gets what it would have got, once.
+// (seed, position), so that the client gets what it would have got, once. A stream whose gateway
+// died is taken up in the same way, from what a worker's log has of it.
 
 #include <chrono>
 #include <functional>
@@ -51,8 +52,13 @@ class Choices {
   explicit Choices(const Parts& parts);
   ~Choices();
 
+  // What there is of an answer already.
+  struct Past {
+    v1::EngineEvent told = {};   // by the engine, its end included where it has ended
+    uint32_t client_tokens = 0;  // that the client has; what they brought is not sent again
+  };
   // The next choice, from index 0 on. REQUIRES not running yet.
-  void Add(v1::EngineRequest request, Assembler assembler);
+  void Add(v1::EngineRequest request, Assembler assembler, Past past);
 
   // Streams until every choice has its Finished. Where one fails, the others are cancelled and its
   // error is returned; so is kCancelled when the client hangs up, and what LiveCalls ended the call
@@ -81,8 +87,10 @@ class Choices {
   bool Advance(Choice& choice, bool ok);
   // Drops what was told before, remembers what a next group would have to know.
   void TakeNews(Choice& choice);
-  // Hands an engine event on.
-  void Forward(Choice& choice);
+  // The choice's event as the client gets it: without what its tokens so far brought.
+  static v1::Delta Assemble(Choice& choice);
+  // Hands the choice's event on; those of `now` count as generated.
+  void Forward(Choice& choice, bool now);
   void CountTokens(Choice& choice, int count);
   void SendFinished(Choice& choice, v1::FinishReason reason);
   void CancelAll();

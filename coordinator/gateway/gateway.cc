@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <optional>
 #include <string_view>
 #include <utility>
 
 #include "coordinator/gateway/choices.h"
 #include "coordinator/gateway/generation.h"
 #include "coordinator/gateway/live_calls.h"
+#include "coordinator/gateway/resumption.h"
 #include "coordinator/gateway/text_cache.h"
 #include "core/base/error.h"
 #include "core/base/mutex.h"
@@ -28,7 +30,10 @@ namespace {
 using Steady = std::chrono::steady_clock;
 using CallPtr = std::shared_ptr<LiveCalls::Call>;
 
-constexpr size_t kChannelsMax = 64;
+constexpr size_t kChannelsMax = 256;
+constexpr std::chrono::milliseconds kLogTimeout{2'000};
+// Young gateways may not know all workers yet: those of a coordinator that died dial again.
+constexpr std::chrono::milliseconds kAttachTime{5'000};
 
 double SecondsSince(Steady::time_point start) {
   return std::chrono::duration<double>(Steady::now() - start).count();
@@ -73,6 +78,8 @@ class Gateway::Impl final : public v1::Inference::Service {
                            const v1::GenerateRequest& request,
                            grpc::ServerWriter<v1::GenerateResponse>& writer,
                            std::string_view& outcome);
+  // What the client that asks for the rest of a request has to be answered.
+  absl::StatusOr<Resumption> Remember(const v1::GenerateRequest& request);
   absl::Status ScoreFor(LiveCalls::Call& call, const grpc::ServerContext& context,
                         const v1::ScoreRequest& request, v1::ScoreResponse& response);
   absl::Status CompareFor(LiveCalls::Call& call, const grpc::ServerContext& context,
@@ -82,7 +89,7 @@ class Gateway::Impl final : public v1::Inference::Service {
     OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo info, models_->Route(model));
     return texts_.Get(info);
   }
-  std::shared_ptr<v1::Engine::Stub> Leader(const v1::ModelInfo& model);
+  std::shared_ptr<v1::Engine::Stub> EngineAt(const std::string& address);
   // Of the model's group now; kNotReady while it forms, kGroupLost where it failed.
   absl::StatusOr<Choices::Leader> LeaderOf(const std::string& model);
 
@@ -92,7 +99,8 @@ class Gateway::Impl final : public v1::Inference::Service {
   const CallGuard guard_;
   TextCache texts_;
   Mutex mutex_;
-  std::map<std::string, std::shared_ptr<v1::Engine::Stub>> leaders_ OCTAVO_GUARDED_BY(mutex_);
+  std::map<std::string, std::shared_ptr<v1::Engine::Stub>> engines_ OCTAVO_GUARDED_BY(mutex_);
+  const Steady::time_point start_ = Steady::now();
   LiveCalls calls_;
 };
 
@@ -113,11 +121,11 @@ grpc::Status Gateway::Impl::Handle(const grpc::ServerContext& context, std::stri
   return ToGrpc(status);
 }
 
-std::shared_ptr<v1::Engine::Stub> Gateway::Impl::Leader(const v1::ModelInfo& model) {
+std::shared_ptr<v1::Engine::Stub> Gateway::Impl::EngineAt(const std::string& address) {
   MutexLock lock(mutex_);
-  if (leaders_.size() > kChannelsMax) leaders_.clear();
-  std::shared_ptr<v1::Engine::Stub>& stub = leaders_[model.leader_address()];
-  if (stub == nullptr) stub = v1::Engine::NewStub(MakeChannel(model.leader_address(), token_));
+  if (engines_.size() > kChannelsMax) engines_.clear();
+  std::shared_ptr<v1::Engine::Stub>& stub = engines_[address];
+  if (stub == nullptr) stub = v1::Engine::NewStub(MakeChannel(address, token_));
   return stub;
 }
 
@@ -126,7 +134,7 @@ absl::StatusOr<Choices::Leader> Gateway::Impl::LeaderOf(const std::string& model
   if (!info.ok()) return MakeError(Reason::kGroupLost, "the model was unloaded");
   if (info->state() == "failed") return MakeError(Reason::kGroupLost, info->failure().message());
   OCTAVO_ASSIGN_OR_RETURN(v1::ModelInfo ready, models_->Route(model));
-  std::shared_ptr<v1::Engine::Stub> engine = Leader(ready);
+  std::shared_ptr<v1::Engine::Stub> engine = EngineAt(ready.leader_address());
   return Choices::Leader{std::move(engine), std::move(ready)};
 }
 
@@ -134,7 +142,10 @@ grpc::Status Gateway::Impl::Generate(grpc::ServerContext* context,
                                      const v1::GenerateRequest* request,
                                      grpc::ServerWriter<v1::GenerateResponse>* writer) {
   return Handle(*context, "generate", [&](std::string_view& outcome) -> absl::Status {
-    OCTAVO_ASSIGN_OR_RETURN(const CallPtr call, calls_.Begin(request->request_id(), context));
+    OCTAVO_ASSIGN_OR_RETURN(const bool resumes, IsResumption(*request));
+    OCTAVO_ASSIGN_OR_RETURN(const CallPtr call,
+                            resumes ? calls_.TakeOver(request->request_id(), context)
+                                    : calls_.Begin(request->request_id(), context));
     metrics_->Set(metric::kRequestsRunning, static_cast<double>(calls_.size()));
     const absl::Status status = GenerateFor(*call, *context, *request, *writer, outcome);
     calls_.End(*call);
@@ -142,11 +153,34 @@ grpc::Status Gateway::Impl::Generate(grpc::ServerContext* context,
   });
 }
 
+absl::StatusOr<Resumption> Gateway::Impl::Remember(const v1::GenerateRequest& request) {
+  std::vector<std::shared_ptr<v1::Engine::Stub>> workers;
+  for (const std::string& address : models_->Workers()) workers.push_back(EngineAt(address));
+  OCTAVO_ASSIGN_OR_RETURN(const std::vector<v1::LoggedRequest> logs,
+                          AskForLog(workers, request.request_id(), kLogTimeout));
+  absl::StatusOr<Resumption> found = ChooseLog(logs, request);
+  if (!found.ok() && ReasonOf(found.status()) == Reason::kNotFound &&
+      Steady::now() - start_ < kAttachTime) {
+    return MakeError(Reason::kNotReady, "workers may still be attaching, one of which remembers it",
+                     {}, "try again");
+  }
+  return found;
+}
+
 absl::Status Gateway::Impl::GenerateFor(LiveCalls::Call& call, const grpc::ServerContext& context,
-                                        const v1::GenerateRequest& request,
+                                        const v1::GenerateRequest& asked,
                                         grpc::ServerWriter<v1::GenerateResponse>& writer,
                                         std::string_view& outcome) {
+  std::optional<Resumption> earlier;
+  if (!asked.from_index().empty()) {
+    OCTAVO_ASSIGN_OR_RETURN(earlier, Remember(asked));
+  }
+  const v1::GenerateRequest& request = earlier.has_value() ? earlier->request : asked;
   OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo model, models_->Route(request.model()));
+  if (earlier.has_value() && earlier->model_dir != model.model_dir()) {
+    return MakeError(Reason::kNotFound,
+                     fmt::format("request '{}' was to another checkpoint", request.request_id()));
+  }
   Choices choices({.calls = calls_,
                    .call = call,
                    .client = context,
@@ -156,13 +190,20 @@ absl::Status Gateway::Impl::GenerateFor(LiveCalls::Call& call, const grpc::Serve
   OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<const TextBundle> text, texts_.Get(model));
   OCTAVO_ASSIGN_OR_RETURN(v1::EngineRequest engine, BuildEngineRequest(request, *text));
   engine.set_request_id(call.id);
+  engine.set_note(earlier.has_value() ? earlier->note
+                                      : NoteOf(request, model, engine.sampling().seed()));
   for (uint32_t i = 0; i < std::max(request.n(), 1u); ++i) {
     OCTAVO_ASSIGN_OR_RETURN(Assembler assembler, Assembler::Create(request, *text));
-    choices.Add(ChoiceOf(engine, i), std::move(assembler));
+    choices.Add(ChoiceOf(engine, i), std::move(assembler),
+                earlier.has_value() ? PastOf(*earlier, i) : Choices::Past());
   }
-  metrics_->Add(metric::kPromptTokens, engine.prompt_size());
-  metrics_->Observe(metric::kRequestPromptTokens, engine.prompt_size());
-  const absl::Status status = choices.Run({Leader(model), model});
+  if (earlier.has_value()) {
+    metrics_->Add(metric::kStreamsResumed);
+  } else {
+    metrics_->Add(metric::kPromptTokens, engine.prompt_size());
+    metrics_->Observe(metric::kRequestPromptTokens, engine.prompt_size());
+  }
+  const absl::Status status = choices.Run({EngineAt(model.leader_address()), model});
   metrics_->Observe(metric::kRequestGenerationTokens, choices.tokens());
   OCTAVO_RETURN_IF_ERROR(status);
   outcome = FinishName(choices.finish());
@@ -197,7 +238,7 @@ absl::Status Gateway::Impl::ScoreFor(LiveCalls::Call& call, const grpc::ServerCo
     return MakeError(Reason::kBadRequest, "the request has no input", {}, "set text or token_ids");
   }
   metrics_->Add(metric::kPromptTokens, engine.ids_size());
-  const std::shared_ptr<v1::Engine::Stub> leader = Leader(model);
+  const std::shared_ptr<v1::Engine::Stub> leader = EngineAt(model.leader_address());
   grpc::ClientContext client;
   client.set_deadline(context.deadline());
   calls_.Open(call, model, &client);
@@ -243,7 +284,7 @@ absl::Status Gateway::Impl::CompareFor(LiveCalls::Call& call, const grpc::Server
   grpc::ClientContext client;
   client.set_deadline(context.deadline());
   calls_.Open(call, model, &client);
-  const grpc::Status status = Leader(model)->Compare(&client, engine, &response);
+  const grpc::Status status = EngineAt(model.leader_address())->Compare(&client, engine, &response);
   const absl::Status ended = calls_.Close(call);
   OCTAVO_RETURN_IF_ERROR(ended);
   return LeaderStatus(status);

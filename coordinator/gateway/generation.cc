@@ -91,6 +91,7 @@ v1::EngineRequest ChoiceOf(const v1::EngineRequest& engine, uint32_t index) {
   v1::EngineRequest choice = engine;
   choice.mutable_sampling()->set_seed(engine.sampling().seed() + index);
   choice.set_prompt_logprobs(engine.prompt_logprobs() && index == 0);
+  choice.set_choice(index);
   return choice;
 }
 

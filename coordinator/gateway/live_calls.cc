@@ -44,9 +44,23 @@ absl::StatusOr<std::shared_ptr<LiveCalls::Call>> LiveCalls::Begin(
   return call;
 }
 
+absl::StatusOr<std::shared_ptr<LiveCalls::Call>> LiveCalls::TakeOver(
+    const std::string& request_id, const grpc::ServerContext* client) {
+  {
+    MutexLock lock(mutex_);
+    const auto it = calls_.find(request_id);
+    if (it != calls_.end()) {
+      Cancel(*it->second, MakeError(Reason::kBusy, "a later stream took this request up"));
+      calls_.erase(it);
+    }
+  }
+  return Begin(request_id, client);
+}
+
 void LiveCalls::End(const Call& call) {
   MutexLock lock(mutex_);
-  calls_.erase(call.id);
+  const auto it = calls_.find(call.id);
+  if (it != calls_.end() && it->second.get() == &call) calls_.erase(it);
 }
 
 void LiveCalls::Open(Call& call, const v1::ModelInfo& model, grpc::ClientContext* engine) {

@@ -34,6 +34,10 @@ class LiveCalls {
   // kQueueFull, kCancelled (stopping).
   absl::StatusOr<std::shared_ptr<Call>> Begin(const std::string& request_id,
                                               const grpc::ServerContext* client);
+  // As Begin, for a client that takes up a request: one with this id that still runs ends with
+  // kBusy. REQUIRES an id.
+  absl::StatusOr<std::shared_ptr<Call>> TakeOver(const std::string& request_id,
+                                                 const grpc::ServerContext* client);
   void End(const Call& call);
 
   // From here to Close, the watch may cancel `engine`, a call to the leader of `model`; there may

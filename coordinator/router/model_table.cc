@@ -1,11 +1,21 @@
 #include "coordinator/router/model_table.h"
 
+#include <set>
+#include <utility>
+
 #include "core/base/error.h"
 #include "core/base/status.h"
 #include "fmt/format.h"
 #include "fmt/ranges.h"
 
 namespace octavo {
+namespace {
+
+bool Serves(const v1::ModelInfo& model) {
+  return model.state() == "ready" || model.state() == "recovering";
+}
+
+}  // namespace
 
 void ModelTable::Put(const v1::ModelInfo& model) {
   MutexLock lock(mutex_);
@@ -46,7 +56,7 @@ absl::StatusOr<v1::ModelInfo> ModelTable::Find(const std::string& model) const {
 
 absl::StatusOr<v1::ModelInfo> ModelTable::Route(const std::string& model) const {
   OCTAVO_ASSIGN_OR_RETURN(v1::ModelInfo info, Find(model));
-  if (info.state() == "ready") return info;
+  if (Serves(info)) return info;
   std::string what = fmt::format("model '{}' is {}", info.model_id(), info.state());
   if (info.has_failure()) what += ": " + info.failure().message();
   return MakeError(Reason::kNotReady, what, {}, "try again when it is ready");
@@ -55,8 +65,22 @@ absl::StatusOr<v1::ModelInfo> ModelTable::Route(const std::string& model) const 
 bool ModelTable::StillServing(const v1::ModelInfo& model) const {
   MutexLock lock(mutex_);
   const auto it = models_.find(model.model_id());
-  return it != models_.end() && it->second.state() == "ready" &&
+  return it != models_.end() && Serves(it->second) &&
          it->second.group_epoch() == model.group_epoch();
+}
+
+void ModelTable::SetWorkers(std::vector<std::string> addresses) {
+  MutexLock lock(mutex_);
+  workers_ = std::move(addresses);
+}
+
+std::vector<std::string> ModelTable::Workers() const {
+  MutexLock lock(mutex_);
+  std::set<std::string> all(workers_.begin(), workers_.end());
+  for (const auto& [id, model] : models_) {
+    if (!model.leader_address().empty()) all.insert(model.leader_address());
+  }
+  return {all.begin(), all.end()};
 }
 
 }  // namespace octavo

@@ -1,7 +1,8 @@
 #pragma once
 
 // The models being served and where their leader ranks are: written by coordinator/control as
-// groups form, break and form again, read by the gateway for every request.
+// groups form, break and form again (or by a gateway of its own, which asks the coordinator), read
+// by the gateway for every request.
 
 #include <map>
 #include <string>
@@ -28,15 +29,22 @@ class ModelTable {
   // named), kBadRequest (several and none named).
   absl::StatusOr<v1::ModelInfo> Find(const std::string& model) const;
 
-  // As Find, for an entry that can take a request now. Errors as Find, kNotReady while the group
-  // loads or forms again or has failed (with its failure).
+  // As Find, for an entry that can take a request now: one that is ready, or that was and is being
+  // looked for by a coordinator that started anew. Errors as Find, kNotReady while the group loads
+  // or forms again or has failed (with its failure).
   absl::StatusOr<v1::ModelInfo> Route(const std::string& model) const;
 
   // Whether the group that `model` (a result of Route) described is still the one serving it.
   bool StillServing(const v1::ModelInfo& model) const;
 
+  // The engine addresses of the workers that are attached.
+  void SetWorkers(std::vector<std::string> addresses);
+  // Those, and the leaders of models, which need not be attached yet; each once.
+  std::vector<std::string> Workers() const;
+
  private:
   mutable Mutex mutex_;
+  std::vector<std::string> workers_ OCTAVO_GUARDED_BY(mutex_);
   std::map<std::string, v1::ModelInfo> models_ OCTAVO_GUARDED_BY(mutex_);
 };
 

@@ -48,5 +48,10 @@ inline constexpr int kStopStringsMax = 16;
 inline constexpr int kStopIdsMax = 1024;  // what end-of-text ids a model has included
 inline constexpr int kLogitBiasMax = 1024;
 inline constexpr int kChoicesMax = 16;  // of one request
+// What a worker remembers of answers (some 10 bytes a token, more with alternatives) and of one
+// request with all of its answers; what exceeds the latter cannot be taken up again.
+inline constexpr size_t kTokenLogBytes = 16u << 20;
+inline constexpr size_t kTokenLogRequestBytes = 4u << 20;
+inline constexpr size_t kTokenLogRequests = 4096;
 
 }  // namespace octavo

@@ -159,7 +159,7 @@ inline constexpr MetricDef kGenerationTokens{"octavo_generation_tokens_total",
                                              "Tokens sent to clients.", kCounter, kCoordinator};
 inline constexpr MetricDef kStreamsResumed{
     "octavo_streams_resumed_total",
-    "Streams that went on with another group after theirs was lost.", kCounter, kCoordinator};
+    "Streams that went on after their group or their gateway was lost.", kCounter, kCoordinator};
 inline constexpr MetricDef kRequestPromptTokens{"octavo_request_prompt_tokens",
                                                 "Prompt tokens of one request.",
                                                 kHistogram,

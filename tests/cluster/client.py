@@ -82,6 +82,10 @@ class Client:
         return self.stream("Inference/Generate", pb["inference"].GenerateRequest(**fields),
                            pb["inference"].GenerateResponse, timeout_s)
 
+    def resume(self, request_id, from_index, **fields):
+        """The rest of an earlier request's stream, after so many tokens of each choice."""
+        return self.generate(request_id=request_id, from_index=from_index, **fields)
+
     def complete(self, **fields):
         """Runs Generate to its end: (text, token ids, Finished)."""
         text, ids, finished = "", [], None

@@ -9,7 +9,7 @@
 #include "core/base/status.h"
 #include "core/tensor/bare/fp_env.h"
 #include "fmt/format.h"
-#include "worker/serve/follower.h"
+#include "worker/serve/serving_rank.h"
 
 namespace octavo {
 namespace {
@@ -20,35 +20,6 @@ using std::chrono::milliseconds;
 constexpr milliseconds kReleaseTimeout{10000};
 
 }  // namespace
-
-// A rank of a group. Members are destroyed from the last to the first: the engine's hooks use
-// everything above it.
-struct RankHost::Serving {
-  v1::LoadRank load;
-  Mutex mutex;  // over `over` and against Abort during construction
-  std::unique_ptr<Communicator> communicator;
-  RankModel model;
-  Logits logits;
-  std::optional<FollowerLink> link;
-  std::unique_ptr<Follower> follower;
-  Mutex showing;
-  EngineFigures counted OCTAVO_GUARDED_BY(showing);  // what the counters already have
-  bool ready = false;
-  bool over = false;
-  std::string why;
-  std::unique_ptr<Engine> engine;
-
-  void End(const std::string& reason) {
-    MutexLock lock(mutex);
-    if (over) return;
-    over = true;
-    why = reason;
-    // The engine first, so that its calls carry this reason and not a consequence of it.
-    if (engine != nullptr) engine->Abort(MakeError(Reason::kGroupLost, reason));
-    if (communicator != nullptr) communicator->Abort(reason);
-    if (link.has_value()) link->abort();
-  }
-};
 
 RankHost::RankHost(Options options, std::function<void(v1::Report)> send, Metrics* metrics)
     : options_(std::move(options)),
@@ -78,24 +49,6 @@ void RankHost::AbortGroup(const v1::AbortGroup& abort) {
 void RankHost::Unload(const v1::UnloadRank& unload) {
   EndGroup(unload.group_epoch(), "the model was unloaded");
   Push(unload.group_epoch(), nullptr);
-}
-
-void RankHost::Attached() {
-  rendezvous_.Reset();
-  MutexLock lock(mutex_);
-  ended_epoch_ = 0;
-}
-
-void RankHost::Detached() {
-  uint64_t epoch = 0;
-  {
-    MutexLock lock(mutex_);
-    ++lease_;
-    commands_.clear();
-    if (serving_ != nullptr) epoch = serving_->load.group_epoch();
-  }
-  EndGroup(UINT64_MAX, "this worker lost its coordinator");
-  Push(epoch, nullptr);
 }
 
 void RankHost::Push(uint64_t epoch, const v1::LoadRank* load) {
@@ -134,6 +87,7 @@ void RankHost::WorkLoop(const std::stop_token& stop) {
       }
     }
     if (!next.has_value()) {
+      EndOrphan();
       if (present != nullptr) Show(*present);
       continue;
     }
@@ -259,7 +213,7 @@ void RankHost::Lead(const v1::LoadRank& load, const std::shared_ptr<Serving>& se
                     .collect = link.collect,
                     .broken =
                         [this, raw, epoch](const absl::Status& why) {
-                          raw->communicator->Abort(std::string(why.message()));
+                          raw->End(std::string(why.message()));
                           Report(epoch, 0, v1::RANK_FAILED, why);
                         }},
       Clock::System());

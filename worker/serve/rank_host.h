@@ -5,6 +5,7 @@
 // follower. One group at a time; the coordinator's directives are worked off in order by one
 // thread, but for aborts, which act at once.
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -42,6 +43,7 @@ struct RankModel {
 
 class RankHost {
  public:
+  static constexpr std::chrono::seconds kOrphanGrace{30};
   struct Options {
     std::string host;  // where peers reach this process (collectives)
     Collectives collectives = Collectives::kAuto;
@@ -49,6 +51,8 @@ class RankHost {
     // Loads a rank's weights; the communicator outlives the result.
     std::function<absl::StatusOr<RankModel>(const v1::LoadRank&, Communicator*)> load;
     std::function<FollowerLink(const std::vector<std::string>& addresses)> link;
+    // How long a group goes on without its coordinator.
+    std::chrono::milliseconds grace{kOrphanGrace};
   };
 
   // `send` carries reports to the coordinator. `metrics` outlives the host.
@@ -60,10 +64,13 @@ class RankHost {
   void AbortGroup(const v1::AbortGroup& abort);
   void Unload(const v1::UnloadRank& unload);
   void Deliver(const v1::RendezvousValue& value) { rendezvous_.Deliver(value); }
-  // A lease began: group epochs may start again.
+  // A lease began: group epochs may start again. Says what became of the present group, so that the
+  // coordinator, perhaps one that started anew, takes it over or ends it.
   void Attached();
   // The lease is gone: whatever group there is has ended, and so have loads not yet begun.
   void Detached();
+  // The same because the coordinator is gone: a group that serves goes on without it for the grace.
+  void Orphaned();
 
   // The engine, if this rank leads a group. Holding it keeps the group's memory; let go of it soon
   // after its calls fail. Errors: kNotReady.
@@ -94,6 +101,8 @@ class RankHost {
   // collectives return. Memory is freed later, by TakeApart.
   void EndGroup(uint64_t epoch, const std::string& why);
   void TakeApart(uint64_t epoch);
+  // Ends the group whose coordinator did not come back.
+  void EndOrphan();
   absl::Status Assemble(const v1::LoadRank& load, uint64_t lease);
   absl::Status Join(const v1::LoadRank& load, Serving& serving);
   void Lead(const v1::LoadRank& load, const std::shared_ptr<Serving>& serving);
@@ -115,6 +124,8 @@ class RankHost {
   std::shared_ptr<Serving> serving_ OCTAVO_GUARDED_BY(mutex_);
   uint64_t ended_epoch_ OCTAVO_GUARDED_BY(mutex_) = 0;  // groups up to it are over
   uint64_t lease_ OCTAVO_GUARDED_BY(mutex_) = 0;        // counts them
+  // When the group that goes on without a coordinator ends.
+  std::optional<std::chrono::steady_clock::time_point> orphan_end_ OCTAVO_GUARDED_BY(mutex_);
   std::jthread thread_;
 };
 

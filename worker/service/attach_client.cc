@@ -68,7 +68,7 @@ class AttachClient::Impl {
       const absl::Status status = HoldStream(stop, &welcomed);
       if (stop.stop_requested()) return;
       if (welcomed) {
-        handlers_.detached();
+        handlers_.detached(status);
         backoff = kBackoffFirst;
       }
       if (!status.ok() && ReasonOf(status) == Reason::kUnauthenticated) {
@@ -91,6 +91,7 @@ class AttachClient::Impl {
       context_ = &context;
       last_sign_ = Steady::now();
       dialing_ = true;
+      slept_ = false;
     }
     std::unique_ptr<Stream> stream = stub_->Attach(&context);
     v1::Report hello;
@@ -102,11 +103,14 @@ class AttachClient::Impl {
       stream_ = nullptr;
       leased_ = false;
     }
+    bool slept = false;
     {
       MutexLock lock(mutex_);
       context_ = nullptr;
+      slept = slept_;
     }
-    return FromGrpc(stream->Finish());
+    const absl::Status status = FromGrpc(stream->Finish());
+    return slept ? MakeError(Reason::kFenced, "this worker slept through its lease") : status;
   }
 
   void ReadLoop(Stream& stream, bool* welcomed) {
@@ -160,6 +164,7 @@ class AttachClient::Impl {
     spdlog::warn("{} after {} ms of silence",
                  dialing_ ? "no welcome from the coordinator" : "this worker lost its lease",
                  std::chrono::duration_cast<milliseconds>(silence).count());
+    slept_ = !dialing_;
     context_->TryCancel();
   }
 
@@ -179,6 +184,7 @@ class AttachClient::Impl {
   CondVar changed_;
   grpc::ClientContext* context_ OCTAVO_GUARDED_BY(mutex_) = nullptr;  // of the stream held now
   bool dialing_ OCTAVO_GUARDED_BY(mutex_) = false;                    // no Welcome yet
+  bool slept_ OCTAVO_GUARDED_BY(mutex_) = false;                      // through the lease
   Steady::time_point last_sign_ OCTAVO_GUARDED_BY(mutex_);            // of being awake
   milliseconds beat_ OCTAVO_GUARDED_BY(mutex_){kBeatMs};
   milliseconds lease_ OCTAVO_GUARDED_BY(mutex_){kLeaseMs};

@@ -24,8 +24,9 @@ class AttachClient {
   struct Handlers {
     // The coordinator's Welcome came: a lease begins.
     std::function<void()> attached;
-    // The stream ended, or this process slept through its lease.
-    std::function<void()> detached;
+    // The stream ended, and so did the lease. kFenced: this process slept through it, or the
+    // coordinator said so; otherwise the coordinator is gone, as far as one can tell.
+    std::function<void(const absl::Status& why)> detached;
     // Everything but Welcome.
     std::function<void(v1::Directive)> directive;
     // Dialing again is no use (wrong token): the worker should exit with this.

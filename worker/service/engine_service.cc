@@ -14,6 +14,7 @@
 #include "core/rpc/status.h"
 #include "fmt/format.h"
 #include "octavo/v1/service/engine.grpc.pb.h"
+#include "worker/serve/token_log.h"
 #include "worker/service/logit_streams.h"
 
 namespace octavo {
@@ -101,6 +102,15 @@ class EngineService final : public v1::Engine::Service {
     });
   }
 
+  grpc::Status GetTokenLog(grpc::ServerContext* context, const v1::GetTokenLogRequest* request,
+                           v1::LoggedRequest* response) override {
+    if (grpc::Status refused = guard_.Check(*context); !refused.ok()) return refused;
+    absl::StatusOr<v1::LoggedRequest> logged = log_.Get(request->request_id());
+    if (!logged.ok()) return ToGrpc(logged.status());
+    *response = *std::move(logged);
+    return grpc::Status::OK;
+  }
+
   grpc::Status GetArtifact(grpc::ServerContext* context, const v1::GetArtifactRequest* request,
                            grpc::ServerWriter<v1::ArtifactChunk>* writer) override {
     if (grpc::Status refused = guard_.Check(*context); !refused.ok()) return refused;
@@ -134,13 +144,20 @@ class EngineService final : public v1::Engine::Service {
     OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<Engine> engine, host_->engine());
     auto call = engine->Generate(request, DeadlineOf(context));
     OCTAVO_RETURN_IF_ERROR(CountRejected(call.status()));
+    std::optional<TokenLog::Ticket> ticket;
+    if (!request.note().empty()) ticket = log_.Begin(request);
     v1::FinishReason finish = v1::FINISH_UNSPECIFIED;
     absl::Status status;
     while (finish == v1::FINISH_UNSPECIFIED && status.ok()) {
       v1::EngineEvent event;
       const News news = (*call)->Wait(kPoll, &event);
+      // Logged before it is told: whoever was told it finds it there.
+      if (ticket.has_value() && news != News::kNothing) log_.Append(*ticket, event);
       if (news == News::kFailed) {
         status = (*call)->failure();
+      } else if (ticket.has_value() && !log_.Holds(*ticket)) {
+        engine->Cancel(**call);
+        status = MakeError(Reason::kBusy, "a later stream took this request up");
       } else if (context.IsCancelled() || (news != News::kNothing && !writer.Write(event))) {
         engine->Cancel(**call);
         status = MakeError(Reason::kCancelled, "the caller went away");
@@ -211,6 +228,7 @@ class EngineService final : public v1::Engine::Service {
   Metrics* const metrics_;
   const std::string token_;
   const CallGuard guard_;
+  TokenLog log_{TokenLog::Limits{}};
 };
 
 }  // namespace

@@ -1,118 +1,20 @@
 // Serving groups through Control with fake workers: forming, rendezvous, breaking, forming again.
 
-#include <chrono>
-#include <filesystem>
-#include <functional>
-#include <string>
-#include <thread>
-
-#include "coordinator/control/control.h"
-#include "core/base/error.h"
-#include "core/base/ids.h"
-#include "core/checkpoint/synth.h"
 #include "gmock/gmock.h"
-#include "gtest/gtest.h"
-#include "tests/fakes/fake_worker.h"
-#include "tests/fakes/memory_state_store.h"
+#include "tests/coordinator/control/groups_fixture.h"
 
 namespace octavo {
 namespace {
 
-namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 using ::testing::ElementsAre;
-
-class GroupsTest : public ::testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    dir_ = new fs::path(fs::temp_directory_path() / ("octavo-groups-" + RandomHex(8)));
-    SynthSpec spec;
-    spec.model.set_hidden_size(128);
-    spec.model.set_intermediate_size(256);
-    spec.model.set_layer_count(2);
-    spec.model.set_head_count(4);
-    spec.model.set_kv_head_count(2);
-    spec.model.set_vocab_size(320);
-    const absl::Status written = WriteSynthetic(spec, 7, dir_->string());
-    ASSERT_TRUE(written.ok()) << written;
-  }
-  static void TearDownTestSuite() {
-    fs::remove_all(*dir_);
-    delete dir_;
-  }
-
-  GroupsTest() {
-    ControlOptions options;
-    options.clock = &clock_;
-    options.own_thread = false;
-    auto started = Control::Start(options, &store_, &models_, &metrics_);
-    EXPECT_TRUE(started.ok()) << started.status();
-    control_ = *std::move(started);
-  }
-
-  v1::LoadModelRequest Request(uint32_t ranks) const {
-    v1::LoadModelRequest request;
-    request.set_model_dir(dir_->string());
-    request.set_model_id("m");
-    request.set_tensor_parallel(ranks);
-    return request;
-  }
-  bool RoundsUntil(const std::function<bool()>& done) {
-    for (int i = 0; i < 20'000; ++i) {
-      control_->Step();
-      if (done()) return true;
-      std::this_thread::sleep_for(milliseconds(1));
-    }
-    return false;
-  }
-  // The last LoadRank that a worker got for an epoch above `epoch`; null message if none.
-  static v1::LoadRank LoadOf(const FakeWorker& worker, uint64_t epoch = 0) {
-    for (auto i = worker.directives.rbegin(); i != worker.directives.rend(); ++i) {
-      if (i->has_load() && i->load().group_epoch() > epoch) return i->load();
-    }
-    return {};
-  }
-  static bool Aborted(const FakeWorker& worker, uint64_t epoch) {
-    return std::any_of(worker.directives.begin(), worker.directives.end(), [&](const auto& d) {
-      return d.has_abort() && d.abort().group_epoch() == epoch;
-    });
-  }
-  static void Say(FakeWorker& worker, v1::RankState state, const std::string& reason = "") {
-    const v1::LoadRank load = LoadOf(worker);
-    v1::Report report;
-    report.mutable_rank()->set_group_epoch(load.group_epoch());
-    report.mutable_rank()->set_rank(load.rank());
-    report.mutable_rank()->set_state(state);
-    if (!reason.empty()) report.mutable_rank()->mutable_failure()->set_reason(reason);
-    worker.Report(report);
-  }
-  v1::ModelInfo Model() { return *control_->GetModel("m"); }
-
-  // Brings a group of two up over workers "a" and "b".
-  uint64_t FormPair(FakeWorker& a, FakeWorker& b, uint64_t after = 0) {
-    EXPECT_TRUE(RoundsUntil([&] { return LoadOf(b, after).group_epoch() != 0; }));
-    Say(a, v1::RANK_READY);
-    Say(b, v1::RANK_READY);
-    control_->Step();
-    EXPECT_EQ(Model().state(), "ready");
-    return Model().group_epoch();
-  }
-
-  static fs::path* dir_;
-  ManualClock clock_;
-  MemoryStateStore store_;
-  ModelTable models_;
-  Metrics metrics_{MetricHome::kCoordinator, "test"};
-  std::unique_ptr<Control> control_;
-};
-fs::path* GroupsTest::dir_ = nullptr;
 
 TEST_F(GroupsTest, FormsOverTheLowestIdsAndTellsTheRouter) {
   auto c = FakeWorker::Join(*control_, "3", 0);
   auto b = FakeWorker::Join(*control_, "2", 0);
   auto a = FakeWorker::Join(*control_, "1", 0);
   ASSERT_TRUE(control_->LoadModel(Request(2)).ok());
-  EXPECT_EQ(ReasonOf(models_.Route("m").status()), Reason::kNotReady);
+  EXPECT_EQ(ReasonOf(models_->Route("m").status()), Reason::kNotReady);
   const uint64_t epoch = FormPair(*a, *b);
   EXPECT_EQ(LoadOf(*c).group_epoch(), 0u);
   const v1::LoadRank load = LoadOf(*b);
@@ -120,7 +22,7 @@ TEST_F(GroupsTest, FormsOverTheLowestIdsAndTellsTheRouter) {
   EXPECT_EQ(load.plan().rank_count(), 2u);
   EXPECT_EQ(load.plan().ranks_size(), 2);
   EXPECT_THAT(load.engine_addresses(), ElementsAre("127.0.0.1:11", "127.0.0.1:12"));
-  const auto routed = models_.Route("m");
+  const auto routed = models_->Route("m");
   ASSERT_TRUE(routed.ok()) << routed.status();
   EXPECT_EQ(routed->leader_address(), "127.0.0.1:11");
   EXPECT_EQ(routed->group_epoch(), epoch);
@@ -140,7 +42,7 @@ TEST_F(GroupsTest, FormsOverTheLowestIdsAndTellsTheRouter) {
   ASSERT_TRUE(control_->UnloadModel("m").ok());
   EXPECT_TRUE(a->directives.back().has_unload());
   EXPECT_TRUE(b->directives.back().has_unload());
-  EXPECT_EQ(ReasonOf(models_.Find("m").status()), Reason::kNotFound);
+  EXPECT_EQ(ReasonOf(models_->Find("m").status()), Reason::kNotFound);
   EXPECT_EQ(ReasonOf(control_->UnloadModel("m")), Reason::kNotFound);
 }
 
@@ -181,7 +83,7 @@ TEST_F(GroupsTest, ADeadRankAbortsTheOthersAndTheGroupFormsAgain) {
   EXPECT_TRUE(Aborted(*a, epoch));
   EXPECT_EQ(Model().state(), "reforming");
   EXPECT_EQ(Model().failure().reason(), "GROUP_LOST");
-  EXPECT_EQ(ReasonOf(models_.Route("m").status()), Reason::kNotReady);
+  EXPECT_EQ(ReasonOf(models_->Route("m").status()), Reason::kNotReady);
   EXPECT_EQ(metrics_.ValueOf(metric::kGroupReforms, {"worker-lost"}), 1);
   clock_.Advance(std::chrono::minutes(10));  // waits for workers as long as it takes
   a->Beat();

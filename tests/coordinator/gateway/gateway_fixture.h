@@ -51,6 +51,14 @@ class FakeLeader final : public v1::Engine::Service {
     return grpc::Status::OK;
   }
 
+  grpc::Status GetTokenLog(grpc::ServerContext*, const v1::GetTokenLogRequest* request,
+                           v1::LoggedRequest* response) override {
+    MutexLock lock(mutex);
+    if (!logs.contains(request->request_id())) return ToGrpc(MakeError(Reason::kNotFound, "none"));
+    *response = logs[request->request_id()];
+    return grpc::Status::OK;
+  }
+
   grpc::Status GetArtifact(grpc::ServerContext*, const v1::GetArtifactRequest* request,
                            grpc::ServerWriter<v1::ArtifactChunk>* writer) override {
     const auto it = files.find(request->name());
@@ -70,6 +78,7 @@ class FakeLeader final : public v1::Engine::Service {
   CallGuard guard{"t"};
   Mutex mutex;
   v1::EngineRequest last;
+  std::map<std::string, v1::LoggedRequest> logs;  // by request id
   std::map<std::string, std::string> files;
   std::vector<int32_t> answer;
   v1::FinishReason finish = v1::FINISH_LENGTH;

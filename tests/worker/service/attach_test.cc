@@ -54,7 +54,7 @@ struct Seen {
   std::atomic<int> fatal = 0;
   AttachClient::Handlers handlers() {
     return {.attached = [this] { ++attached; },
-            .detached = [this] { ++detached; },
+            .detached = [this](const absl::Status&) { ++detached; },
             .directive = [this](const v1::Directive& d) { directives += d.has_revoke(); },
             .fatal =
                 [this](const absl::Status& status) {

@@ -1,0 +1,47 @@
+#pragma once
+
+// What RankHost holds of the group that it is a rank of. For rank_host.cc and rank_lease.cc.
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/base/error.h"
+#include "core/base/mutex.h"
+#include "worker/comm/communicator.h"
+#include "worker/serve/engine.h"
+#include "worker/serve/follower.h"
+#include "worker/serve/rank_host.h"
+
+namespace octavo {
+
+// A rank of a group. Members are destroyed from the last to the first: the engine's hooks use
+// everything above it.
+struct RankHost::Serving {
+  v1::LoadRank load;
+  Mutex mutex;  // over `over` and against Abort during construction
+  std::unique_ptr<Communicator> communicator;
+  RankModel model;
+  Logits logits;
+  std::optional<FollowerLink> link;
+  std::unique_ptr<Follower> follower;
+  Mutex showing;
+  EngineFigures counted OCTAVO_GUARDED_BY(showing);  // what the counters already have
+  bool ready = false;
+  bool over = false;
+  std::string why;
+  std::unique_ptr<Engine> engine;
+
+  void End(const std::string& reason) {
+    MutexLock lock(mutex);
+    if (over) return;
+    over = true;
+    why = reason;
+    // The engine first, so that its calls carry this reason and not a consequence of it.
+    if (engine != nullptr) engine->Abort(MakeError(Reason::kGroupLost, reason));
+    if (communicator != nullptr) communicator->Abort(reason);
+    if (link.has_value()) link->abort();
+  }
+};
+
+}  // namespace octavo
