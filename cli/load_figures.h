@@ -17,6 +17,7 @@ namespace octavo {
 struct RequestRecord {
   double due = 0;    // when it was to be sent: a client that is late does not flatter the server
   double first = 0;  // the first token
+  double last = 0;   // the last
   double done = 0;
   std::vector<double> gaps;  // between arrivals of tokens; those that came together are one arrival
   uint32_t input_tokens = 0;

@@ -9,7 +9,7 @@ packages=(
   # RPC and messages; the CMake files of gRPC look for OpenSSL, c-ares, re2 and zlib
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libprotoc-dev libabsl-dev libssl-dev
   libc-ares-dev libre2-dev zlib1g-dev
-  # base, metrics (prometheus-cpp's CMake files look for curl), state, collectives, text, data, command line
+  # base, metrics, HTTP client, state, collectives, text, data, command line
   libfmt-dev libspdlog-dev libxxhash-dev prometheus-cpp-dev libcurl4-openssl-dev libsqlite3-dev libgloo-dev
   libpcre2-dev libutf8proc-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev
   # tests and checks

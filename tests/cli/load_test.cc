@@ -4,6 +4,7 @@
 #include <set>
 
 #include "cli/load_figures.h"
+#include "cli/load_http.h"
 #include "cli/load_plan.h"
 #include "gmock/gmock.h"
 
@@ -128,6 +129,47 @@ TEST(LoadFigures, ReadWell) {
   const LoadFigures none = FiguresOf({}, {});
   EXPECT_EQ(none.requests_per_second(), 0);
   EXPECT_THAT(TextOf(none), HasSubstr("0 answered"));
+}
+
+constexpr std::string_view kAnswer =
+    ": a comment\r\n"
+    "data: {\"choices\":[{\"text\":\"one\",\"finish_reason\":null}]}\r\n\r\n"
+    "data: {\"choices\":[{\"text\":\"\",\"finish_reason\":null}]}\n\n"
+    "data: {\"choices\":[{\"text\":\" \\u00e9\",\"finish_reason\":\"length\"}]}\n\n"
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":5}}\n\n"
+    "data: [DONE]\n\n";
+
+TEST(CompletionEvents, AreTheSameInPiecesOfAnyLength) {
+  for (size_t length = 1; length <= kAnswer.size(); ++length) {
+    CompletionEvents events;
+    int arrivals = 0;
+    for (size_t at = 0; at < kAnswer.size(); at += length) {
+      const auto tokens = events.Take(kAnswer.substr(at, length));
+      ASSERT_TRUE(tokens.ok()) << tokens.status();
+      arrivals += *tokens ? 1 : 0;
+    }
+    EXPECT_TRUE(events.done());
+    EXPECT_EQ(events.input_tokens(), 7u);
+    EXPECT_EQ(events.output_tokens(), 5u);
+    EXPECT_LE(arrivals, 3);
+    EXPECT_GE(arrivals, length < 40 ? 3 : 1) << length;
+  }
+}
+
+TEST(CompletionEvents, CountsEventsWhereNobodySaysUsage) {
+  CompletionEvents events;
+  ASSERT_TRUE(*events.Take(kAnswer.substr(0, kAnswer.find("data: {\"choices\":[],"))));
+  EXPECT_EQ(events.output_tokens(), 3u);
+  EXPECT_TRUE(events.done());
+}
+
+TEST(CompletionEvents, RefusesWhatIsNotOne) {
+  for (const std::string& wrong :
+       {std::string("data: nonsense\n"), std::string("data: [1]\n"),
+        std::string("data: {\"choices\":[3]}\n"), std::string(2 << 20, 'x')}) {
+    CompletionEvents events;
+    EXPECT_FALSE(events.Take(wrong).ok()) << wrong.substr(0, 30);
+  }
 }
 
 }  // namespace

@@ -1,6 +1,10 @@
 """`octavo bench serve` on real processes: what it counts is what the coordinator counted."""
 
+import http.server
+import json
 import re
+import threading
+import time
 import unittest
 
 from client import scrape
@@ -10,6 +14,42 @@ from serve_test import Resident
 SYNTH = ["--family", "llama", "--layers", 2, "--hidden", 256, "--intermediate", 512, "--heads", 4, "--kv-heads", 2,
          "--head-dim", 64, "--vocab", 320, "--max-position", 512, "--seed", 3]
 LATENCIES = ["time_to_first_token", "inter_token", "time_per_token", "whole_request"]
+
+
+class Peer(http.server.BaseHTTPRequestHandler):
+    """What OpenAI-style servers have in common; prompts longer than 100 ids are refused."""
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert self.path == "/v1/completions" and asked["stream"] and asked["ignore_eos"], asked
+        if len(asked["prompt"]) > 100:
+            self.send_response(400)
+            self.send_header("Content-Length", "3")
+            self.end_headers()
+            self.wfile.write(b"no\n")
+            return
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for token in range(asked["max_tokens"]):
+            time.sleep(0.01)
+            last = token + 1 == asked["max_tokens"]
+            self.event({"choices": [{"text": "x", "finish_reason": "length" if last else None}]})
+        self.event({"choices": [], "usage": {"prompt_tokens": len(asked["prompt"]),
+                                             "completion_tokens": asked["max_tokens"]}})
+        self.chunk(b"data: [DONE]\n\n")
+        self.chunk(b"")
+
+    def event(self, value):
+        self.chunk(b"data: " + json.dumps(value).encode() + b"\n\n")
+
+    def chunk(self, data):
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def log_message(self, *_):
+        pass
 
 
 class LoadTest(ClusterTest):
@@ -56,6 +96,28 @@ class LoadTest(ClusterTest):
         # Longer than the model takes: refused by name, and the load goes on.
         result = self.run_ok("bench", "serve", "--requests", 3, "--input-tokens", 600, *self.there).result()
         self.assertEqual((result["answered"], result["failed"]), (0, {"BAD_REQUEST": 3}))
+
+    def test_an_http_server_is_loaded_by_the_same_clients(self):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Peer)
+        self.addCleanup(server.server_close)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.shutdown)
+        there = ["--http", f"http://127.0.0.1:{server.server_port}", "--json"]
+        result = self.run_ok("bench", "serve", "--requests", 6, "--input-tokens", 40, "--output-tokens", 5,
+                             "--clients", 2, *there).result()
+        self.assertEqual((result["answered"], result["failed"]), (6, {}))
+        self.assertEqual((result["input_tokens"], result["output_tokens"]), (240, 30))
+        self.assertGreater(result["inter_token_seconds"]["p50"], 0.009)
+        self.assertGreater(result["whole_request_seconds"]["p50"], 0.049)
+        result = self.run_ok("bench", "serve", "--requests", 2, "--input-tokens", 101, *there).result()
+        self.assertEqual((result["answered"], result["failed"]), (0, {"HTTP 400": 2}))
+        result = self.run_ok("bench", "serve", "--requests", 1, "--output-tokens", 1000, "--input-tokens", 5,
+                             "--timeout", 0.5, *there).result()
+        self.assertEqual((result["answered"], result["failed"]), (0, {"DEADLINE": 1}))
+        server.shutdown()
+        server.server_close()
+        result = self.run_ok("bench", "serve", "--requests", 1, *there).result()
+        self.assertEqual((result["answered"], result["failed"]), (0, {"UNREACHABLE": 1}))
 
 
 if __name__ == "__main__":

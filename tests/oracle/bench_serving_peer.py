@@ -82,10 +82,10 @@ def octavo(folder, state):
         smol.octavo("down", "--state", state, capture_output=True)
 
 
-def load(shape, there):
+def load(shape, there, seed):
     _, clients, requests, inside, out, figure = shape
     done = smol.octavo("bench", "serve", "--clients", clients, "--requests", requests, "--input-tokens", inside,
-                       "--output-tokens", out, "--timeout", 600, "--json", *there, capture_output=True)
+                       "--output-tokens", out, "--timeout", 600, "--seed", seed, "--json", *there, capture_output=True)
     result = json.loads(done.stdout.strip().splitlines()[-1])
     assert result["answered"] == requests and result["output_tokens"] == requests * out, result
     return figure(result)
@@ -101,15 +101,16 @@ def main():
             octavo(args.octavo_dir or args.dir, pathlib.Path(scratch) / "state") as ours, vllm(args.dir, log) as (url, group):
         theirs = ["--http", url, "--model", args.dir]
         for shape in LOADS:
-            load((*shape[:2], min(2, shape[2]), *shape[3:]), theirs)  # what a server does for the first time only
+            for there in (ours, theirs):  # what a server does for the first time only
+                load((*shape[:2], min(2, shape[2]), *shape[3:]), there, 999)
             seen = {"octavo": [], "vllm": []}
-            for _ in range(args.rounds):
+            for seed in range(args.rounds):  # of its own each: nothing is in a cache of prefixes
                 os.killpg(group, signal.SIGSTOP)
                 try:
-                    seen["octavo"].append(load(shape, ours))
+                    seen["octavo"].append(load(shape, ours, seed))
                 finally:
                     os.killpg(group, signal.SIGCONT)
-                seen["vllm"].append(load(shape, theirs))
+                seen["vllm"].append(load(shape, theirs, seed))
             ratio = statistics.median(seen["octavo"]) / statistics.median(seen["vllm"])
             rounds = {name: ", ".join(f"{value:.1f}" for value in values) for name, values in seen.items()}
             print(f"| {shape[0]} | {rounds['octavo']} | {rounds['vllm']} | {ratio:.2f} |", flush=True)
