@@ -17,9 +17,12 @@ struct LanesAvx2 {
   struct F {
     __m256 a, b;  // lanes 0..7, 8..15
   };
-  static constexpr int kRowTile = 3;
-  static constexpr int kGroupTile = 1;
-  static constexpr int kStreams = 2;
+  static constexpr int kRowTile = 3;  // rows whose products stay in registers
+  // Groups of 16 channels that so many rows walk at a time.
+  static constexpr int Streams(int rows) { return rows == 1 ? 2 : 1; }
+  static constexpr bool kDecodes = true;  // many rows: weights are decoded beforehand
+  static constexpr int kBlockRows = 3;    // the same, of products with decoded numbers
+  static constexpr int kBlockGroups = 1;
 
   [[gnu::always_inline]] static F Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   [[gnu::always_inline]] static F Set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }

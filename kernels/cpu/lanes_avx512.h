@@ -15,9 +15,12 @@ namespace {
 
 struct LanesAvx512 {
   using F = __m512;
-  static constexpr int kRowTile = 6;    // rows that a block product keeps in registers
-  static constexpr int kGroupTile = 2;  // groups of 16 channels, likewise
-  static constexpr int kStreams = 4;    // groups that a one-row product walks at a time
+  static constexpr int kRowTile = 8;  // rows whose products stay in registers
+  // Groups of 16 channels that so many rows walk at a time.
+  static constexpr int Streams(int rows) { return rows <= 2 ? 4 : rows <= 4 ? 2 : 1; }
+  static constexpr bool kDecodes = false;  // many rows: weights are decoded beforehand
+  static constexpr int kBlockRows = 6;     // the same, of products with decoded numbers
+  static constexpr int kBlockGroups = 2;
 
   [[gnu::always_inline]] static F Zero() { return _mm512_setzero_ps(); }
   [[gnu::always_inline]] static F Set(float x) { return _mm512_set1_ps(x); }

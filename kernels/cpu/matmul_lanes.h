@@ -7,105 +7,159 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/block_products.h"
 #include "kernels/matmul.h"
 
 namespace octavo::internal {
 namespace {
 
-constexpr int64_t kRowsMax = 64;          // of one block-scaled pass
 constexpr int64_t kPrefetchBytes = 4096;  // ahead, in every weight stream
+constexpr int64_t kStripGroups = 4;       // of 16 channels, that all rows pass before the next
+constexpr int64_t kDecodedRows = 64;      // that use a decoded tile before the next
 
-// Numbers of one tile: out[k * stride + channel].
-template <class L>
-void DecodeTile(WeightType type, const std::byte* tile, float* out, int64_t stride) {
-  if (type == WeightType::kBf16) {
-    for (int64_t line = 0; line < 16; ++line) {
-      typename L::F even, odd;
-      L::Bf16Line(tile + line * 64, &even, &odd);
-      L::Store(out + (2 * line) * stride, even);
-      L::Store(out + (2 * line + 1) * stride, odd);
+// A line of a tile, which is read at a time: 64 bytes, so many k.
+constexpr int64_t LineDepth(WeightType type) { return type == WeightType::kFp8 ? 4 : 2; }
+constexpr int64_t LineCount(WeightType type) { return kTileDepth / LineDepth(type); }
+
+template <class L, WeightType Type>
+[[gnu::always_inline]] inline void ReadLine(const std::byte* line, typename L::F* k) {
+  __builtin_prefetch(line + kPrefetchBytes);
+  if constexpr (Type == WeightType::kBf16) {
+    L::Bf16Line(line, &k[0], &k[1]);
+  } else {
+    L::Fp8Line(line, k);
+  }
+}
+
+// Few rows: `Groups` groups, `step` apart, walk K side by side in registers: that many streams of
+// weights, each decoded once for all rows. With scales: sums of 128 from zero, then fma(p, row
+// scale
+// * channel scale, sum).
+template <class L, WeightType Type, int Rows, int Groups, bool Scaled>
+[[gnu::always_inline]] inline void FewRows(const PackedWeights& weights, int64_t group,
+                                           int64_t step, int64_t begin, int64_t end, const float* x,
+                                           int64_t x_stride, const BlockScales* scales, float* sums,
+                                           int64_t sums_stride) {
+  constexpr int64_t kPerLine = LineDepth(Type);
+  constexpr int64_t kLines = LineCount(Type);
+  constexpr int64_t kBytes = TileBytes(Type);
+  const std::byte* tiles[Groups];
+#pragma GCC unroll 8
+  for (int g = 0; g < Groups; ++g) tiles[g] = weights.Tile(group + g * step, begin);
+  typename L::F sum[Rows][Groups], total[Rows][Groups];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+    for (int g = 0; g < Groups; ++g) {
+      total[r][g] = L::Load(sums + r * sums_stride + g * step * 16);
+      sum[r][g] = Scaled ? L::Zero() : total[r][g];
     }
-    return;
   }
-  for (int64_t line = 0; line < 8; ++line) {
-    typename L::F k[4];
-    L::Fp8Line(tile + line * 64, k);
-    for (int64_t i = 0; i < 4; ++i) L::Store(out + (4 * line + i) * stride, k[i]);
-  }
-}
-
-// chains[r][..] = fma(x[r], weights, chains[r][..]).
-template <class L, int Rows, int Groups>
-[[gnu::always_inline]] inline void AddProducts(const float* weights, const float* x,
-                                               int64_t x_stride,
-                                               typename L::F (&chains)[Rows][Groups]) {
-  typename L::F w[Groups];
+  for (int64_t block = begin; block < end; ++block) {
+    typename L::F even[Rows][Groups], odd[Rows][Groups];
 #pragma GCC unroll 8
-  for (int g = 0; g < Groups; ++g) w[g] = L::Load(weights + g * 16);
+    for (int i = 0; i < Rows * Groups; ++i) {
+      even[i / Groups][i % Groups] = odd[i / Groups][i % Groups] = L::Zero();
+    }
+#pragma GCC unroll 2
+    for (int64_t line = 0; line < kLines; ++line) {
+      const float* xs = x + block * kTileDepth + line * kPerLine;
 #pragma GCC unroll 8
-  for (int r = 0; r < Rows; ++r) {
-    const typename L::F a = L::Set(x[r * x_stride]);
+      for (int g = 0; g < Groups; ++g) {
+        typename L::F k[4];
+        ReadLine<L, Type>(tiles[g] + line * 64, k);
 #pragma GCC unroll 8
-    for (int g = 0; g < Groups; ++g) chains[r][g] = L::Fma(a, w[g], chains[r][g]);
-  }
-}
-
-// sums[r][..] += the 32-block rule of x rows and `weights` ([32][16 * Groups] numbers).
-template <class L, int Rows, int Groups>
-[[gnu::always_inline]] inline void BlockRows(const float* weights, const float* x, int64_t x_stride,
-                                             float* sums, int64_t sums_stride) {
-  constexpr int64_t kStride = Groups * 16;
-  typename L::F even[Rows][Groups], odd[Rows][Groups];
+        for (int64_t i = 0; i < kPerLine; i += 2) {
+          // One parity after the other, so that few registers hold weights.
 #pragma GCC unroll 8
-  for (int r = 0; r < Rows; ++r) {
+          for (int r = 0; r < Rows; ++r) {
+            even[r][g] = L::Fma(L::Set(xs[r * x_stride + i]), k[i], even[r][g]);
+          }
 #pragma GCC unroll 8
-    for (int g = 0; g < Groups; ++g) even[r][g] = odd[r][g] = L::Zero();
-  }
-#pragma GCC unroll 4
-  for (int64_t k = 0; k < kTileDepth; k += 2) {
-    // One parity after the other, so that only `Groups` registers hold weights.
-    AddProducts<L, Rows, Groups>(weights + k * kStride, x + k, x_stride, even);
-    AddProducts<L, Rows, Groups>(weights + (k + 1) * kStride, x + k + 1, x_stride, odd);
+          for (int r = 0; r < Rows; ++r) {
+            odd[r][g] = L::Fma(L::Set(xs[r * x_stride + i + 1]), k[i + 1], odd[r][g]);
+          }
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int g = 0; g < Groups; ++g) {
+      tiles[g] += kBytes;
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        sum[r][g] = L::Add(sum[r][g], L::Add(even[r][g], odd[r][g]));
+      }
+    }
+    if constexpr (Scaled) {
+      if ((block + 1) % 4 != 0 && block + 1 != end) continue;
+      const int64_t index = block / 4;
+      const float* channels = scales->channels + index * scales->channel_stride + group * 16;
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        const typename L::F row_scale = L::Set(scales->rows[r * scales->row_stride + index]);
+#pragma GCC unroll 8
+        for (int g = 0; g < Groups; ++g) {
+          const typename L::F factor = L::Mul(row_scale, L::Load(channels + g * step * 16));
+          total[r][g] = L::Fma(sum[r][g], factor, total[r][g]);
+          sum[r][g] = L::Zero();
+        }
+      }
+    }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8
     for (int g = 0; g < Groups; ++g) {
-      float* sum = sums + r * sums_stride + g * 16;
-      L::Store(sum, L::Add(L::Load(sum), L::Add(even[r][g], odd[r][g])));
+      L::Store(sums + r * sums_stride + g * step * 16, Scaled ? total[r][g] : sum[r][g]);
     }
   }
 }
 
-// The same for any number of rows.
-template <class L, int Groups>
-void BlockProduct(const float* weights, int64_t rows, const float* x, int64_t x_stride, float* sums,
-                  int64_t sums_stride) {
-  constexpr int kTile = L::kRowTile;
-  int64_t r = 0;
-  for (; r + kTile <= rows; r += kTile) {
-    for (int64_t next = r + kTile; next < r + 2 * kTile && next < rows; ++next) {
-      __builtin_prefetch(x + next * x_stride);
-      __builtin_prefetch(x + next * x_stride + 16);
-    }
-    BlockRows<L, kTile, Groups>(weights, x + r * x_stride, x_stride, sums + r * sums_stride,
-                                sums_stride);
+// Each stream walks its own run of groups, so that prefetching past the end of one group reaches
+// the stream's next one.
+template <class L, WeightType Type, int Rows, bool Scaled>
+void AddStreams(const PackedWeights& weights, const MatmulPart& part, const float* x,
+                int64_t x_stride, const BlockScales* scales, float* sums, int64_t sums_stride) {
+  constexpr int kStreams = L::Streams(Rows);
+  const int64_t step = (part.group_end - part.group_begin) / kStreams;
+  for (int64_t i = 0; i < step; ++i) {
+    FewRows<L, Type, Rows, kStreams, Scaled>(weights, part.group_begin + i, step, part.block_begin,
+                                             part.block_end, x, x_stride, scales, sums + i * 16,
+                                             sums_stride);
   }
-  x += r * x_stride;
-  sums += r * sums_stride;
-  switch (rows - r) {
-    case 5:
-      return BlockRows<L, 5, Groups>(weights, x, x_stride, sums, sums_stride);
-    case 4:
-      return BlockRows<L, 4, Groups>(weights, x, x_stride, sums, sums_stride);
-    case 3:
-      return BlockRows<L, 3, Groups>(weights, x, x_stride, sums, sums_stride);
-    case 2:
-      return BlockRows<L, 2, Groups>(weights, x, x_stride, sums, sums_stride);
-    case 1:
-      return BlockRows<L, 1, Groups>(weights, x, x_stride, sums, sums_stride);
-    default:
-      return;
+  for (int64_t group = part.group_begin + step * kStreams; group < part.group_end; ++group) {
+    FewRows<L, Type, Rows, 1, Scaled>(weights, group, 1, part.block_begin, part.block_end, x,
+                                      x_stride, scales, sums + (group - part.group_begin) * 16,
+                                      sums_stride);
+  }
+}
+
+// REQUIRES 1 <= part.rows <= Rows.
+template <class L, WeightType Type, bool Scaled, int Rows>
+void AddUpTo(const PackedWeights& weights, const MatmulPart& part, const float* x, int64_t x_stride,
+             const BlockScales* scales, float* sums, int64_t sums_stride) {
+  if constexpr (Rows > 1) {
+    if (part.rows < Rows) {
+      return AddUpTo<L, Type, Scaled, Rows - 1>(weights, part, x, x_stride, scales, sums,
+                                                sums_stride);
+    }
+  }
+  AddStreams<L, Type, Rows, Scaled>(weights, part, x, x_stride, scales, sums, sums_stride);
+}
+
+// All rows, in passes of as equal numbers as can be.
+template <class L, WeightType Type, bool Scaled>
+void AddPasses(const PackedWeights& weights, const MatmulPart& part, const float* x,
+               int64_t x_stride, const BlockScales& scales, float* sums, int64_t sums_stride) {
+  const int64_t passes = (part.rows + L::kRowTile - 1) / L::kRowTile;
+  MatmulPart some = part;
+  BlockScales own = scales;
+  for (int64_t row = 0; row < part.rows; row += some.rows) {
+    const int64_t pass = (row * passes + part.rows - 1) / part.rows;
+    some.rows = (part.rows - row) / (passes - pass);
+    own.rows = scales.rows + row * scales.row_stride;
+    AddUpTo<L, Type, Scaled, L::kRowTile>(weights, some, x + row * x_stride, x_stride, &own,
+                                          sums + row * sums_stride, sums_stride);
   }
 }
 
@@ -116,170 +170,86 @@ void ClearSums(int64_t rows, int64_t columns, float* sums, int64_t sums_stride) 
   }
 }
 
-// Adds 32-blocks [begin, end) of `Groups` groups from `group` on to the sums of all rows.
-template <class L, int Groups>
-void AddBlocks(const PackedWeights& weights, int64_t group, int64_t begin, int64_t end,
-               int64_t rows, const float* x, int64_t x_stride, float* sums, int64_t sums_stride) {
-  alignas(64) float decoded[kTileDepth * Groups * 16];
-  for (int64_t block = begin; block < end; ++block) {
-#pragma GCC unroll 8
-    for (int g = 0; g < Groups; ++g) {
-      const std::byte* tile = weights.Tile(group + g, block);
-      __builtin_prefetch(tile + TileBytes(weights.type));
-      DecodeTile<L>(weights.type, tile, decoded + g * 16, Groups * 16);
-    }
-    BlockProduct<L, Groups>(decoded, rows, x + block * kTileDepth, x_stride, sums, sums_stride);
-  }
-}
-
-// One row: `Groups` groups, `step` apart, walk K side by side in registers: that many streams of
-// weights. With scales: sums of 128 from zero, then fma(p, row scale * channel scale, sum).
-template <class L, WeightType Type, int Groups, bool Scaled>
-[[gnu::always_inline]] inline void OneRow(const PackedWeights& weights, int64_t group, int64_t step,
-                                          int64_t begin, int64_t end, const float* x,
-                                          const BlockScales* scales, float* sums) {
-  constexpr int64_t kBytes = TileBytes(Type);
-  constexpr int64_t kLines = kBytes / 64;
-  constexpr int64_t kPerLine = kTileDepth / kLines;  // k in one line: 2 or 4
-  const std::byte* tiles[Groups];
-#pragma GCC unroll 8
-  for (int g = 0; g < Groups; ++g) tiles[g] = weights.Tile(group + g * step, begin);
-  typename L::F sum[Groups], total[Groups];
-#pragma GCC unroll 8
-  for (int g = 0; g < Groups; ++g) sum[g] = total[g] = L::Zero();
-  for (int64_t block = begin; block < end; ++block) {
-    const float* xs = x + block * kTileDepth;
-    typename L::F even[Groups], odd[Groups];
-#pragma GCC unroll 8
-    for (int g = 0; g < Groups; ++g) even[g] = odd[g] = L::Zero();
-#pragma GCC unroll 2
-    for (int64_t line = 0; line < kLines; ++line) {
-#pragma GCC unroll 8
-      for (int g = 0; g < Groups; ++g) {
-        const std::byte* at = tiles[g] + line * 64;
-        __builtin_prefetch(at + kPrefetchBytes);
-        typename L::F k[4];
-        if constexpr (Type == WeightType::kBf16) {
-          L::Bf16Line(at, &k[0], &k[1]);
-        } else {
-          L::Fp8Line(at, k);
-        }
-#pragma GCC unroll 8
-        for (int64_t i = 0; i < kPerLine; i += 2) {
-          even[g] = L::Fma(L::Set(xs[line * kPerLine + i]), k[i], even[g]);
-          odd[g] = L::Fma(L::Set(xs[line * kPerLine + i + 1]), k[i + 1], odd[g]);
-        }
+// One group and up to kDecodedRows rows, where decoding is dear: every tile is decoded once.
+template <class L, WeightType Type, bool Scaled>
+void AddDecoded(const PackedWeights& weights, int64_t group, const MatmulPart& part, const float* x,
+                int64_t x_stride, const BlockScales& scales, float* sums, int64_t sums_stride) {
+  alignas(64) float numbers[kTileDepth * 16];
+  alignas(64) float partial[Scaled ? kDecodedRows * 16 : 16];  // of 128 k
+  float* to = Scaled ? partial : sums;
+  const int64_t stride = Scaled ? 16 : sums_stride;
+  if (Scaled) ClearSums<L>(part.rows, 16, partial, 16);
+  for (int64_t block = part.block_begin; block < part.block_end; ++block) {
+    for (int64_t line = 0; line < LineCount(Type); ++line) {
+      typename L::F k[4];
+      ReadLine<L, Type>(weights.Tile(group, block) + line * 64, k);
+      for (int64_t i = 0; i < LineDepth(Type); ++i) {
+        L::Store(numbers + (line * LineDepth(Type) + i) * 16, k[i]);
       }
     }
-#pragma GCC unroll 8
-    for (int g = 0; g < Groups; ++g) {
-      sum[g] = L::Add(sum[g], L::Add(even[g], odd[g]));
-      tiles[g] += kBytes;
+    BlockProduct<L, 1>(numbers, part.rows, x + block * kTileDepth, x_stride, to, stride);
+    if (!Scaled || ((block + 1) % 4 != 0 && block + 1 != part.block_end)) continue;
+    const typename L::F channels =
+        L::Load(scales.channels + block / 4 * scales.channel_stride + group * 16);
+    for (int64_t r = 0; r < part.rows; ++r) {
+      const typename L::F row_scale = L::Set(scales.rows[r * scales.row_stride + block / 4]);
+      float* sum = sums + r * sums_stride;
+      L::Store(sum, L::Fma(L::Load(partial + r * 16), L::Mul(row_scale, channels), L::Load(sum)));
     }
-    if constexpr (Scaled) {
-      if ((block + 1) % 4 != 0 && block + 1 != end) continue;
-      const int64_t index = block / 4;
-      const typename L::F row_scale = L::Set(scales->rows[index]);
-      const float* channels = scales->channels + index * scales->channel_stride + group * 16;
-#pragma GCC unroll 8
-      for (int g = 0; g < Groups; ++g) {
-        total[g] = L::Fma(sum[g], L::Mul(row_scale, L::Load(channels + g * step * 16)), total[g]);
-        sum[g] = L::Zero();
+    ClearSums<L>(part.rows, 16, partial, 16);
+  }
+}
+
+// Adds the products of `part` to their sums.
+template <class L, WeightType Type, bool Scaled>
+void AddRows(const PackedWeights& weights, const MatmulPart& part, const float* x, int64_t x_stride,
+             const BlockScales& scales, float* sums, int64_t sums_stride) {
+  const bool decode = L::kDecodes && part.rows > L::kRowTile;
+  const int64_t rows = decode ? kDecodedRows : part.rows;
+  // What a pass reads of a strip of weights stays in the cache for the next.
+  const bool once = part.rows <= L::kRowTile;
+  const int64_t groups = once ? part.group_end - part.group_begin : decode ? 1 : kStripGroups;
+  MatmulPart some = part;
+  BlockScales own = scales;
+  for (int64_t row = 0; row < part.rows; row += rows) {
+    some.rows = part.rows - row < rows ? part.rows - row : rows;
+    own.rows = scales.rows + row * scales.row_stride;
+    for (int64_t group = part.group_begin; group < part.group_end; group += groups) {
+      some.group_begin = group;
+      some.group_end = group + groups < part.group_end ? group + groups : part.group_end;
+      float* to = sums + row * sums_stride + (group - part.group_begin) * 16;
+      if constexpr (L::kDecodes) {
+        if (decode) {
+          AddDecoded<L, Type, Scaled>(weights, group, some, x + row * x_stride, x_stride, own, to,
+                                      sums_stride);
+          continue;
+        }
       }
+      AddPasses<L, Type, Scaled>(weights, some, x + row * x_stride, x_stride, own, to, sums_stride);
     }
   }
-#pragma GCC unroll 8
-  for (int g = 0; g < Groups; ++g) L::Store(sums + g * step * 16, Scaled ? total[g] : sum[g]);
 }
 
-template <class L, int Groups, bool Scaled>
-void OneRowOf(const PackedWeights& weights, int64_t group, int64_t step, const MatmulPart& part,
-              const float* x, const BlockScales* scales, float* sums) {
-  if (weights.type == WeightType::kBf16) {
-    OneRow<L, WeightType::kBf16, Groups, Scaled>(weights, group, step, part.block_begin,
-                                                 part.block_end, x, scales, sums);
-  } else {
-    OneRow<L, WeightType::kFp8, Groups, Scaled>(weights, group, step, part.block_begin,
-                                                part.block_end, x, scales, sums);
-  }
-}
-
-// Each stream walks its own run of groups, so that prefetching past the end of one group reaches
-// the stream's next one.
-template <class L, bool Scaled>
-void SumOneRow(const PackedWeights& weights, const MatmulPart& part, const float* x,
-               const BlockScales* scales, float* sums) {
-  const int64_t step = (part.group_end - part.group_begin) / L::kStreams;
-  for (int64_t i = 0; i < step; ++i) {
-    OneRowOf<L, L::kStreams, Scaled>(weights, part.group_begin + i, step, part, x, scales,
-                                     sums + i * 16);
-  }
-  for (int64_t group = part.group_begin + step * L::kStreams; group < part.group_end; ++group) {
-    OneRowOf<L, 1, Scaled>(weights, group, 1, part, x, scales,
-                           sums + (group - part.group_begin) * 16);
-  }
+template <class L, bool Scaled = false>
+void AddProducts(const PackedWeights& weights, const MatmulPart& part, const float* x,
+                 int64_t x_stride, const BlockScales& scales, float* sums, int64_t sums_stride) {
+  const auto add = weights.type == WeightType::kBf16 ? AddRows<L, WeightType::kBf16, Scaled>
+                                                     : AddRows<L, WeightType::kFp8, Scaled>;
+  add(weights, part, x, x_stride, scales, sums, sums_stride);
 }
 
 template <class L>
 void Sum(const PackedWeights& weights, const MatmulPart& part, const float* x, int64_t x_stride,
          float* sums, int64_t sums_stride) {
-  if (part.rows == 1) return SumOneRow<L, false>(weights, part, x, nullptr, sums);
   ClearSums<L>(part.rows, (part.group_end - part.group_begin) * 16, sums, sums_stride);
-  int64_t group = part.group_begin;
-  for (; group + L::kGroupTile <= part.group_end; group += L::kGroupTile) {
-    AddBlocks<L, L::kGroupTile>(weights, group, part.block_begin, part.block_end, part.rows, x,
-                                x_stride, sums + (group - part.group_begin) * 16, sums_stride);
-  }
-  for (; group < part.group_end; ++group) {
-    AddBlocks<L, 1>(weights, group, part.block_begin, part.block_end, part.rows, x, x_stride,
-                    sums + (group - part.group_begin) * 16, sums_stride);
-  }
-}
-
-// Groups [group, group + Groups), rows [0, rows <= kRowsMax) under block scales.
-template <class L, int Groups>
-void SumScaledTile(const PackedWeights& weights, int64_t group, const MatmulPart& part,
-                   int64_t rows, const float* x, int64_t x_stride, const BlockScales& scales,
-                   float* sums, int64_t sums_stride) {
-  alignas(64) float p[kRowsMax * Groups * 16];
-  ClearSums<L>(rows, Groups * 16, sums, sums_stride);
-  for (int64_t begin = part.block_begin; begin < part.block_end; begin += 4) {
-    const int64_t end = begin + 4 < part.block_end ? begin + 4 : part.block_end;
-    ClearSums<L>(rows, Groups * 16, p, Groups * 16);
-    AddBlocks<L, Groups>(weights, group, begin, end, rows, x, x_stride, p, Groups * 16);
-    const float* channels = scales.channels + begin / 4 * scales.channel_stride + group * 16;
-    for (int64_t r = 0; r < rows; ++r) {
-      const typename L::F row_scale = L::Set(scales.rows[r * scales.row_stride + begin / 4]);
-#pragma GCC unroll 8
-      for (int g = 0; g < Groups; ++g) {
-        float* sum = sums + r * sums_stride + g * 16;
-        const typename L::F factor = L::Mul(row_scale, L::Load(channels + g * 16));
-        L::Store(sum, L::Fma(L::Load(p + r * Groups * 16 + g * 16), factor, L::Load(sum)));
-      }
-    }
-  }
+  AddProducts<L>(weights, part, x, x_stride, {}, sums, sums_stride);
 }
 
 template <class L>
 void SumScaled(const PackedWeights& weights, const MatmulPart& part, const float* x,
                int64_t x_stride, const BlockScales& scales, float* sums, int64_t sums_stride) {
-  if (part.rows == 1) return SumOneRow<L, true>(weights, part, x, &scales, sums);
-  for (int64_t row = 0; row < part.rows; row += kRowsMax) {
-    const int64_t rows = part.rows - row < kRowsMax ? part.rows - row : kRowsMax;
-    BlockScales own = scales;
-    own.rows += row * scales.row_stride;
-    float* to = sums + row * sums_stride;
-    const float* from = x + row * x_stride;
-    int64_t group = part.group_begin;
-    for (; group + L::kGroupTile <= part.group_end; group += L::kGroupTile) {
-      SumScaledTile<L, L::kGroupTile>(weights, group, part, rows, from, x_stride, own,
-                                      to + (group - part.group_begin) * 16, sums_stride);
-    }
-    for (; group < part.group_end; ++group) {
-      SumScaledTile<L, 1>(weights, group, part, rows, from, x_stride, own,
-                          to + (group - part.group_begin) * 16, sums_stride);
-    }
-  }
+  ClearSums<L>(part.rows, (part.group_end - part.group_begin) * 16, sums, sums_stride);
+  AddProducts<L, true>(weights, part, x, x_stride, scales, sums, sums_stride);
 }
 
 template <class L>

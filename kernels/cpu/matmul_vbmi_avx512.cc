@@ -40,7 +40,8 @@ struct LanesVbmi : LanesAvx512 {
 };
 
 // Rows [0, Rows) by Groups groups; x is shifted to unsigned and the shift taken out at the end.
-template <int Rows, int Groups>
+// `First`: nobody has read these weights yet.
+template <int Rows, int Groups, bool First>
 void Int8Tile(const PackedWeights& weights, int64_t group, const MatmulPart& part, const int8_t* x,
               int64_t x_stride, int32_t* sums, int64_t sums_stride) {
   __m512i acc[Rows][Groups];
@@ -58,14 +59,13 @@ void Int8Tile(const PackedWeights& weights, int64_t group, const MatmulPart& par
       __m512i w[Groups];
 #pragma GCC unroll 8
       for (int g = 0; g < Groups; ++g) {
-        __builtin_prefetch(tiles[g] + line * 64 + kPrefetchBytes);
+        if constexpr (First) __builtin_prefetch(tiles[g] + line * 64 + kPrefetchBytes);
         w[g] = _mm512_loadu_si512(tiles[g] + line * 64);
       }
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) {
-        int32_t four = 0;
-        std::memcpy(&four, x + r * x_stride + block * kTileDepth + line * 4, 4);
-        const __m512i a = _mm512_xor_si512(_mm512_set1_epi32(four), shift);
+        const __m128i four = _mm_loadu_si32(x + r * x_stride + block * kTileDepth + line * 4);
+        const __m512i a = _mm512_xor_si512(_mm512_broadcastd_epi32(four), shift);
 #pragma GCC unroll 8
         for (int g = 0; g < Groups; ++g) acc[r][g] = _mm512_dpbusd_epi32(acc[r][g], a, w[g]);
       }
@@ -82,17 +82,32 @@ void Int8Tile(const PackedWeights& weights, int64_t group, const MatmulPart& par
   }
 }
 
+// The first `rows` <= Rows rows.
+template <int Rows, int Groups, bool First>
+void Int8UpTo(int64_t rows, const PackedWeights& weights, int64_t group, const MatmulPart& part,
+              const int8_t* x, int64_t x_stride, int32_t* sums, int64_t sums_stride) {
+  if constexpr (Rows > 1) {
+    if (rows < Rows) {
+      return Int8UpTo<Rows - 1, Groups, First>(rows, weights, group, part, x, x_stride, sums,
+                                               sums_stride);
+    }
+  }
+  Int8Tile<Rows, Groups, First>(weights, group, part, x, x_stride, sums, sums_stride);
+}
+
+// All rows, in passes of as equal numbers as can be, of at most four.
 template <int Groups>
 void Int8Rows(const PackedWeights& weights, int64_t group, const MatmulPart& part, const int8_t* x,
               int64_t x_stride, int32_t* sums, int64_t sums_stride) {
-  int64_t r = 0;
-  for (; r + 4 <= part.rows; r += 4) {
-    Int8Tile<4, Groups>(weights, group, part, x + r * x_stride, x_stride, sums + r * sums_stride,
-                        sums_stride);
-  }
-  for (; r < part.rows; ++r) {
-    Int8Tile<1, Groups>(weights, group, part, x + r * x_stride, x_stride, sums + r * sums_stride,
-                        sums_stride);
+  constexpr int kRows = 4;
+  const int64_t passes = (part.rows + kRows - 1) / kRows;
+  int64_t row = 0;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t rows = (part.rows - row) / (passes - pass);
+    const auto run = pass == 0 ? Int8UpTo<kRows, Groups, true> : Int8UpTo<kRows, Groups, false>;
+    run(rows, weights, group, part, x + row * x_stride, x_stride, sums + row * sums_stride,
+        sums_stride);
+    row += rows;
   }
 }
 

@@ -14,6 +14,8 @@
 namespace octavo::internal {
 namespace {
 
+constexpr int64_t kRowsAtOnce = 64;  // of attention: their probabilities stay in the cache
+
 template <class L>
 [[gnu::always_inline]] inline float Fold(typename L::F x) {
   float lanes[kLanes];
@@ -68,11 +70,8 @@ void ScoreBlock(const AttentionCall& call, int64_t block) {
   float* scores = call.scores + block * kKeyBlock;
   const PackedWeights keys = {layout.type, 2, depth, call.blocks[block], nullptr};
   ClearSums<L>(call.rows, kKeyBlock, scores, stride);
-  constexpr int kGroups = L::kGroupTile;
-  for (int64_t group = 0; group < 2; group += kGroups) {
-    AddBlocks<L, kGroups>(keys, group, 0, depth, call.rows, call.queries, depth * kTileDepth,
-                          scores + group * 16, stride);
-  }
+  AddProducts<L>(keys, {call.rows, 0, 2, 0, depth}, call.queries, depth * kTileDepth, {}, scores,
+                 stride);
   const typename L::F scale = L::Set(call.scale);
   const typename L::F key_scale = L::Set(call.key_scale);
   for (int64_t row = 0; row < call.rows; ++row) {
@@ -91,9 +90,9 @@ void Attend(const AttentionCall& call) {
   const int64_t width = groups * 16;
   for (int64_t block = 0; block < call.block_count; ++block) ScoreBlock<L>(call, block);
   ClearSums<L>(call.rows, width, call.sums, width);
-  for (int64_t begin = 0; begin < call.rows; begin += kRowsMax) {
-    const int64_t rows = call.rows - begin < kRowsMax ? call.rows - begin : kRowsMax;
-    float divisors[kRowsMax];
+  for (int64_t begin = 0; begin < call.rows; begin += kRowsAtOnce) {
+    const int64_t rows = call.rows - begin < kRowsAtOnce ? call.rows - begin : kRowsAtOnce;
+    float divisors[kRowsAtOnce];
     float* scores = call.scores + begin * stride;
     float* sums = call.sums + begin * width;
     for (int64_t r = 0; r < rows; ++r) {
@@ -102,14 +101,8 @@ void Attend(const AttentionCall& call) {
     for (int64_t block = 0; block < call.block_count; ++block) {
       const PackedWeights values = {layout.type, groups, 1, call.blocks[block] + layout.key_bytes(),
                                     nullptr};
-      const float* p = scores + block * kKeyBlock;
-      int64_t group = 0;
-      for (; group + L::kGroupTile <= groups; group += L::kGroupTile) {
-        AddBlocks<L, L::kGroupTile>(values, group, 0, 1, rows, p, stride, sums + group * 16, width);
-      }
-      for (; group < groups; ++group) {
-        AddBlocks<L, 1>(values, group, 0, 1, rows, p, stride, sums + group * 16, width);
-      }
+      AddProducts<L>(values, {rows, 0, groups, 0, 1}, scores + block * kKeyBlock, stride, {}, sums,
+                     width);
     }
     for (int64_t r = 0; r < rows; ++r) {
       const typename L::F divisor = L::Set(divisors[r]);

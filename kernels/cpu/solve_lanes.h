@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/matmul_lanes.h"
+#include "kernels/cpu/block_products.h"
 #include "kernels/solve_twins.h"
 
 namespace octavo::internal {
@@ -55,8 +55,8 @@ void AddHessian(const HessianTokens& tokens, int64_t row_begin, int64_t row_end,
   float* to = h + row_begin * h_stride;
   const int64_t groups = (tokens.channels + 15) / 16;
   int64_t group = row_begin / 16;
-  for (; group + L::kGroupTile <= groups; group += L::kGroupTile) {
-    AddHessianColumns<L, L::kGroupTile>(tokens, strip, rows, group * 16, to, h_stride);
+  for (; group + L::kBlockGroups <= groups; group += L::kBlockGroups) {
+    AddHessianColumns<L, L::kBlockGroups>(tokens, strip, rows, group * 16, to, h_stride);
   }
   for (; group < groups; ++group) {
     AddHessianColumns<L, 1>(tokens, strip, rows, group * 16, to, h_stride);
