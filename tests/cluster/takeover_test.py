@@ -27,7 +27,7 @@ def request(index):
     """One of many: greedy and sampled, with alternatives, stop strings and several choices."""
     draw = random.Random(index)
     return {"token_ids": {"ids": draw.choices(range(3, 250), k=draw.randrange(1, 120))}, "ignore_eos": True,
-            "max_tokens": draw.randrange(250, 400), "seed": index, "temperature": (0, 0.9)[index % 2],
+            "max_tokens": draw.randrange(450, 700), "seed": index, "temperature": (0, 0.9)[index % 2],
             "logprobs": index % 3 == 0, "top_logprobs": (0, 2)[index % 6 == 0], "stop": [["@#"], []][index % 2],
             "frequency_penalty": (0, 0.5)[index % 5 == 0], "n": (1, 2)[index % 8 == 0]}
 
@@ -105,11 +105,14 @@ class TakeoverTest(ClusterTest):
     def disturb(self, client, request_ids, hit, hits=2):
         """All streams at once, and among them what `hit` does, so many times. Returns the streams."""
         streams = [Stream(client, i) for i in range(STREAMS)]
+        tokens = lambda told: sum(len(choice) for _, by_choice, _ in told for choice in list(by_choice.values()))
+        share = tokens(self.undisturbed) // (hits + 1)
         with concurrent.futures.ThreadPoolExecutor(STREAMS) as pool:
             runs = [pool.submit(s.run, request_ids(s.index)) for s in streams]
             for number in range(hits):
-                some = sum(map(len, streams[1].tokens.values()))
-                wait_until(lambda: sum(map(len, streams[1].tokens.values())) > some + 20, 30, "tokens came")
+                # At a share of the work, so that it comes among streams however fast they are.
+                wait_until(lambda due=share * (number + 1): tokens([s.told() for s in streams]) >= due, 30, "tokens came")
+                self.assertTrue(number > 0 or not all(run.done() for run in runs), "streams ended before the fault")
                 hit()
                 wait_until(self.model_now, 20, "a coordinator that knows the model")
                 if number + 1 < hits:
