@@ -15,6 +15,7 @@
 #include "core/base/error.h"
 #include "core/base/limits.h"
 #include "core/base/mutex.h"
+#include "core/base/pause.h"
 #include "core/base/status.h"
 #include "fmt/format.h"
 #include "worker/comm/shared_region.h"
@@ -144,7 +145,7 @@ class HostGroup final : public Communicator {
         return Fail("another rank ended the group");
       }
       if (Steady::now() - begin < kSpin) {
-        __builtin_ia32_pause();
+        Pause();
         continue;
       }
       Count& theirs = table()->counts[peer];

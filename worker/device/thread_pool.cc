@@ -2,23 +2,14 @@
 
 #include <chrono>
 
+#include "core/base/pause.h"
 #include "core/base/status.h"
 #include "core/tensor/bare/fp_env.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace octavo {
 namespace {
 
 constexpr std::chrono::microseconds kSpin(30);
-
-void Pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#endif
-}
 
 // Returns the first value of `word` that differs from `old`: spins, then sleeps in the kernel.
 uint32_t AwaitChange(const std::atomic<uint32_t>& word, uint32_t old) {
