@@ -17,7 +17,7 @@ import unittest
 import grpc
 
 from client import reason_of
-from harness import ClusterTest, Run, digest_of, wait_until
+from harness import ClusterTest, digest_of, wait_until
 from serve_test import Resident
 
 SYNTH = ["--family", "llama", "--layers", 3, "--hidden", 256, "--intermediate", 512, "--heads", 4, "--kv-heads", 2,
@@ -62,9 +62,7 @@ class FaultsTest(ClusterTest):
         self.hit("tcp", max(1, FAULTS // 3))
 
     def hit(self, collectives, faults):
-        folder = self.scratch / f"model-{collectives}"
-        made = Run("synth", *SYNTH, "--out", folder)
-        self.assertEqual(made.wait(), 0, made.stderr())
+        folder = self.synth(f"model-{collectives}", *SYNTH)
         cluster = Resident(self.scratch, workers=3, collectives=collectives)
         self.addCleanup(cluster.stop)
         model = cluster.client.load(folder, 2)
@@ -108,7 +106,7 @@ class FaultsTest(ClusterTest):
             for thread in threads:
                 thread.join()
         self.assertEqual(wrong, [])
-        self.assertGreater(sum(rounds), STREAMS)
+        self.assertGreaterEqual(sum(rounds), STREAMS)
         print(f"{faults} faults, {sum(rounds)} streams compared, digest {digest_of([sorted(u.items()) for u in undisturbed])}")
 
 

@@ -16,7 +16,7 @@ import unittest
 import grpc
 
 from client import SOURCE_DIR, Client, pb, reason_of, scrape
-from harness import ClusterTest, Run, wait_until
+from harness import ClusterTest, wait_until
 from mutate import mutant
 from serve_test import Resident
 
@@ -117,9 +117,7 @@ class FuzzTest(ClusterTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.folder = cls.scratch / "model"
-        made = Run("synth", *SYNTH, "--out", cls.folder)
-        assert made.wait() == 0, made.stderr()
+        cls.folder = cls.synth("model", *SYNTH)
         cls.reports = cls.scratch / "sanitizer"
         os.environ["ASAN_OPTIONS"] = f"log_path={cls.reports}"
         os.environ["UBSAN_OPTIONS"] = f"print_stacktrace=1:log_path={cls.reports}"

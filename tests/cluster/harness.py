@@ -147,6 +147,13 @@ class ClusterTest(unittest.TestCase):
         cls.scratch = pathlib.Path(tempfile.mkdtemp(prefix="octavo-cluster-"))
         cls.addClassCleanup(shutil.rmtree, cls.scratch, ignore_errors=True)
 
+    @classmethod
+    def synth(cls, name, *args):
+        """A random checkpoint in the scratch folder."""
+        made = Run("synth", *args, "--out", cls.scratch / name)
+        assert made.wait() == 0, made.stderr()
+        return cls.scratch / name
+
     def run_ok(self, *args, timeout_s=120, **options):
         run = Run(*args, **options)
         code = run.wait(timeout_s)

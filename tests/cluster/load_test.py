@@ -8,7 +8,7 @@ import time
 import unittest
 
 from client import scrape
-from harness import ClusterTest, Run
+from harness import ClusterTest
 from serve_test import Resident
 
 SYNTH = ["--family", "llama", "--layers", 2, "--hidden", 256, "--intermediate", 512, "--heads", 4, "--kv-heads", 2,
@@ -57,9 +57,7 @@ class LoadTest(ClusterTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.folder = cls.scratch / "model"
-        run = Run("synth", *SYNTH, "--out", cls.folder)
-        assert run.wait() == 0, run.stderr()
+        cls.folder = cls.synth("model", *SYNTH)
         cls.cluster = Resident(cls.scratch, workers=1)
         cls.addClassCleanup(cls.cluster.stop)
         cls.there = ["--coordinator", cls.cluster.record["address"], "--token-file", cls.scratch / "token", "--json"]

@@ -83,9 +83,7 @@ class TakeoverTest(ClusterTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.folder = cls.scratch / "model"
-        made = Run("synth", *SYNTH, "--out", cls.folder)
-        assert made.wait() == 0, made.stderr()
+        cls.folder = cls.synth("model", *SYNTH)
         cls.cluster = Resident(cls.scratch, workers=3)
         cls.addClassCleanup(cls.cluster.stop)
         cls.model = cls.cluster.client.load(cls.folder, 2)

@@ -4,9 +4,12 @@
 // and answers with receipts whose digests depend on the unit only (unless told to lie).
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "coordinator/control/control.h"
@@ -125,5 +128,15 @@ class FakeWorker final : public WorkerClient {
   absl::Status closed;
   int done = 0;
 };
+
+// Slow steps run on real threads: rounds of `control` go on until `done`, for at most 20 s.
+inline bool StepUntil(Control& control, const std::function<bool()>& done) {
+  for (int i = 0; i < 20'000; ++i) {
+    control.Step();
+    if (done()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return false;
+}
 
 }  // namespace octavo

@@ -184,7 +184,8 @@ absl::Status Forward::Head(const StepRows& rows, Logits* out) {
   if (out != nullptr) {
     out->rows = count;
     out->vocab = vocab;
-    out->values.clear();
+    // Every value is written below: nothing is cleared.
+    out->values.resize(exchange_.rank() == 0 ? static_cast<size_t>(count * vocab) : 0);
   }
   if (count == 0) return absl::OkStatus();
   Norm(weights_.final_norm, rows.logits);
@@ -192,7 +193,6 @@ absl::Status Forward::Head(const StepRows& rows, Logits* out) {
   OCTAVO_RETURN_IF_ERROR(inputs_.Prepare(linears, normed_.as<uint16_t>(), hidden_, count, nullptr));
   const bool leader = exchange_.rank() == 0 && out != nullptr;
   LinearJob job = {&weights_.head, inputs_.For(weights_.head), {}};
-  if (leader) out->values.resize(static_cast<size_t>(count * vocab));
   if (exchange_.ranks() == 1) {
     std::vector<float> unused(leader ? 0 : static_cast<size_t>(count * vocab));
     job.output.f32 = leader ? out->values.data() : unused.data();

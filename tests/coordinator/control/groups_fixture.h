@@ -59,14 +59,7 @@ class GroupsTest : public ::testing::Test {
     request.set_tensor_parallel(ranks);
     return request;
   }
-  bool RoundsUntil(const std::function<bool()>& done) {
-    for (int i = 0; i < 20'000; ++i) {
-      control_->Step();
-      if (done()) return true;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    return false;
-  }
+  bool RoundsUntil(const std::function<bool()>& done) { return StepUntil(*control_, done); }
   // The last LoadRank that a worker got for an epoch above `epoch`; null message if none.
   static v1::LoadRank LoadOf(const FakeWorker& worker, uint64_t epoch = 0) {
     for (auto i = worker.directives.rbegin(); i != worker.directives.rend(); ++i) {

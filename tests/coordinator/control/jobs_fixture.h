@@ -88,15 +88,7 @@ class JobsTest : public ::testing::Test {
   }
   v1::Job Job(const std::string& id) { return *control_->GetJob(id); }
 
-  // Slow steps run on real threads: rounds go on until `done`, for at most 20 s.
-  bool RoundsUntil(const std::function<bool()>& done) {
-    for (int i = 0; i < 20'000; ++i) {
-      control_->Step();
-      if (done()) return true;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    return false;
-  }
+  bool RoundsUntil(const std::function<bool()>& done) { return StepUntil(*control_, done); }
   bool RoundsUntilState(const std::string& id, v1::JobState state) {
     return RoundsUntil([&] { return Job(id).state() == state; });
   }

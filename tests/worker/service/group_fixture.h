@@ -196,4 +196,30 @@ inline Answer Generate(v1::Engine::Stub& stub, int32_t first, uint32_t count,
   return answer;
 }
 
+// A generation on a thread of its own, so that a test can do something to its group meanwhile.
+class Stream {
+ public:
+  Stream(v1::Engine::Stub& stub, uint32_t count, const std::string& id = "")
+      : client_([this, &stub, count, id] {
+          answer_ = Generate(stub, 1, count, &context_, &seen_, id);
+        }) {}
+
+  // Waits for its first tokens.
+  bool Begins() {
+    return Eventually([this] { return seen_ > 5; });
+  }
+  int seen() const { return seen_; }
+  void Cancel() { context_.TryCancel(); }
+  const Answer& Wait() {
+    if (client_.joinable()) client_.join();
+    return answer_;
+  }
+
+ private:
+  grpc::ClientContext context_;
+  std::atomic<int> seen_ = 0;
+  Answer answer_;
+  std::jthread client_;
+};
+
 }  // namespace octavo

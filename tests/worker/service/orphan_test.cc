@@ -14,17 +14,15 @@ TEST(Orphan, AGroupGoesOnAndSaysSoToTheNextCoordinator) {
   cluster.Load(1);
   ASSERT_TRUE(cluster.Ready(1));
   auto stub = cluster.Leader();
-  std::atomic<int> seen = 0;
-  Answer answer;
-  std::jthread client([&] { answer = Generate(*stub, 1, 500, nullptr, &seen); });
-  ASSERT_TRUE(Eventually([&] { return seen > 5; }));
+  Stream stream(*stub, 500);
+  ASSERT_TRUE(stream.Begins());
   Orphan(cluster);
-  const int at = seen;
-  ASSERT_TRUE(Eventually([&] { return seen > at + 50; }));
+  const int at = stream.seen();
+  ASSERT_TRUE(Eventually([&] { return stream.seen() > at + 50; }));
   for (auto& rank : cluster.ranks) rank->host->Attached();
   EXPECT_EQ(cluster.Count(1, v1::RANK_READY), 4);  // each of them twice
   std::this_thread::sleep_for(milliseconds(800));  // longer than the grace
-  client.join();
+  const Answer& answer = stream.Wait();
   EXPECT_TRUE(answer.status.ok()) << answer.status;
   EXPECT_EQ(answer.ids.size(), 500u);
   EXPECT_EQ(cluster.Count(1, v1::RANK_UNLOADED), 0);
@@ -35,13 +33,11 @@ TEST(Orphan, AGroupEndsWithTheGrace) {
   cluster.Load(1);
   ASSERT_TRUE(cluster.Ready(1));
   auto stub = cluster.Leader();
-  std::atomic<int> seen = 0;
-  Answer answer;
-  std::jthread client([&] { answer = Generate(*stub, 1, 4000, nullptr, &seen); });
-  ASSERT_TRUE(Eventually([&] { return seen > 5; }));
+  Stream stream(*stub, 4000);
+  ASSERT_TRUE(stream.Begins());
   const auto start = Steady::now();
   Orphan(cluster);
-  client.join();
+  const Answer& answer = stream.Wait();
   EXPECT_GE(Steady::now() - start, milliseconds(390));
   EXPECT_LT(Steady::now() - start, milliseconds(3000));
   EXPECT_EQ(ReasonOf(answer.status), Reason::kGroupLost);
@@ -57,13 +53,11 @@ TEST(Orphan, AGroupThatBrokeMeanwhileIsSaidToHave) {
   cluster.Load(1);
   ASSERT_TRUE(cluster.Ready(1));
   auto stub = cluster.Leader();
-  std::atomic<int> seen = 0;
-  Answer answer;
-  std::jthread client([&] { answer = Generate(*stub, 1, 3000, nullptr, &seen); });
-  ASSERT_TRUE(Eventually([&] { return seen > 5; }));
+  Stream stream(*stub, 3000);
+  ASSERT_TRUE(stream.Begins());
   Orphan(cluster);
   cluster.ranks[1]->host->Detached();
-  client.join();
+  const Answer& answer = stream.Wait();
   EXPECT_EQ(ReasonOf(answer.status), Reason::kGroupLost);
   ASSERT_TRUE(Eventually([&] { return cluster.Count(1, v1::RANK_FAILED) == 1; }));
   cluster.ranks[0]->host->Attached();
@@ -102,13 +96,11 @@ TEST(Orphan, AWorkerRemembersWhatItToldBeyondTheEndOfItsGroup) {
   EXPECT_EQ(ReasonOf(Remembered(*stub, "r").status()), Reason::kNotFound);
   EXPECT_TRUE(Generate(*stub, 41, 3, nullptr, nullptr, "r").status.ok());
   // One that is cut short, and the group with it.
-  grpc::ClientContext context;
-  std::atomic<int> seen = 0;
-  std::jthread client([&] { Generate(*stub, 1, 3000, &context, &seen, "cut"); });
-  ASSERT_TRUE(Eventually([&] { return seen > 5; }));
-  const int told = seen;
-  context.TryCancel();
-  client.join();
+  Stream stream(*stub, 3000, "cut");
+  ASSERT_TRUE(stream.Begins());
+  const int told = stream.seen();
+  stream.Cancel();
+  stream.Wait();
   cluster.Abort(1);
   ASSERT_TRUE(Eventually([&] { return cluster.Count(1, v1::RANK_UNLOADED) == 1; }));
   const auto whole = Remembered(*stub, "r");
@@ -129,12 +121,10 @@ TEST(Orphan, TheLaterStreamOfARequestIsTheOneThatGoesOn) {
   cluster.Load(1);
   ASSERT_TRUE(cluster.Ready(1));
   auto stub = cluster.Leader();
-  std::atomic<int> seen = 0;
-  Answer first;
-  std::jthread client([&] { first = Generate(*stub, 1, 3000, nullptr, &seen, "r"); });
-  ASSERT_TRUE(Eventually([&] { return seen > 5; }));
+  Stream stream(*stub, 3000, "r");
+  ASSERT_TRUE(stream.Begins());
   EXPECT_EQ(Generate(*stub, 1, 30, nullptr, nullptr, "r").ids.size(), 30u);
-  client.join();
+  const Answer& first = stream.Wait();
   EXPECT_EQ(ReasonOf(first.status), Reason::kBusy) << first.status;
 }
 
