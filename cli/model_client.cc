@@ -48,6 +48,8 @@ absl::StatusOr<v1::ModelInfo> LoadModel(const Session& session, const StopSignal
   load.set_cache_type(request.cache_type);
   load.set_max_batched_tokens(request.max_batched_tokens);
   load.set_max_sequences(request.max_sequences);
+  load.set_kv_cache_tokens(request.kv_cache_tokens);
+  load.set_replace(request.replace);
   grpc::ClientContext context;
   SetTimeout(context, kLoadTimeout);
   std::stop_callback cancel(stop.token(), [&context] { context.TryCancel(); });

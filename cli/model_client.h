@@ -21,6 +21,8 @@ struct ServeRequest {
   int64_t max_model_len = 0;        // 0: the model's own, bounded by memory
   uint32_t max_batched_tokens = 0;  // 0: the coordinator's default; so is the next
   uint32_t max_sequences = 0;
+  int64_t kv_cache_tokens = 0;  // 0: what the workers' memory leaves
+  bool replace = false;         // take the place of what the id serves now
   v1::CacheType cache_type = v1::CACHE_AUTO;
 };
 

@@ -94,8 +94,19 @@ void AddServe(CLI::App& app, Context& context) {
       ->add_option("--max-sequences", flags->request.max_sequences,
                    "Sequences that run at once (default: 64)")
       ->check(CLI::Range(1, kBatchedTokensLimit));
+  command
+      ->add_option(
+          "--kv-cache-tokens", flags->request.kv_cache_tokens,
+          "The cache holds at most so many, of all sequences (default: what memory leaves)")
+      ->check(CLI::PositiveNumber);
   AddCacheOption(*command, flags->request);
+  command->add_option("--model-id", flags->request.model_id,
+                      "What requests call it (default: the folder's name)");
+  command->add_flag("--replace", flags->request.replace,
+                    "Take the place of what the model id serves: load beside it, then take its "
+                    "requests; those that run finish where they are");
   AddClusterFlags(*command, flags->cluster);
+  command->get_option("--replace")->needs("--coordinator");
   command->add_option("--grpc", flags->cluster.port, "Port of a cluster of our own (default: any)")
       ->check(CLI::Range(1, 65535));
   command->add_option("--unload", flags->unload, "Instead: take this model off the cluster")

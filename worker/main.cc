@@ -235,6 +235,8 @@ class Worker {
         return ranks_->AbortGroup(directive.abort());
       case v1::Directive::kUnload:
         return ranks_->Unload(directive.unload());
+      case v1::Directive::kDrain:
+        return ranks_->Drain(directive.drain());
       case v1::Directive::kValue:
         return ranks_->Deliver(directive.value());
       case v1::Directive::kShutdown:

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "coordinator/control/group_journal.h"
 #include "coordinator/control/job_journal.h"
 #include "core/base/error.h"
 #include "core/base/fault.h"
@@ -52,6 +53,8 @@ absl::StatusOr<std::unique_ptr<Control>> Control::Start(const ControlOptions& op
     MutexLock lock(control->mutex_);
     OCTAVO_RETURN_IF_ERROR(control->jobs_->Recover());
     OCTAVO_RETURN_IF_ERROR(control->groups_->Recover());
+    OCTAVO_ASSIGN_OR_RETURN(const std::vector<std::string> draining, LoadDraining(*store));
+    for (const std::string& worker : draining) control->members_.SetDraining(worker, true);
     control->UpdateGauges();
   }
   if (options.own_thread) {
@@ -226,7 +229,7 @@ void Control::Dispatch() {
   while (more) {
     more = false;
     for (auto& [id, worker] : attached_) {
-      if (worker.credits == 0) continue;
+      if (worker.credits == 0 || members_.draining(id)) continue;
       std::optional<v1::Task> task = jobs_->NextTask(id, NextEpoch());
       if (!task) return;
       --worker.credits;

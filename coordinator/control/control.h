@@ -58,6 +58,10 @@ class Control {
   void OnReport(uint64_t session, v1::Report report);
   void Leave(uint64_t session);
   v1::ListWorkersResponse ListWorkers();
+  // Takes a worker out of use: no task and no rank for it any more; what it computes it finishes,
+  // and models on it move to other workers. It is done when it has neither ranks nor leased units.
+  // Durable; `draining` false takes it back. kNotFound.
+  absl::StatusOr<v1::WorkerInfo> DrainWorker(const std::string& worker_id, bool draining);
 
   // ---- Jobs (job_desk.h)
   absl::StatusOr<v1::Job> Submit(const v1::SubmitJobRequest& request);
@@ -69,7 +73,7 @@ class Control {
   // Durable when they return: kDiskFull or kIo where the journal does not take it, and nothing is
   // loaded then.
   absl::StatusOr<v1::ModelInfo> LoadModel(const v1::LoadModelRequest& request);
-  absl::StatusOr<v1::ModelInfo> GetModel(const std::string& model_id);
+  absl::StatusOr<v1::ModelInfo> GetModel(uint64_t load);  // of one Load
   std::vector<v1::ModelInfo> ListModels();
   absl::Status UnloadModel(const std::string& model_id);
 
@@ -96,6 +100,7 @@ class Control {
   // Sends what the outbox holds. Not OK: the journal did not take the writes; jobs were told.
   absl::Status Flush();
   void UpdateGauges();
+  v1::WorkerInfo Describe(const std::string& id, const Membership::Member& member) const;
 
   const ControlOptions options_;
   StateStore* const store_;

@@ -3,6 +3,11 @@
 #include <utility>
 
 #include "coordinator/control/control.h"
+#include "coordinator/control/group_journal.h"
+#include "core/base/error.h"
+#include "core/base/log.h"
+#include "core/base/status.h"
+#include "fmt/format.h"
 
 namespace octavo {
 
@@ -10,16 +15,40 @@ v1::ListWorkersResponse Control::ListWorkers() {
   MutexLock lock(mutex_);
   v1::ListWorkersResponse response;
   for (const auto& [id, member] : members_.members()) {
-    v1::WorkerInfo& worker = *response.add_workers();
-    *worker.mutable_hello() = member.hello;
-    worker.set_state(std::string(NameOf(member.state)));
-    worker.set_rss_peak_bytes(member.rss_peak_bytes);
-    const auto found = attached_.find(id);
-    if (found == attached_.end()) continue;
-    worker.set_units_done(found->second.units_done);
-    groups_->Describe(worker);
+    *response.add_workers() = Describe(id, member);
   }
   return response;
+}
+
+v1::WorkerInfo Control::Describe(const std::string& id, const Membership::Member& member) const {
+  v1::WorkerInfo worker;
+  *worker.mutable_hello() = member.hello;
+  worker.set_state(std::string(NameOf(member.state)));
+  worker.set_rss_peak_bytes(member.rss_peak_bytes);
+  const auto found = attached_.find(id);
+  if (found == attached_.end()) return worker;
+  if (members_.draining(id)) worker.set_state("draining");
+  worker.set_units_done(found->second.units_done);
+  worker.set_units_leased(jobs_->LeasedCount(id));
+  groups_->Describe(worker);
+  return worker;
+}
+
+absl::StatusOr<v1::WorkerInfo> Control::DrainWorker(const std::string& worker_id, bool draining) {
+  MutexLock lock(mutex_);
+  const Membership::Member* member = members_.Find(worker_id);
+  if (member == nullptr || !attached_.contains(worker_id)) {
+    return MakeError(Reason::kNotFound, fmt::format("there is no worker '{}'", worker_id), {},
+                     "octavo cluster status lists them");
+  }
+  if (members_.draining(worker_id) != draining) {
+    const StateStore::Write write = PutDraining(worker_id, draining);
+    OCTAVO_RETURN_IF_ERROR(store_->Apply({&write, 1}));
+    members_.SetDraining(worker_id, draining);
+    spdlog::info("worker {} {}", worker_id, draining ? "drains" : "takes work again");
+    Post([] {});
+  }
+  return Describe(worker_id, *member);
 }
 
 absl::StatusOr<v1::Job> Control::Submit(const v1::SubmitJobRequest& request) {
@@ -51,7 +80,7 @@ absl::StatusOr<v1::ModelInfo> Control::LoadModel(const v1::LoadModelRequest& req
   MutexLock lock(mutex_);
   absl::StatusOr<v1::ModelInfo> model = groups_->Load(request);
   if (const absl::Status kept = Flush(); !kept.ok() && model.ok()) {
-    groups_->Unload(model->model_id()).IgnoreError();
+    groups_->Forget(model->load());
     outbox_.writes.clear();
     return kept;
   }
@@ -59,9 +88,9 @@ absl::StatusOr<v1::ModelInfo> Control::LoadModel(const v1::LoadModelRequest& req
   return model;
 }
 
-absl::StatusOr<v1::ModelInfo> Control::GetModel(const std::string& model_id) {
+absl::StatusOr<v1::ModelInfo> Control::GetModel(uint64_t load) {
   MutexLock lock(mutex_);
-  return groups_->Get(model_id);
+  return groups_->Get(load);
 }
 
 std::vector<v1::ModelInfo> Control::ListModels() {

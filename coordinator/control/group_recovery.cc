@@ -12,7 +12,7 @@ namespace octavo {
 absl::Status GroupDesk::Recover() {
   OCTAVO_ASSIGN_OR_RETURN(const std::vector<LoadedModel> models, LoadModels(*parts_.store));
   for (const LoadedModel& model : models) {
-    Group& group = Begin(model.request);
+    Group& group = Begin(model.request, Role::kPresent);
     // Whoever asked for it is gone: it waits for workers like a group that lost some.
     group.served = true;
     spdlog::info("model {}: loaded before this coordinator started", model.request.model_id());
@@ -20,12 +20,34 @@ absl::Status GroupDesk::Recover() {
       SetState(group, kReforming);
       continue;
     }
+    const uint64_t load = group.info.load();
     group.info = *model.group;
+    group.info.set_load(load);
     group.workers.assign(model.group->worker_ids().begin(), model.group->worker_ids().end());
     group.ready.assign(group.workers.size(), false);
     group.formed = true;
     group.formed_at = parts_.clock->Now();
     SetState(group, kRecovering);
+  }
+  return RecoverBeside();
+}
+
+absl::Status GroupDesk::RecoverBeside() {
+  OCTAVO_ASSIGN_OR_RETURN(const auto successors, LoadSuccessors(*parts_.store));
+  for (const v1::LoadModelRequest& request : successors) {
+    SetState(Begin(request, Role::kSuccessor), kLoading);
+  }
+  OCTAVO_ASSIGN_OR_RETURN(const auto leaving, LoadLeaving(*parts_.store));
+  for (const v1::ModelInfo& info : leaving) {
+    Group& group = Begin({}, Role::kLeaving);
+    const uint64_t load = group.info.load();
+    group.info = info;
+    group.info.set_load(load);
+    group.workers.assign(info.worker_ids().begin(), info.worker_ids().end());
+    group.ready.assign(group.workers.size(), false);
+    group.formed = true;
+    group.formed_at = group.leaving_at = parts_.clock->Now();
+    SetState(group, kDraining);
   }
   return absl::OkStatus();
 }

@@ -62,6 +62,8 @@ class JobDesk {
   std::optional<std::string> OnReceipt(const std::string& worker, const v1::Receipt& receipt);
   void OnTaskFailed(const std::string& worker, const v1::TaskFailed& failed);
   void OnWorkerLost(const std::string& worker);
+  // Units that the worker is computing.
+  uint32_t LeasedCount(const std::string& worker) const;
   // The journal does not take writes: every job that is not done fails with this.
   void FailAll(const absl::Status& status);
   void UpdateGauges();

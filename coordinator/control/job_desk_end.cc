@@ -182,6 +182,14 @@ std::vector<v1::Job> JobDesk::List() const {
   return jobs;
 }
 
+uint32_t JobDesk::LeasedCount(const std::string& worker) const {
+  uint32_t count = 0;
+  for (const auto& [id, entry] : jobs_) {
+    if (entry.run != nullptr) count += entry.run->table().leased_count(worker);
+  }
+  return count;
+}
+
 void JobDesk::UpdateGauges() {
   std::map<v1::JobState, int> counts;
   double rate = 0;

@@ -83,7 +83,9 @@ absl::Status Choices::Run(Leader leader) {
   while (true) {
     const uint64_t before = events_;
     const absl::Status status = StreamFrom(leader);
-    if (!IsGroupGone(status)) return status;
+    // A group that takes no more is as good as gone to who was told something already.
+    const bool refused = !status.ok() && ReasonOf(status) == Reason::kNotReady && events_ > 0;
+    if (!IsGroupGone(status) && !refused) return status;
     ++idle;
     if (events_ > before) {
       idle = 0;
@@ -110,6 +112,7 @@ absl::Status Choices::StreamFrom(const Leader& leader) {
     choice->context = std::make_unique<grpc::ClientContext>();
     choice->context->set_deadline(parts_.client.deadline());
     parts_.calls.Open(parts_.call, leader.model, choice->context.get());
+    choice->request.set_group_epoch(leader.model.group_epoch());
     // Told once is enough, and without them the prefix cache can help.
     choice->prompt_again = choice->prompt_told;
     if (choice->prompt_told + 1 >= choice->request.prompt_size()) {

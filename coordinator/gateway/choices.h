@@ -64,7 +64,7 @@ class Choices {
   // error is returned; so is kCancelled when the client hangs up, and what LiveCalls ended the call
   // for. An aborted call is no error: what is not finished yet is FINISH_CANCELLED then.
   // kGroupLost: no group came within kGroupWait, or groups were lost again and again before they
-  // brought a token.
+  // brought a token. kNotReady: the group takes no more requests, and the client was told nothing.
   absl::Status Run(Leader leader);
 
   // Of choice 0, after Run.

@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "coordinator/gateway/choices.h"
@@ -34,6 +35,9 @@ constexpr size_t kChannelsMax = 256;
 constexpr std::chrono::milliseconds kLogTimeout{2'000};
 // Young gateways may not know all workers yet: those of a coordinator that died dial again.
 constexpr std::chrono::milliseconds kAttachTime{5'000};
+// How long a group may have refused requests before this gateway hears which one took its place.
+constexpr std::chrono::milliseconds kHandoverTime{2'000};
+constexpr std::chrono::milliseconds kHandoverPoll{20};
 
 double SecondsSince(Steady::time_point start) {
   return std::chrono::duration<double>(Steady::now() - start).count();
@@ -74,14 +78,25 @@ class Gateway::Impl final : public v1::Inference::Service {
   template <typename Body>
   grpc::Status Handle(const grpc::ServerContext& context, std::string_view method, Body body);
 
+  // Runs body(model) for the group that serves `name`, again with the next one where a group takes
+  // no more requests.
+  template <typename Body>
+  absl::Status OnGroup(const std::string& name, const grpc::ServerContext& context, Body body);
+
   absl::Status GenerateFor(LiveCalls::Call& call, const grpc::ServerContext& context,
-                           const v1::GenerateRequest& request,
+                           const v1::GenerateRequest& asked,
                            grpc::ServerWriter<v1::GenerateResponse>& writer,
                            std::string_view& outcome);
+  absl::Status GenerateOn(const v1::ModelInfo& model, LiveCalls::Call& call,
+                          const grpc::ServerContext& context, const v1::GenerateRequest& request,
+                          const std::optional<Resumption>& earlier,
+                          grpc::ServerWriter<v1::GenerateResponse>& writer,
+                          std::string_view& outcome);
   // What the client that asks for the rest of a request has to be answered.
   absl::StatusOr<Resumption> Remember(const v1::GenerateRequest& request);
-  absl::Status ScoreFor(LiveCalls::Call& call, const grpc::ServerContext& context,
-                        const v1::ScoreRequest& request, v1::ScoreResponse& response);
+  absl::Status ScoreOn(const v1::ModelInfo& model, LiveCalls::Call& call,
+                       const grpc::ServerContext& context, const v1::ScoreRequest& request,
+                       v1::ScoreResponse& response);
   absl::Status CompareFor(LiveCalls::Call& call, const grpc::ServerContext& context,
                           const v1::CompareRequest& request, v1::Comparison& response);
 
@@ -119,6 +134,19 @@ grpc::Status Gateway::Impl::Handle(const grpc::ServerContext& context, std::stri
   metrics_->Observe(metric::kRequestSeconds, SecondsSince(start), {method});
   metrics_->Set(metric::kRequestsRunning, static_cast<double>(calls_.size()));
   return ToGrpc(status);
+}
+
+template <typename Body>
+absl::Status Gateway::Impl::OnGroup(const std::string& name, const grpc::ServerContext& context,
+                                    Body body) {
+  const auto start = Steady::now();
+  while (true) {
+    OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo model, models_->Route(name));
+    const absl::Status status = body(model);
+    const bool refused = !status.ok() && ReasonOf(status) == Reason::kNotReady;
+    if (!refused || context.IsCancelled() || Steady::now() - start > kHandoverTime) return status;
+    std::this_thread::sleep_for(kHandoverPoll);
+  }
 }
 
 std::shared_ptr<v1::Engine::Stub> Gateway::Impl::EngineAt(const std::string& address) {
@@ -176,7 +204,17 @@ absl::Status Gateway::Impl::GenerateFor(LiveCalls::Call& call, const grpc::Serve
     OCTAVO_ASSIGN_OR_RETURN(earlier, Remember(asked));
   }
   const v1::GenerateRequest& request = earlier.has_value() ? earlier->request : asked;
-  OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo model, models_->Route(request.model()));
+  return OnGroup(request.model(), context, [&](const v1::ModelInfo& model) {
+    return GenerateOn(model, call, context, request, earlier, writer, outcome);
+  });
+}
+
+absl::Status Gateway::Impl::GenerateOn(const v1::ModelInfo& model, LiveCalls::Call& call,
+                                       const grpc::ServerContext& context,
+                                       const v1::GenerateRequest& request,
+                                       const std::optional<Resumption>& earlier,
+                                       grpc::ServerWriter<v1::GenerateResponse>& writer,
+                                       std::string_view& outcome) {
   if (earlier.has_value() && earlier->model_dir != model.model_dir()) {
     return MakeError(Reason::kNotFound,
                      fmt::format("request '{}' was to another checkpoint", request.request_id()));
@@ -197,13 +235,14 @@ absl::Status Gateway::Impl::GenerateFor(LiveCalls::Call& call, const grpc::Serve
     choices.Add(ChoiceOf(engine, i), std::move(assembler),
                 earlier.has_value() ? PastOf(*earlier, i) : Choices::Past());
   }
+  const absl::Status status = choices.Run({EngineAt(model.leader_address()), model});
+  if (!status.ok() && ReasonOf(status) == Reason::kNotReady) return status;
   if (earlier.has_value()) {
     metrics_->Add(metric::kStreamsResumed);
   } else {
     metrics_->Add(metric::kPromptTokens, engine.prompt_size());
     metrics_->Observe(metric::kRequestPromptTokens, engine.prompt_size());
   }
-  const absl::Status status = choices.Run({EngineAt(model.leader_address()), model});
   metrics_->Observe(metric::kRequestGenerationTokens, choices.tokens());
   OCTAVO_RETURN_IF_ERROR(status);
   outcome = FinishName(choices.finish());
@@ -215,17 +254,21 @@ grpc::Status Gateway::Impl::Score(grpc::ServerContext* context, const v1::ScoreR
   return Handle(*context, "score", [&](std::string_view&) -> absl::Status {
     OCTAVO_ASSIGN_OR_RETURN(const CallPtr call, calls_.Begin("", context));
     metrics_->Set(metric::kRequestsRunning, static_cast<double>(calls_.size()));
-    const absl::Status status = ScoreFor(*call, *context, *request, *response);
+    const absl::Status status =
+        OnGroup(request->model(), *context, [&](const v1::ModelInfo& model) {
+          return ScoreOn(model, *call, *context, *request, *response);
+        });
     calls_.End(*call);
     return status;
   });
 }
 
-absl::Status Gateway::Impl::ScoreFor(LiveCalls::Call& call, const grpc::ServerContext& context,
-                                     const v1::ScoreRequest& request, v1::ScoreResponse& response) {
-  OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo model, models_->Route(request.model()));
+absl::Status Gateway::Impl::ScoreOn(const v1::ModelInfo& model, LiveCalls::Call& call,
+                                    const grpc::ServerContext& context,
+                                    const v1::ScoreRequest& request, v1::ScoreResponse& response) {
   v1::EngineScoreRequest engine;
   engine.set_request_id(call.id);
+  engine.set_group_epoch(model.group_epoch());
   engine.set_want_digests(request.want_digests());
   engine.set_chunk(request.chunk());
   if (request.input_case() == v1::ScoreRequest::kTokenIds) {
@@ -237,7 +280,6 @@ absl::Status Gateway::Impl::ScoreFor(LiveCalls::Call& call, const grpc::ServerCo
   } else {
     return MakeError(Reason::kBadRequest, "the request has no input", {}, "set text or token_ids");
   }
-  metrics_->Add(metric::kPromptTokens, engine.ids_size());
   const std::shared_ptr<v1::Engine::Stub> leader = EngineAt(model.leader_address());
   grpc::ClientContext client;
   client.set_deadline(context.deadline());
@@ -247,6 +289,7 @@ absl::Status Gateway::Impl::ScoreFor(LiveCalls::Call& call, const grpc::ServerCo
   const absl::Status ended = calls_.Close(call);
   OCTAVO_RETURN_IF_ERROR(ended);
   OCTAVO_RETURN_IF_ERROR(LeaderStatus(status));
+  metrics_->Add(metric::kPromptTokens, engine.ids_size());
   response.set_tokens(static_cast<uint32_t>(scored.logprobs_size()));
   response.set_nll_sum(scored.nll_sum());
   response.mutable_logprobs()->Swap(scored.mutable_logprobs());
@@ -276,7 +319,9 @@ absl::Status Gateway::Impl::CompareFor(LiveCalls::Call& call, const grpc::Server
   v1::EngineCompareRequest engine;
   engine.set_request_id(call.id);
   *engine.mutable_ids() = request.token_ids().ids();
+  engine.set_group_epoch(model.group_epoch());
   engine.set_reference_address(reference.leader_address());
+  engine.set_reference_epoch(reference.group_epoch());
   // Two comparisons never wait for each other: everyone asks the same model of a pair first.
   engine.set_reference_first(reference.model_id() < model.model_id());
   engine.set_layers(request.layers());

@@ -22,6 +22,10 @@ using std::chrono::milliseconds;
 constexpr milliseconds kInterval{100};
 constexpr milliseconds kTimeout{2'000};
 
+bool IsBeside(const v1::ModelInfo& model) {
+  return model.successor() || model.state() == "draining";
+}
+
 }  // namespace
 
 class ModelFeed::Impl {
@@ -41,20 +45,31 @@ class ModelFeed::Impl {
     SetTimeout(second, kTimeout);
     OCTAVO_RETURN_IF_ERROR(FromGrpc(models_->List(&first, {}, &models)));
     OCTAVO_RETURN_IF_ERROR(FromGrpc(cluster_->ListWorkers(&second, {}, &workers)));
-    std::set<std::string> present;
-    for (const v1::ModelInfo& model : models.models()) {
-      present.insert(model.model_id());
-      table_->Put(model);
-    }
-    for (const v1::ModelInfo& model : table_->List()) {
-      if (!present.contains(model.model_id())) table_->Remove(model.model_id());
-    }
+    TakeModels(models);
     std::vector<std::string> addresses;
     for (const v1::WorkerInfo& worker : workers.workers()) {
       if (worker.state() == "ready") addresses.push_back(worker.hello().engine_address());
     }
     table_->SetWorkers(std::move(addresses));
     return absl::OkStatus();
+  }
+
+  // Those beside first: a group that gives its place up serves what it has all the while.
+  void TakeModels(const v1::ListModelsResponse& models) {
+    std::vector<v1::ModelInfo> beside;
+    std::set<std::string> present;
+    for (const v1::ModelInfo& model : models.models()) {
+      if (IsBeside(model)) beside.push_back(model);
+    }
+    table_->SetBeside(std::move(beside));
+    for (const v1::ModelInfo& model : models.models()) {
+      if (IsBeside(model)) continue;
+      present.insert(model.model_id());
+      table_->Put(model);
+    }
+    for (const v1::ModelInfo& model : table_->List()) {
+      if (!present.contains(model.model_id())) table_->Remove(model.model_id());
+    }
   }
 
   void Loop(const std::stop_token& stop) {

@@ -30,12 +30,13 @@ struct File {
 };
 
 // One file of the leader; only its digest where `bytes` is not wanted.
-absl::StatusOr<File> Fetch(v1::Engine::Stub& leader, const std::string& model_id, const char* name,
+absl::StatusOr<File> Fetch(v1::Engine::Stub& leader, const v1::ModelInfo& model, const char* name,
                            bool bytes) {
   grpc::ClientContext context;
   SetTimeout(context, kFetchTimeout);
   v1::GetArtifactRequest request;
-  request.set_model_id(model_id);
+  request.set_model_id(model.model_id());
+  request.set_group_epoch(model.group_epoch());
   request.set_name(name);
   const auto reader = leader.GetArtifact(&context, request);
   File file;
@@ -67,10 +68,10 @@ absl::StatusOr<File> Fetch(v1::Engine::Stub& leader, const std::string& model_id
 
 using Files = std::array<File, kNames.size()>;
 
-absl::StatusOr<Files> FetchAll(v1::Engine::Stub& leader, const std::string& model_id, bool bytes) {
+absl::StatusOr<Files> FetchAll(v1::Engine::Stub& leader, const v1::ModelInfo& model, bool bytes) {
   Files files;
   for (size_t i = 0; i < kNames.size(); ++i) {
-    OCTAVO_ASSIGN_OR_RETURN(files[i], Fetch(leader, model_id, kNames[i], bytes));
+    OCTAVO_ASSIGN_OR_RETURN(files[i], Fetch(leader, model, kNames[i], bytes));
   }
   return files;
 }
@@ -88,10 +89,10 @@ absl::StatusOr<std::shared_ptr<const TextBundle>> TextCache::Get(const v1::Model
   MutexLock fetching(fetch_mutex_);
   if (auto known = FindModel(model)) return known;
   const auto leader = v1::Engine::NewStub(MakeChannel(model.leader_address(), token_));
-  OCTAVO_ASSIGN_OR_RETURN(Files files, FetchAll(*leader, model.model_id(), false));
+  OCTAVO_ASSIGN_OR_RETURN(Files files, FetchAll(*leader, model, false));
   std::shared_ptr<const TextBundle> text = Find(DigestOfAll(files));
   if (text == nullptr) {
-    OCTAVO_ASSIGN_OR_RETURN(files, FetchAll(*leader, model.model_id(), true));
+    OCTAVO_ASSIGN_OR_RETURN(files, FetchAll(*leader, model, true));
     auto loaded = LoadTextBundle({.tokenizer_json = files[0].bytes,
                                   .tokenizer_model = files[1].bytes,
                                   .tokenizer_config_json = files[2].bytes,

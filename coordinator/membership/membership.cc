@@ -63,6 +63,14 @@ void Membership::Quarantine(const std::string& worker_id, const std::string& why
   found->second.quarantine_why = why;
 }
 
+void Membership::SetDraining(const std::string& worker_id, bool draining) {
+  if (draining) {
+    draining_.insert(worker_id);
+  } else {
+    draining_.erase(worker_id);
+  }
+}
+
 void Membership::MarkLost(Member& member) {
   sessions_.erase(member.session);
   member.state = WorkerState::kLost;
@@ -71,7 +79,9 @@ void Membership::MarkLost(Member& member) {
     if (other.state == WorkerState::kLost) lost.emplace_back(other.session, id);
   }
   if (lost.size() <= kLostMax) return;
-  members_.erase(std::min_element(lost.begin(), lost.end())->second);
+  const std::string forgotten = std::min_element(lost.begin(), lost.end())->second;
+  members_.erase(forgotten);
+  draining_.erase(forgotten);
 }
 
 const Membership::Member* Membership::Find(const std::string& worker_id) const {

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,11 @@ class Membership {
   // No task and no rank for it any more, whatever it says; it may not join again.
   void Quarantine(const std::string& worker_id, const std::string& why);
 
+  // No new work for a worker that drains; what it does, it finishes. Holds for its id, attached or
+  // not, until it is taken back.
+  void SetDraining(const std::string& worker_id, bool draining);
+  bool draining(const std::string& worker_id) const { return draining_.contains(worker_id); }
+
   // Null if unknown.
   const Member* Find(const std::string& worker_id) const;
   // The member whose current session this is and who is ready; null otherwise.
@@ -65,6 +71,7 @@ class Membership {
   uint64_t last_session_ = 0;
   std::map<std::string, Member> members_;
   std::map<uint64_t, std::string> sessions_;  // current ones of ready workers
+  std::set<std::string> draining_;
 };
 
 }  // namespace octavo

@@ -1,5 +1,6 @@
 #include "coordinator/router/model_table.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -27,10 +28,16 @@ void ModelTable::Remove(const std::string& model_id) {
   models_.erase(model_id);
 }
 
+void ModelTable::SetBeside(std::vector<v1::ModelInfo> models) {
+  MutexLock lock(mutex_);
+  beside_ = std::move(models);
+}
+
 std::vector<v1::ModelInfo> ModelTable::List() const {
   MutexLock lock(mutex_);
   std::vector<v1::ModelInfo> list;
   for (const auto& [id, model] : models_) list.push_back(model);
+  list.insert(list.end(), beside_.begin(), beside_.end());
   return list;
 }
 
@@ -64,9 +71,12 @@ absl::StatusOr<v1::ModelInfo> ModelTable::Route(const std::string& model) const 
 
 bool ModelTable::StillServing(const v1::ModelInfo& model) const {
   MutexLock lock(mutex_);
+  const auto is_it = [&](const v1::ModelInfo& other) {
+    return other.group_epoch() == model.group_epoch() &&
+           (Serves(other) || other.state() == "draining");
+  };
   const auto it = models_.find(model.model_id());
-  return it != models_.end() && Serves(it->second) &&
-         it->second.group_epoch() == model.group_epoch();
+  return (it != models_.end() && is_it(it->second)) || std::ranges::any_of(beside_, is_it);
 }
 
 void ModelTable::SetWorkers(std::vector<std::string> addresses) {
@@ -78,6 +88,9 @@ std::vector<std::string> ModelTable::Workers() const {
   MutexLock lock(mutex_);
   std::set<std::string> all(workers_.begin(), workers_.end());
   for (const auto& [id, model] : models_) {
+    if (!model.leader_address().empty()) all.insert(model.leader_address());
+  }
+  for (const v1::ModelInfo& model : beside_) {
     if (!model.leader_address().empty()) all.insert(model.leader_address());
   }
   return {all.begin(), all.end()};

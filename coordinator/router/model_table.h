@@ -20,8 +20,11 @@ class ModelTable {
   // Inserts or replaces the entry with this model_id.
   void Put(const v1::ModelInfo& model);
   void Remove(const std::string& model_id);
+  // What there is beside those entries, all of it: successors that load and groups that drain. No
+  // new request goes to them.
+  void SetBeside(std::vector<v1::ModelInfo> models);
 
-  // Sorted by model id.
+  // The entries sorted by model id, then what is beside them.
   std::vector<v1::ModelInfo> List() const;
 
   // The entry called `model`, in whatever state; an empty name means the only one there is.
@@ -34,7 +37,8 @@ class ModelTable {
   // or forms again or has failed (with its failure).
   absl::StatusOr<v1::ModelInfo> Route(const std::string& model) const;
 
-  // Whether the group that `model` (a result of Route) described is still the one serving it.
+  // Whether the group that `model` (a result of Route) described still serves: requests that it
+  // has, if not new ones.
   bool StillServing(const v1::ModelInfo& model) const;
 
   // The engine addresses of the workers that are attached.
@@ -46,6 +50,7 @@ class ModelTable {
   mutable Mutex mutex_;
   std::vector<std::string> workers_ OCTAVO_GUARDED_BY(mutex_);
   std::map<std::string, v1::ModelInfo> models_ OCTAVO_GUARDED_BY(mutex_);
+  std::vector<v1::ModelInfo> beside_ OCTAVO_GUARDED_BY(mutex_);
 };
 
 }  // namespace octavo

@@ -51,6 +51,16 @@ class ClusterService final : public v1::Cluster::Service {
     *response = control_->ListWorkers();
     return grpc::Status::OK;
   }
+  grpc::Status Drain(grpc::ServerContext* context, const v1::DrainWorkerRequest* request,
+                     v1::WorkerInfo* response) override {
+    if (grpc::Status refused = guard_->Check(*context); !refused.ok()) return refused;
+    return Answer(control_->DrainWorker(request->worker_id(), true), response);
+  }
+  grpc::Status Undrain(grpc::ServerContext* context, const v1::DrainWorkerRequest* request,
+                       v1::WorkerInfo* response) override {
+    if (grpc::Status refused = guard_->Check(*context); !refused.ok()) return refused;
+    return Answer(control_->DrainWorker(request->worker_id(), false), response);
+  }
 
  private:
   Control* const control_;
@@ -135,7 +145,7 @@ class ModelsService final : public v1::Models::Service {
       told = model->state();
       if (told == "ready" || told == "failed") return grpc::Status::OK;
       if (!Pause(*context, *stopping_, kPoll)) return grpc::Status::CANCELLED;
-      model = control_->GetModel(model->model_id());
+      model = control_->GetModel(model->load());
     }
   }
   grpc::Status List(grpc::ServerContext* context, const v1::ListModelsRequest*,

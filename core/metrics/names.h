@@ -208,9 +208,15 @@ inline constexpr MetricDef kEngineRequests{"octavo_engine_requests_total",
                                            kWorker,
                                            {"outcome"}};
 inline constexpr MetricDef kEngineRunning{"octavo_engine_requests_running",
-                                          "Sequences the engine is computing.", kGauge, kWorker};
+                                          "Sequences the engine is computing, by model.",
+                                          kGauge,
+                                          kWorker,
+                                          {"model"}};
 inline constexpr MetricDef kEngineWaiting{"octavo_engine_requests_waiting",
-                                          "Requests in the engine's queue.", kGauge, kWorker};
+                                          "Requests in the engine's queue, by model.",
+                                          kGauge,
+                                          kWorker,
+                                          {"model"}};
 inline constexpr MetricDef kEngineRejected{"octavo_engine_requests_rejected_total",
                                            "Requests the engine did not admit, by reason.",
                                            kCounter,
@@ -257,24 +263,32 @@ inline constexpr MetricDef kPrefixTokensFound{
     "Of these, the tokens whose keys and values were there and not computed again.", kCounter,
     kWorker};
 inline constexpr MetricDef kKvUsage{"octavo_kv_cache_usage_ratio",
-                                    "Used key-value blocks over all blocks of this rank.", kGauge,
-                                    kWorker};
-inline constexpr MetricDef kKvBlocks{"octavo_kv_cache_blocks",
-                                     "Key-value blocks of this rank, by state.",
-                                     kGauge,
-                                     kWorker,
-                                     {"state"}};
-inline constexpr MetricDef kKvBytes{"octavo_kv_cache_bytes",
-                                    "Bytes that hold this rank's keys and values, by how they are "
-                                    "stored (bf16, fp8).",
+                                    "Used key-value blocks over all blocks of this rank, by model.",
                                     kGauge,
                                     kWorker,
-                                    {"dtype"}};
+                                    {"model"}};
+inline constexpr MetricDef kKvBlocks{"octavo_kv_cache_blocks",
+                                     "Key-value blocks of this rank, by model and state.",
+                                     kGauge,
+                                     kWorker,
+                                     {"model", "state"}};
+inline constexpr MetricDef kKvBytes{"octavo_kv_cache_bytes",
+                                    "Bytes that hold this rank's keys and values, by model and by "
+                                    "how they are stored (bf16, fp8).",
+                                    kGauge,
+                                    kWorker,
+                                    {"model", "dtype"}};
 inline constexpr MetricDef kGroupEpoch{"octavo_group_epoch",
-                                       "Epoch of the serving group this worker is in; 0: none.",
-                                       kGauge, kWorker};
-inline constexpr MetricDef kWeightBytes{"octavo_weight_bytes", "Bytes of weights this rank holds.",
-                                        kGauge, kWorker};
+                                       "Latest epoch of the groups of a model that this worker is "
+                                       "in; 0: none.",
+                                       kGauge,
+                                       kWorker,
+                                       {"model"}};
+inline constexpr MetricDef kWeightBytes{"octavo_weight_bytes",
+                                        "Bytes of weights this rank holds, by model.",
+                                        kGauge,
+                                        kWorker,
+                                        {"model"}};
 
 inline constexpr const MetricDef* kAllMetrics[] = {
     &kBuildInfo,

@@ -174,6 +174,15 @@ absl::Status SizeCache(const ServeOptions& options, v1::ServePlan* plan) {
     return MakeError(Reason::kBadRequest, fmt::format("max_model_len {} exceeds the model's {}",
                                                       length, model.max_position()));
   }
+  const int64_t cap = options.kv_cache_tokens;
+  if (cap > 0 && length > cap) {
+    if (chosen) {
+      return MakeError(
+          Reason::kBadRequest,
+          fmt::format("kv_cache_tokens {} hold no sequence of max_model_len {}", cap, length));
+    }
+    length = cap;
+  }
   uint64_t weights = 0;
   int64_t heads = 0;
   for (const v1::RankPlan& rank : plan->ranks()) {
@@ -206,7 +215,8 @@ absl::Status SizeCache(const ServeOptions& options, v1::ServePlan* plan) {
     }
     spare = (options.rank_memory_bytes - need(length)) / block;
   }
-  const uint64_t others = blocks_of(length) * (plan->max_sequences() - 1);
+  uint64_t others = blocks_of(length) * (plan->max_sequences() - 1);
+  if (cap > 0) others = std::min(others, blocks_of(cap) - blocks_of(length));
   plan->set_max_model_len(length);
   plan->set_kv_block_count(static_cast<uint32_t>(blocks_of(length) + std::min(spare, others)));
   for (v1::RankPlan& rank : *plan->mutable_ranks()) {

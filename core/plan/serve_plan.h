@@ -33,16 +33,18 @@ struct ServeOptions {
   uint32_t max_batched_tokens = kBatchedTokens;  // of one step
   uint32_t max_sequences = 1;                    // running at once
   v1::CacheType cache_type = v1::CACHE_AUTO;
+  int64_t kv_cache_tokens = 0;  // of all sequences; 0: what the budget leaves
 };
 
 // The KV cache gets what the budget leaves beside weights and scratch: at least one sequence of
-// max_model_len, at most max_sequences of them.
+// max_model_len, at most max_sequences of them, and no more than kv_cache_tokens.
 //
 // Refused, with the reason: more ranks than KV heads or than units of K (a unit would be cut), a
 // rank count that cuts a block-scaled unit, no or more sequences than tokens of a step, missing or
 // misshapen tensors (kBadCheckpoint), schemes that the runner does not compute (kUnsupported), a
 // budget that does not hold the weights or an explicit max_model_len (kOutOfMemory, with the
-// numbers), an FP8 cache without scales (kBadRequest). `cache_scales`: of every layer's keys and
+// numbers), an FP8 cache without scales, a kv_cache_tokens that holds no sequence of an explicit
+// max_model_len (kBadRequest). `cache_scales`: of every layer's keys and
 // values, where the checkpoint has them.
 absl::StatusOr<v1::ServePlan> PlanServing(const v1::ModelSpec& model,
                                           std::span<const ServedTensor> tensors,

@@ -131,9 +131,10 @@ class ServeTest(ClusterTest):
         for name in ["fp8", "bf16"]:
             said = json.loads(self.cluster.cli("serve", folder, "--kv-cache-dtype", name, "--json"))
             self.assertEqual(said["kv_cache"], name)
-            leader = next(w for w in self.client.workers() if w.model_id == said["model"])
+            leader = next(w for w in self.client.workers() if any(r.model_id == said["model"] for r in w.ranks))
             line = next(line for line in scrape(leader.hello.metrics_address).splitlines()
-                        if line.startswith("octavo_kv_cache_bytes{") and f'dtype="{name}"' in line)
+                        if line.startswith("octavo_kv_cache_bytes{") and f'dtype="{name}"' in line
+                        and f'model="{said["model"]}"' in line)
             bytes_of[name] = float(line.split()[-1])
             self.client.unload(said["model"])
         self.assertGreater(bytes_of["fp8"], 0)
@@ -144,7 +145,7 @@ class ServeTest(ClusterTest):
     def test_the_processes_that_quantized_are_the_ones_that_serve(self):
         self.assertEqual(len(self.pids_at_start), 3)
         info = self.client.load(self.folders["fp8-dynamic"], 3)
-        serving = sorted(w.hello.pid for w in self.client.workers() if w.model_id == info.model_id)
+        serving = sorted(w.hello.pid for w in self.client.workers() if any(r.model_id == info.model_id for r in w.ranks))
         self.assertEqual(serving, self.pids_at_start)
         self.assertGreater(len(self.client.complete(token_ids={"ids": PROMPT[:8]}, max_tokens=4)[1]), 0)
 

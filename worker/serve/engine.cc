@@ -122,6 +122,7 @@ absl::StatusOr<std::shared_ptr<EngineCall>> Engine::QueueIds(const v1::EngineSco
 absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Queue(Active active, NewSequence sequence) {
   MutexLock lock(mutex_);
   OCTAVO_RETURN_IF_ERROR(failure_);
+  if (draining_) return MakeError(Reason::kNotReady, "the group takes no more requests");
   sequence.id = next_id_++;
   active.call = std::make_shared<EngineCall>(sequence.id);
   OCTAVO_RETURN_IF_ERROR(scheduler_.Add(std::move(sequence), clock_.Now()));
@@ -136,6 +137,11 @@ std::optional<EngineCall::Rows> Engine::TakeRows(EngineCall& call) {
   std::optional<EngineCall::Rows> rows = call.TakeRows();
   changed_.NotifyAll();
   return rows;
+}
+
+void Engine::Drain() {
+  MutexLock lock(mutex_);
+  draining_ = true;
 }
 
 void Engine::Cancel(const EngineCall& call) {

@@ -74,7 +74,8 @@ class Engine {
   ~Engine();
 
   // Queues a request. Errors: those of Scheduler::Add, CheckGeneration and TokenRules::Create,
-  // kBadRequest (an id outside the vocabulary), or the failure that ended the group.
+  // kBadRequest (an id outside the vocabulary), kNotReady (draining), or the failure that ended the
+  // group.
   absl::StatusOr<std::shared_ptr<EngineCall>> Generate(
       const v1::EngineRequest& request, std::optional<Clock::Nanos> deadline = std::nullopt);
   absl::StatusOr<std::shared_ptr<EngineCall>> Score(
@@ -86,6 +87,9 @@ class Engine {
   absl::StatusOr<std::shared_ptr<EngineCall>> Logits(
       const v1::EngineScoreRequest& request, std::optional<Clock::Nanos> deadline = std::nullopt);
   std::optional<EngineCall::Rows> TakeRows(EngineCall& call);
+
+  // From now on nothing new is taken (kNotReady); what there is goes on.
+  void Drain();
 
   // Ends the call with FINISH_CANCELLED before the next step.
   void Cancel(const EngineCall& call);
@@ -148,6 +152,7 @@ class Engine {
   Scheduler scheduler_ OCTAVO_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, std::shared_ptr<Active>> active_ OCTAVO_GUARDED_BY(mutex_);
   uint64_t next_id_ OCTAVO_GUARDED_BY(mutex_) = 1;
+  bool draining_ OCTAVO_GUARDED_BY(mutex_) = false;
   absl::Status failure_ OCTAVO_GUARDED_BY(mutex_);
   EngineFigures figures_ OCTAVO_GUARDED_BY(mutex_);
 

@@ -1,6 +1,5 @@
 #include "worker/serve/rank_host.h"
 
-#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -18,6 +17,8 @@ using std::chrono::milliseconds;
 
 // How long the memory of a group that ended may stay held by calls that are still returning.
 constexpr milliseconds kReleaseTimeout{10000};
+// How often what changes by itself is looked at.
+constexpr milliseconds kIdle{100};
 
 }  // namespace
 
@@ -29,153 +30,181 @@ RankHost::RankHost(Options options, std::function<void(v1::Report)> send, Metric
       thread_([this](const std::stop_token& stop) { WorkLoop(stop); }) {}
 
 RankHost::~RankHost() {
-  EndGroup(UINT64_MAX, "the worker is stopping");
+  for (const auto& serving : All()) {
+    EndGroup(serving->load.group_epoch(), "the worker is stopping");
+  }
   thread_.request_stop();
   {
     MutexLock lock(mutex_);
     changed_.NotifyAll();
   }
   thread_.join();
-  TakeApart(UINT64_MAX);
+  for (const auto& serving : All()) TakeApart(serving->load.group_epoch());
 }
 
-void RankHost::Load(const v1::LoadRank& load) { Push(load.group_epoch(), &load); }
+void RankHost::Load(const v1::LoadRank& load) {
+  auto serving = std::make_shared<Serving>();
+  serving->load = load;
+  {
+    MutexLock lock(mutex_);
+    if (!servings_.emplace(load.group_epoch(), std::move(serving)).second) return;
+  }
+  Push({.epoch = load.group_epoch(), .kind = Command::Kind::kAssemble});
+}
 
 void RankHost::AbortGroup(const v1::AbortGroup& abort) {
-  EndGroup(abort.group_epoch(), abort.why());
-  Push(abort.group_epoch(), nullptr);
+  Dismiss(abort.group_epoch(), abort.why());
 }
 
 void RankHost::Unload(const v1::UnloadRank& unload) {
-  EndGroup(unload.group_epoch(), "the model was unloaded");
-  Push(unload.group_epoch(), nullptr);
+  Dismiss(unload.group_epoch(), "the model was unloaded");
 }
 
-void RankHost::Push(uint64_t epoch, const v1::LoadRank* load) {
+void RankHost::Dismiss(uint64_t epoch, const std::string& why) {
+  EndGroup(epoch, why);
+  if (Find(epoch) != nullptr) Push({.epoch = epoch});
+}
+
+void RankHost::Drain(const v1::DrainRank& drain) {
+  const std::shared_ptr<Serving> serving = Find(drain.group_epoch());
+  if (serving == nullptr) return;
+  MutexLock lock(serving->mutex);
+  if (serving->engine == nullptr) return;
+  spdlog::info("group {} takes no more requests", drain.group_epoch());
+  serving->engine->Drain();
+  serving->draining = true;
+}
+
+void RankHost::Push(const Command& command) {
   MutexLock lock(mutex_);
-  Command& command = commands_.emplace_back();
-  command.epoch = epoch;
-  command.lease = lease_;
-  if (load != nullptr) command.load = *load;
+  commands_.push_back(command);
   changed_.NotifyAll();
+}
+
+std::shared_ptr<RankHost::Serving> RankHost::Find(uint64_t epoch) const {
+  MutexLock lock(mutex_);
+  if (epoch == 0) return servings_.size() == 1 ? servings_.begin()->second : nullptr;
+  const auto found = servings_.find(epoch);
+  return found == servings_.end() ? nullptr : found->second;
+}
+
+std::vector<std::shared_ptr<RankHost::Serving>> RankHost::All() const {
+  MutexLock lock(mutex_);
+  std::vector<std::shared_ptr<Serving>> all;
+  for (const auto& [epoch, serving] : servings_) all.push_back(serving);
+  return all;
 }
 
 void RankHost::EndGroup(uint64_t epoch, const std::string& why) {
   rendezvous_.Abort(epoch);
-  std::shared_ptr<Serving> present;
-  {
-    MutexLock lock(mutex_);
-    ended_epoch_ = std::max(ended_epoch_, epoch);
-    if (serving_ != nullptr && serving_->load.group_epoch() <= epoch) present = serving_;
-  }
-  if (present != nullptr) present->End(why);
+  if (const auto serving = Find(epoch); serving != nullptr) serving->End(why);
 }
 
 void RankHost::WorkLoop(const std::stop_token& stop) {
   const FpEnv environment;
   while (!stop.stop_requested()) {
     std::optional<Command> next;
-    std::shared_ptr<Serving> present;
     {
       MutexLock lock(mutex_);
       if (commands_.empty()) {
-        changed_.WaitFor(mutex_, milliseconds(200));
-        present = serving_;
+        changed_.WaitFor(mutex_, kIdle);
       } else {
-        next = std::move(commands_.front());
+        next = commands_.front();
         commands_.pop_front();
       }
     }
-    if (!next.has_value()) {
-      EndOrphan();
-      if (present != nullptr) Show(*present);
-      continue;
+    next.has_value() ? Obey(*next) : Idle();
+  }
+}
+
+void RankHost::Idle() {
+  EndOrphans();
+  ReportDrained();
+  for (const auto& serving : All()) Show(*serving);
+}
+
+void RankHost::Obey(const Command& command) {
+  if (command.kind == Command::Kind::kTakeApart) return TakeApart(command.epoch);
+  std::shared_ptr<Serving> serving = Find(command.epoch);
+  if (serving == nullptr) return;
+  const absl::Status status = Assemble(serving);
+  const uint32_t rank = serving->load.rank();
+  serving.reset();  // TakeApart waits for the last holder
+  if (status.ok()) return Report(command.epoch, rank, v1::RANK_READY, status);
+  spdlog::error("rank {} of group {} failed: {}", rank, command.epoch,
+                std::string(status.message()));
+  EndGroup(command.epoch, std::string(status.message()));
+  TakeApart(command.epoch);
+  Report(command.epoch, rank, v1::RANK_FAILED, status);
+}
+
+void RankHost::ReportDrained() {
+  std::vector<std::shared_ptr<Serving>> all = All();
+  for (std::shared_ptr<Serving>& serving : all) {
+    // One holder is the map, one is here; any other is an answer on its way to a caller.
+    if (serving.use_count() > 2) continue;
+    {
+      MutexLock lock(serving->mutex);
+      if (!serving->draining || serving->over) continue;
+      const EngineFigures figures = serving->engine->figures();
+      if (figures.running + figures.queued > 0) continue;
+      serving->draining = false;
     }
-    const Command& command = *next;
-    if (!command.load.has_value()) {
-      TakeApart(command.epoch);
-      continue;
-    }
-    // A new group replaces the old one, whatever became of it.
-    EndGroup(command.epoch - 1, "another group takes its place");
-    TakeApart(command.epoch - 1);
-    const v1::LoadRank& load = *command.load;
-    const absl::Status status = Assemble(load, command.lease);
-    if (status.ok()) {
-      Report(load.group_epoch(), load.rank(), v1::RANK_READY, status);
-    } else {
-      spdlog::error("rank {} of group {} failed: {}", load.rank(), load.group_epoch(),
-                    std::string(status.message()));
-      EndGroup(load.group_epoch(), std::string(status.message()));
-      TakeApart(load.group_epoch());
-      Report(load.group_epoch(), load.rank(), v1::RANK_FAILED, status);
-    }
+    Report(serving->load.group_epoch(), serving->load.rank(), v1::RANK_DRAINED, absl::OkStatus());
   }
 }
 
 void RankHost::TakeApart(uint64_t epoch) {
-  std::weak_ptr<Serving> gone;
-  uint64_t its_epoch = 0;
-  uint32_t rank = 0;
+  std::shared_ptr<Serving> last;
   {
     MutexLock lock(mutex_);
-    if (serving_ == nullptr || serving_->load.group_epoch() > epoch) return;
-    its_epoch = serving_->load.group_epoch();
-    rank = serving_->load.rank();
-    gone = serving_;
+    const auto found = servings_.find(epoch);
+    if (found == servings_.end()) return;
+    last = std::move(found->second);
+    servings_.erase(found);
   }
-  {
-    // Destroyed outside the lock: the engine's thread may need it to end.
-    std::shared_ptr<Serving> last;
-    MutexLock lock(mutex_);
-    last = std::exchange(serving_, nullptr);
-  }
+  const uint32_t rank = last->load.rank();
+  const std::string model = last->load.model_id();
+  const std::weak_ptr<Serving> gone = last;
+  last.reset();  // outside the lock: the engine's thread may need it to end
   const auto until = std::chrono::steady_clock::now() + kReleaseTimeout;
   while (!gone.expired() && std::chrono::steady_clock::now() < until) {
     std::this_thread::sleep_for(milliseconds(2));
   }
-  metrics_->Set(metric::kGroupEpoch, 0);
-  metrics_->Set(metric::kWeightBytes, 0);
-  ShowLoad({});
-  for (const char* dtype : {"bf16", "fp8"}) metrics_->Set(metric::kKvBytes, 0, {dtype});
-  spdlog::info("rank {} of group {} is unloaded", rank, its_epoch);
-  Report(its_epoch, rank, v1::RANK_UNLOADED, absl::OkStatus());
+  ShowModel(model);
+  spdlog::info("rank {} of group {} is unloaded", rank, epoch);
+  Report(epoch, rank, v1::RANK_UNLOADED, absl::OkStatus());
 }
 
-absl::Status RankHost::Assemble(const v1::LoadRank& load, uint64_t lease) {
-  auto serving = std::make_shared<Serving>();
-  serving->load = load;
-  {
-    MutexLock lock(mutex_);
-    if (load.group_epoch() <= ended_epoch_ || lease != lease_) {
-      return MakeError(Reason::kGroupLost, "the group was aborted before it formed");
-    }
-    serving_ = serving;
-  }
+absl::Status RankHost::Assemble(const std::shared_ptr<Serving>& serving) {
+  const v1::LoadRank& load = serving->load;
   spdlog::info("loading rank {} of {} of {} (group {})", load.rank(), load.plan().rank_count(),
                load.model_dir(), load.group_epoch());
-  OCTAVO_RETURN_IF_ERROR(Join(load, *serving));
+  OCTAVO_RETURN_IF_ERROR(Join(*serving));
   OCTAVO_ASSIGN_OR_RETURN(serving->model, options_.load(load, serving->communicator.get()));
-  metrics_->Set(metric::kGroupEpoch, static_cast<double>(load.group_epoch()));
-  metrics_->Set(metric::kWeightBytes, static_cast<double>(serving->model.weight_bytes));
-  metrics_->Set(metric::kKvBytes,
-                static_cast<double>(load.plan().ranks(static_cast<int>(load.rank())).kv_bytes()),
-                {load.plan().cache_scales().empty() ? "bf16" : "fp8"});
   if (load.rank() == 0) {
-    Lead(load, serving);
+    Lead(serving);
   } else {
     serving->follower = std::make_unique<Follower>(
         load.group_epoch(), [this, raw = serving.get()](const v1::Step& step) {
           return TimedRun(*raw, step).status();
         });
   }
-  MutexLock lock(serving->mutex);
-  if (serving->over) return MakeError(Reason::kGroupLost, serving->why);
-  serving->ready = true;
+  {
+    MutexLock lock(serving->mutex);
+    if (serving->over) return MakeError(Reason::kGroupLost, serving->why);
+    serving->ready = true;
+  }
+  ShowModel(load.model_id());
   return absl::OkStatus();
 }
 
-absl::Status RankHost::Join(const v1::LoadRank& load, Serving& serving) {
+absl::Status RankHost::Join(Serving& serving) {
+  const v1::LoadRank& load = serving.load;
+  {
+    MutexLock lock(serving.mutex);
+    if (serving.over) return MakeError(Reason::kGroupLost, serving.why);
+  }
   OCTAVO_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
                           MakeProcessGroup({.rank = static_cast<int>(load.rank()),
                                             .size = static_cast<int>(load.plan().rank_count()),
@@ -188,7 +217,8 @@ absl::Status RankHost::Join(const v1::LoadRank& load, Serving& serving) {
   return absl::OkStatus();
 }
 
-void RankHost::Lead(const v1::LoadRank& load, const std::shared_ptr<Serving>& serving) {
+void RankHost::Lead(const std::shared_ptr<Serving>& serving) {
+  const v1::LoadRank& load = serving->load;
   std::vector<std::string> followers(load.engine_addresses().begin(),
                                      load.engine_addresses().end());
   if (!followers.empty()) followers.erase(followers.begin());
@@ -222,48 +252,6 @@ void RankHost::Lead(const v1::LoadRank& load, const std::shared_ptr<Serving>& se
   serving->engine = std::move(engine);
 }
 
-absl::StatusOr<std::span<const float>> RankHost::TimedRun(Serving& serving, const v1::Step& step) {
-  size_t tokens = 0;
-  std::string_view kind = "decode";
-  for (const v1::StepChunk& chunk : step.chunks()) {
-    tokens += static_cast<size_t>(chunk.tokens_size());
-    if (chunk.tokens_size() > 1) kind = "prefill";
-  }
-  const auto start = std::chrono::steady_clock::now();
-  OCTAVO_RETURN_IF_ERROR(serving.model.run(step, &serving.logits));
-  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  metrics_->Add(metric::kEngineSteps, 1, {kind});
-  metrics_->Observe(metric::kEngineStepSeconds, took.count(), {kind});
-  metrics_->Add(metric::kEngineTokens, static_cast<double>(tokens), {kind});
-  metrics_->Observe(metric::kEngineStepTokens, static_cast<double>(tokens));
-  Show(serving);
-  return std::span<const float>(serving.logits.values);
-}
-
-void RankHost::Show(Serving& serving) {
-  if (serving.engine == nullptr) return;
-  MutexLock lock(serving.showing);
-  const EngineFigures figures = serving.engine->figures();
-  EngineFigures& counted = serving.counted;
-  const auto count = [&](const MetricDef& counter, uint64_t EngineFigures::*figure) {
-    metrics_->Add(counter, static_cast<double>(figures.*figure - counted.*figure));
-  };
-  count(metric::kEnginePreemptions, &EngineFigures::preemptions);
-  count(metric::kPrefixTokens, &EngineFigures::prefix_tokens);
-  count(metric::kPrefixTokensFound, &EngineFigures::prefix_tokens_found);
-  counted = figures;
-  ShowLoad(figures);
-}
-
-void RankHost::ShowLoad(const EngineFigures& figures) {
-  const auto used = static_cast<double>(figures.kv_blocks - figures.kv_blocks_free);
-  metrics_->Set(metric::kEngineRunning, static_cast<double>(figures.running));
-  metrics_->Set(metric::kEngineWaiting, static_cast<double>(figures.queued));
-  metrics_->Set(metric::kKvBlocks, used, {"used"});
-  metrics_->Set(metric::kKvBlocks, figures.kv_blocks_free, {"free"});
-  metrics_->Set(metric::kKvUsage, used / std::max(1u, figures.kv_blocks));
-}
-
 void RankHost::Report(uint64_t epoch, uint32_t rank, v1::RankState state, const absl::Status& why) {
   v1::Report report;
   v1::RankReport& message = *report.mutable_rank();
@@ -277,27 +265,21 @@ void RankHost::Report(uint64_t epoch, uint32_t rank, v1::RankState state, const 
   send_(std::move(report));
 }
 
-std::shared_ptr<RankHost::Serving> RankHost::serving() const {
-  MutexLock lock(mutex_);
-  return serving_;
-}
-
-absl::StatusOr<std::shared_ptr<Engine>> RankHost::engine() const {
-  const std::shared_ptr<Serving> present = serving();
-  if (present != nullptr) {
-    MutexLock lock(present->mutex);
-    if (present->ready && present->engine != nullptr) {
-      return std::shared_ptr<Engine>(present, present->engine.get());
+absl::StatusOr<std::shared_ptr<Engine>> RankHost::engine(uint64_t epoch) const {
+  if (const std::shared_ptr<Serving> serving = Find(epoch); serving != nullptr) {
+    MutexLock lock(serving->mutex);
+    if (serving->ready && serving->engine != nullptr) {
+      return std::shared_ptr<Engine>(serving, serving->engine.get());
     }
   }
-  return MakeError(Reason::kNotReady, "this worker does not lead a serving group");
+  return MakeError(Reason::kNotReady, "this worker does not lead the group that was asked for");
 }
 
 v1::StepDone RankHost::Follow(const v1::Step& step) {
   const FpEnv environment;
-  const std::shared_ptr<Serving> present = serving();
+  const std::shared_ptr<Serving> present = Find(step.group_epoch());
   absl::Status refused;
-  if (present == nullptr || present->load.group_epoch() != step.group_epoch()) {
+  if (present == nullptr) {
     refused = MakeError(Reason::kFenced,
                         fmt::format("this worker is not in group epoch {}", step.group_epoch()));
   } else {
@@ -314,9 +296,9 @@ v1::StepDone RankHost::Follow(const v1::Step& step) {
   return done;
 }
 
-absl::StatusOr<RankHost::Model> RankHost::model() const {
-  const std::shared_ptr<Serving> present = serving();
-  if (present == nullptr) return MakeError(Reason::kNotReady, "this worker serves no model");
+absl::StatusOr<RankHost::Model> RankHost::model(uint64_t epoch) const {
+  const std::shared_ptr<Serving> present = Find(epoch);
+  if (present == nullptr) return MakeError(Reason::kNotReady, "this worker serves no such model");
   return Model{.id = present->load.model_id(), .dir = present->load.model_dir()};
 }
 

@@ -1,14 +1,16 @@
 #pragma once
 
-// Makes this worker a rank of a serving group and takes it apart again: joins the collective, loads
-// the rank's weights, and becomes the group's leader (an Engine with streams to its followers) or a
-// follower. One group at a time; the coordinator's directives are worked off in order by one
-// thread, but for aborts, which act at once.
+// Makes this worker a rank of serving groups and takes them apart again: joins the collective,
+// loads the rank's weights, and becomes the group's leader (an Engine with streams to its
+// followers) or a follower. Groups are told apart by their epochs; how many there are is the
+// coordinator's to decide, which knows what each takes of --memory. Its directives are worked off
+// in order by one thread, but for aborts, which act at once.
 
 #include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -63,55 +65,67 @@ class RankHost {
   void Load(const v1::LoadRank& load);
   void AbortGroup(const v1::AbortGroup& abort);
   void Unload(const v1::UnloadRank& unload);
+  // Of a group that this rank leads: no more requests are taken; RANK_DRAINED is reported when
+  // those that run have been answered to the end.
+  void Drain(const v1::DrainRank& drain);
   void Deliver(const v1::RendezvousValue& value) { rendezvous_.Deliver(value); }
-  // A lease began: group epochs may start again. Says what became of the present group, so that the
-  // coordinator, perhaps one that started anew, takes it over or ends it.
+  // A lease began. Says what became of the groups there are, so that the coordinator, perhaps one
+  // that started anew, takes them over or ends them.
   void Attached();
-  // The lease is gone: whatever group there is has ended, and so have loads not yet begun.
+  // The lease is gone: whatever groups there are have ended, and so have loads not yet begun.
   void Detached();
-  // The same because the coordinator is gone: a group that serves goes on without it for the grace.
+  // The same because the coordinator is gone: groups that serve go on without it for the grace.
   void Orphaned();
 
-  // The engine, if this rank leads a group. Holding it keeps the group's memory; let go of it soon
-  // after its calls fail. Errors: kNotReady.
-  absl::StatusOr<std::shared_ptr<Engine>> engine() const;
+  // The engine of the group that this rank leads. Holding it keeps the group's memory; let go of it
+  // soon after its calls fail. Epoch 0 means the only group that there is. Errors: kNotReady.
+  absl::StatusOr<std::shared_ptr<Engine>> engine(uint64_t epoch) const;
 
   // Runs a step of the leader on this rank; a StepDone with a failure when this rank is not part of
   // the step's group.
   v1::StepDone Follow(const v1::Step& step);
 
-  // The folder and name of the model being served. Errors: kNotReady.
+  // The folder and name of the model that a group serves; epoch as above. Errors: kNotReady.
   struct Model {
     std::string id;
     std::string dir;
   };
-  absl::StatusOr<Model> model() const;
+  absl::StatusOr<Model> model(uint64_t epoch) const;
 
  private:
   struct Serving;
   struct Command {
-    std::optional<v1::LoadRank> load;  // absent: only take the present group apart
-    uint64_t epoch = 0;                // of that group
-    uint64_t lease = 0;                // under which it was given
+    uint64_t epoch = 0;
+    enum class Kind { kAssemble, kTakeApart } kind = Kind::kTakeApart;
   };
 
-  void Push(uint64_t epoch, const v1::LoadRank* load);
+  void Push(const Command& command);
   void WorkLoop(const std::stop_token& stop);
-  // Ends the present group at once, if its epoch is at most `epoch`: its calls fail, blocked
-  // collectives return. Memory is freed later, by TakeApart.
+  void Obey(const Command& command);
+  // While there is nothing to obey.
+  void Idle();
+  // Ends a group at once: its calls fail, blocked collectives return, a load not yet begun never
+  // begins. Memory is freed later, by TakeApart.
   void EndGroup(uint64_t epoch, const std::string& why);
+  // Both.
+  void Dismiss(uint64_t epoch, const std::string& why);
   void TakeApart(uint64_t epoch);
-  // Ends the group whose coordinator did not come back.
-  void EndOrphan();
-  absl::Status Assemble(const v1::LoadRank& load, uint64_t lease);
-  absl::Status Join(const v1::LoadRank& load, Serving& serving);
-  void Lead(const v1::LoadRank& load, const std::shared_ptr<Serving>& serving);
+  // Ends the groups whose coordinator did not come back.
+  void EndOrphans();
+  // Says of groups that drain that they are done.
+  void ReportDrained();
+  absl::Status Assemble(const std::shared_ptr<Serving>& serving);
+  absl::Status Join(Serving& serving);
+  void Lead(const std::shared_ptr<Serving>& serving);
   absl::StatusOr<std::span<const float>> TimedRun(Serving& serving, const v1::Step& step);
   // Metrics of the engine, where this rank has one: after every step, and while it idles.
   void Show(Serving& serving);
-  void ShowLoad(const EngineFigures& figures);
+  // Gauges of a model, over the groups that serve it: two while one takes over from the other.
+  void ShowModel(const std::string& model_id);
   void Report(uint64_t epoch, uint32_t rank, v1::RankState state, const absl::Status& why);
-  std::shared_ptr<Serving> serving() const;
+  // Null if there is none; epoch 0: the only one.
+  std::shared_ptr<Serving> Find(uint64_t epoch) const;
+  std::vector<std::shared_ptr<Serving>> All() const;
 
   const Options options_;
   const std::function<void(v1::Report)> send_;
@@ -121,10 +135,9 @@ class RankHost {
   mutable Mutex mutex_;
   CondVar changed_;
   std::deque<Command> commands_ OCTAVO_GUARDED_BY(mutex_);
-  std::shared_ptr<Serving> serving_ OCTAVO_GUARDED_BY(mutex_);
-  uint64_t ended_epoch_ OCTAVO_GUARDED_BY(mutex_) = 0;  // groups up to it are over
-  uint64_t lease_ OCTAVO_GUARDED_BY(mutex_) = 0;        // counts them
-  // When the group that goes on without a coordinator ends.
+  // By epoch, from Load to TakeApart.
+  std::map<uint64_t, std::shared_ptr<Serving>> servings_ OCTAVO_GUARDED_BY(mutex_);
+  // When groups that go on without a coordinator end.
   std::optional<std::chrono::steady_clock::time_point> orphan_end_ OCTAVO_GUARDED_BY(mutex_);
   std::jthread thread_;
 };

@@ -1,4 +1,4 @@
-// What becomes of a rank when its worker attaches to a coordinator and when it loses it.
+// What becomes of ranks when their worker attaches to a coordinator and when it loses it.
 
 #include "core/base/log.h"
 #include "worker/serve/serving_rank.h"
@@ -7,42 +7,47 @@ namespace octavo {
 
 void RankHost::Attached() {
   rendezvous_.Reset();
-  std::shared_ptr<Serving> present;
   {
     MutexLock lock(mutex_);
-    ended_epoch_ = 0;
     orphan_end_.reset();
-    present = serving_;
   }
-  if (present == nullptr) return;
-  absl::Status status;
-  {
-    MutexLock lock(present->mutex);
-    if (!present->ready) return;
-    if (present->over) status = MakeError(Reason::kGroupLost, present->why);
+  for (const auto& serving : All()) {
+    absl::Status status;
+    {
+      MutexLock lock(serving->mutex);
+      if (!serving->ready) continue;
+      if (serving->over) status = MakeError(Reason::kGroupLost, serving->why);
+    }
+    const uint64_t epoch = serving->load.group_epoch();
+    Report(epoch, serving->load.rank(), status.ok() ? v1::RANK_READY : v1::RANK_FAILED, status);
+    if (!status.ok()) Push({.epoch = epoch});
   }
-  const uint64_t epoch = present->load.group_epoch();
-  Report(epoch, present->load.rank(), status.ok() ? v1::RANK_READY : v1::RANK_FAILED, status);
-  if (!status.ok()) Push(epoch, nullptr);
 }
 
 void RankHost::Orphaned() {
-  const std::shared_ptr<Serving> present = serving();
-  bool whole = false;
-  if (present != nullptr) {
-    MutexLock lock(present->mutex);
-    whole = present->ready && !present->over;
+  bool serves = false;
+  for (const auto& serving : All()) {
+    const uint64_t epoch = serving->load.group_epoch();
+    bool whole = false;
+    {
+      MutexLock lock(serving->mutex);
+      whole = serving->ready && !serving->over;
+    }
+    serves |= whole;
+    if (whole) {
+      spdlog::warn("group {} goes on without its coordinator for {} ms", epoch,
+                   options_.grace.count());
+    } else {
+      // Forming needs the coordinator.
+      Dismiss(epoch, "this worker lost its coordinator");
+    }
   }
-  if (!whole) return Detached();  // forming needs the coordinator
-  spdlog::warn("group {} goes on without its coordinator for {} ms", present->load.group_epoch(),
-               options_.grace.count());
+  if (!serves) return;
   MutexLock lock(mutex_);
-  ++lease_;
-  commands_.clear();
   orphan_end_ = std::chrono::steady_clock::now() + options_.grace;
 }
 
-void RankHost::EndOrphan() {
+void RankHost::EndOrphans() {
   {
     MutexLock lock(mutex_);
     if (!orphan_end_.has_value() || std::chrono::steady_clock::now() < *orphan_end_) return;
@@ -53,15 +58,9 @@ void RankHost::EndOrphan() {
 }
 
 void RankHost::Detached() {
-  uint64_t epoch = 0;
-  {
-    MutexLock lock(mutex_);
-    ++lease_;
-    commands_.clear();
-    if (serving_ != nullptr) epoch = serving_->load.group_epoch();
+  for (const auto& serving : All()) {
+    Dismiss(serving->load.group_epoch(), "this worker lost its coordinator");
   }
-  EndGroup(UINT64_MAX, "this worker lost its coordinator");
-  Push(epoch, nullptr);
 }
 
 }  // namespace octavo

@@ -1,11 +1,15 @@
 #include "worker/serve/rendezvous_client.h"
 
-#include <algorithm>
-
 #include "core/base/error.h"
 #include "fmt/format.h"
 
 namespace octavo {
+namespace {
+
+// Epochs rise: one that is long over is asked for by nobody.
+constexpr size_t kAbortedMax = 256;
+
+}  // namespace
 
 Rendezvous RendezvousClient::ForGroup(uint64_t group_epoch) {
   return {.put =
@@ -30,7 +34,7 @@ absl::StatusOr<std::string> RendezvousClient::Get(uint64_t group_epoch, const st
   {
     MutexLock lock(mutex_);
     call = next_call_++;
-    calls_[call] = {.group_epoch = group_epoch, .aborted = group_epoch <= aborted_epoch_};
+    calls_[call] = {.group_epoch = group_epoch, .aborted = aborted_.contains(group_epoch)};
   }
   report.mutable_get()->set_group_epoch(group_epoch);
   report.mutable_get()->set_key(key);
@@ -61,16 +65,17 @@ void RendezvousClient::Deliver(const v1::RendezvousValue& value) {
 
 void RendezvousClient::Abort(uint64_t group_epoch) {
   MutexLock lock(mutex_);
-  aborted_epoch_ = std::max(aborted_epoch_, group_epoch);
+  aborted_.insert(group_epoch);
+  if (aborted_.size() > kAbortedMax) aborted_.erase(aborted_.begin());
   for (auto& [id, call] : calls_) {
-    if (call.group_epoch <= group_epoch) call.aborted = true;
+    if (call.group_epoch == group_epoch) call.aborted = true;
   }
   changed_.NotifyAll();
 }
 
 void RendezvousClient::Reset() {
   MutexLock lock(mutex_);
-  aborted_epoch_ = 0;
+  aborted_.clear();
 }
 
 }  // namespace octavo

@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "core/base/mutex.h"
@@ -20,13 +21,14 @@ class RendezvousClient {
  public:
   explicit RendezvousClient(std::function<void(v1::Report)> send) : send_(std::move(send)) {}
 
-  // The exchange of one group; its gets fail with kGroupLost once Abort(epoch) was called.
+  // The exchange of one group; its gets fail with kGroupLost once Abort(epoch) was called. An epoch
+  // comes once in a lease.
   Rendezvous ForGroup(uint64_t group_epoch);
 
   // An answer of the coordinator.
   void Deliver(const v1::RendezvousValue& value);
 
-  // Ends waiting gets of groups up to `group_epoch`, and later ones at once.
+  // Ends waiting gets of the group, and later ones at once.
   void Abort(uint64_t group_epoch);
 
   // A new lease: epochs may start again.
@@ -46,7 +48,7 @@ class RendezvousClient {
   Mutex mutex_;
   CondVar changed_;
   uint64_t next_call_ OCTAVO_GUARDED_BY(mutex_) = 1;
-  uint64_t aborted_epoch_ OCTAVO_GUARDED_BY(mutex_) = 0;
+  std::set<uint64_t> aborted_ OCTAVO_GUARDED_BY(mutex_);  // epochs, the latest of them
   std::map<uint64_t, Call> calls_ OCTAVO_GUARDED_BY(mutex_);
 };
 

@@ -1,6 +1,7 @@
 #pragma once
 
-// What RankHost holds of the group that it is a rank of. For rank_host.cc and rank_lease.cc.
+// What RankHost holds of a group that it is a rank of. For rank_host.cc, rank_lease.cc and
+// rank_figures.cc.
 
 #include <memory>
 #include <optional>
@@ -29,6 +30,7 @@ struct RankHost::Serving {
   EngineFigures counted OCTAVO_GUARDED_BY(showing);  // what the counters already have
   bool ready = false;
   bool over = false;
+  bool draining = false;
   std::string why;
   std::unique_ptr<Engine> engine;
 

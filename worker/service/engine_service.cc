@@ -90,14 +90,15 @@ class EngineService final : public v1::Engine::Service {
   grpc::Status Logits(grpc::ServerContext* context, const v1::EngineScoreRequest* request,
                       grpc::ServerWriter<v1::LogitRows>* writer) override {
     if (grpc::Status refused = guard_.Check(*context); !refused.ok()) return refused;
-    return WithEngine(
-        [&](Engine& engine) { return StreamLogits(engine, *request, *context, *writer); });
+    return WithEngine(request->group_epoch(), [&](Engine& engine) {
+      return StreamLogits(engine, *request, *context, *writer);
+    });
   }
 
   grpc::Status Compare(grpc::ServerContext* context, const v1::EngineCompareRequest* request,
                        v1::Comparison* response) override {
     if (grpc::Status refused = guard_.Check(*context); !refused.ok()) return refused;
-    return WithEngine([&](Engine& engine) {
+    return WithEngine(request->group_epoch(), [&](Engine& engine) {
       return CompareWithReference(engine, *request, *context, token_, response);
     });
   }
@@ -129,10 +130,10 @@ class EngineService final : public v1::Engine::Service {
   }
 
  private:
-  // Runs `body` with the engine, and counts how it ended.
+  // Runs `body` with the engine of a group, and counts how it ended.
   template <typename Body>
-  grpc::Status WithEngine(Body body) {
-    const auto engine = host_->engine();
+  grpc::Status WithEngine(uint64_t epoch, Body body) {
+    const auto engine = host_->engine(epoch);
     if (!engine.ok()) return ToGrpc(engine.status());
     const absl::Status status = body(**engine);
     metrics_->Add(metric::kEngineRequests, 1, {OutcomeOf(status, v1::FINISH_STOP)});
@@ -141,7 +142,8 @@ class EngineService final : public v1::Engine::Service {
 
   absl::Status Generate(grpc::ServerContext& context, const v1::EngineRequest& request,
                         grpc::ServerWriter<v1::EngineEvent>& writer) {
-    OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<Engine> engine, host_->engine());
+    OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<Engine> engine,
+                            host_->engine(request.group_epoch()));
     auto call = engine->Generate(request, DeadlineOf(context));
     OCTAVO_RETURN_IF_ERROR(CountRejected(call.status()));
     std::optional<TokenLog::Ticket> ticket;
@@ -171,7 +173,8 @@ class EngineService final : public v1::Engine::Service {
 
   absl::Status Score(grpc::ServerContext& context, const v1::EngineScoreRequest& request,
                      v1::EngineScoreResponse& response) {
-    OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<Engine> engine, host_->engine());
+    OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<Engine> engine,
+                            host_->engine(request.group_epoch()));
     auto call = engine->Score(request, DeadlineOf(context));
     OCTAVO_RETURN_IF_ERROR(CountRejected(call.status()));
     v1::EngineEvent event;
@@ -196,7 +199,7 @@ class EngineService final : public v1::Engine::Service {
 
   absl::Status GetArtifact(const v1::GetArtifactRequest& request,
                            grpc::ServerWriter<v1::ArtifactChunk>& writer) {
-    OCTAVO_ASSIGN_OR_RETURN(const RankHost::Model model, host_->model());
+    OCTAVO_ASSIGN_OR_RETURN(const RankHost::Model model, host_->model(request.group_epoch()));
     if (!request.model_id().empty() && request.model_id() != model.id) {
       return MakeError(Reason::kNotFound, fmt::format("this worker serves '{}', not '{}'", model.id,
                                                       request.model_id()));

@@ -188,7 +188,9 @@ absl::Status CompareWithReference(Engine& engine, const v1::EngineCompareRequest
   prefix.set_request_id(request.request_id());
   prefix.mutable_ids()->Add(ids.begin(), ids.end() - 1);
   prefix.set_want_residuals(request.layers());
-  RemoteRows reference(request.reference_address(), token, prefix, context, engine);
+  v1::EngineScoreRequest there = prefix;
+  there.set_group_epoch(request.reference_epoch());
+  RemoteRows reference(request.reference_address(), token, there, context, engine);
   LocalRows model(engine, prefix, context);
   OCTAVO_ASSIGN_OR_RETURN(
       *result, CompareSequence(ids, {.reference = [&] { return reference.Next(); },

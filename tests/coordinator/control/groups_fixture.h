@@ -85,7 +85,15 @@ class GroupsTest : public ::testing::Test {
     if (!reason.empty()) report.mutable_rank()->mutable_failure()->set_reason(reason);
     worker.Report(report);
   }
-  v1::ModelInfo Model() { return *control_->GetModel("m"); }
+  // What serves under the name, or is to.
+  v1::ModelInfo Model(const std::string& id = "m") {
+    for (const v1::ModelInfo& model : control_->ListModels()) {
+      if (model.model_id() == id && !model.successor() && model.state() != "draining") {
+        return model;
+      }
+    }
+    return {};
+  }
 
   // Brings a group of two up over workers "a" and "b".
   uint64_t FormPair(FakeWorker& a, FakeWorker& b, uint64_t after = 0) {

@@ -34,7 +34,8 @@ TEST_F(GroupsTest, FormsOverTheLowestIdsAndTellsTheRouter) {
   EXPECT_GE(routed->kv_cache_tokens(), routed->max_model_len());
   const v1::ListWorkersResponse listed = control_->ListWorkers();
   for (const v1::WorkerInfo& worker : listed.workers()) {
-    EXPECT_EQ(worker.model_id(), worker.hello().worker_id() == "3" ? "" : "m");
+    EXPECT_EQ(worker.ranks_size(), worker.hello().worker_id() == "3" ? 0 : 1);
+    for (const v1::HeldRank& rank : worker.ranks()) EXPECT_EQ(rank.model_id(), "m");
   }
   // The same request again is the same model; another one is refused.
   EXPECT_EQ(control_->LoadModel(Request(2))->group_epoch(), epoch);
@@ -136,8 +137,8 @@ TEST_F(GroupsTest, HopelessFailuresFailAtOnce) {
   missing.set_model_id("missing");
   missing.set_model_dir("/nowhere/at/all");
   ASSERT_TRUE(control_->LoadModel(missing).ok());
-  ASSERT_TRUE(RoundsUntil([&] { return control_->GetModel("missing")->state() == "failed"; }));
-  EXPECT_EQ(control_->GetModel("missing")->failure().reason(), "INPUT_MISSING");
+  ASSERT_TRUE(RoundsUntil([&] { return Model("missing").state() == "failed"; }));
+  EXPECT_EQ(Model("missing").failure().reason(), "INPUT_MISSING");
   v1::LoadModelRequest relative = Request(1);
   relative.set_model_dir("here");
   EXPECT_EQ(ReasonOf(control_->LoadModel(relative).status()), Reason::kBadRequest);
@@ -145,8 +146,8 @@ TEST_F(GroupsTest, HopelessFailuresFailAtOnce) {
   fp8.set_model_id("fp8");
   fp8.set_cache_type(v1::CACHE_FP8);
   ASSERT_TRUE(control_->LoadModel(fp8).ok());
-  ASSERT_TRUE(RoundsUntil([&] { return control_->GetModel("fp8")->state() == "failed"; }));
-  EXPECT_EQ(control_->GetModel("fp8")->failure().reason(), "BAD_REQUEST");
+  ASSERT_TRUE(RoundsUntil([&] { return Model("fp8").state() == "failed"; }));
+  EXPECT_EQ(Model("fp8").failure().reason(), "BAD_REQUEST");
   fp8.set_cache_type(static_cast<v1::CacheType>(7));
   EXPECT_EQ(ReasonOf(control_->LoadModel(fp8).status()), Reason::kBadRequest);
 }

@@ -60,5 +60,19 @@ TEST(ModelTable, ANewEpochIsAnotherGroup) {
   EXPECT_FALSE(table.StillServing(routed));
 }
 
+TEST(ModelTable, WhatIsBesideServesWhatItHasAndNothingNew) {
+  ModelTable table;
+  table.Put(Model("a", "ready", 2));
+  const v1::ModelInfo routed = *table.Route("a");
+  table.SetBeside({Model("a", "draining", 2), Model("a", "loading", 3)});
+  table.Put(Model("a", "ready", 3));
+  EXPECT_EQ(table.Route("a")->group_epoch(), 3u);
+  EXPECT_EQ(table.Route("")->group_epoch(), 3u);
+  EXPECT_TRUE(table.StillServing(routed));
+  EXPECT_EQ(table.List().size(), 3u);
+  table.SetBeside({});
+  EXPECT_FALSE(table.StillServing(routed));
+}
+
 }  // namespace
 }  // namespace octavo

@@ -93,6 +93,8 @@ TEST_F(ServicesTest, EveryMethodRefusesAWrongToken) {
         Call(models, &v1::Models::Stub::List),
         Call(models, &v1::Models::Stub::Unload),
         Call(cluster, &v1::Cluster::Stub::ListWorkers),
+        Call(cluster, &v1::Cluster::Stub::Drain),
+        Call(cluster, &v1::Cluster::Stub::Undrain),
     };
     grpc::ClientContext watch_context;
     SetTimeout(watch_context, milliseconds(5000));

@@ -263,6 +263,23 @@ TEST(PlanServing, TheCacheTakesWhatTheBudgetLeaves) {
   }
 }
 
+TEST(PlanServing, TheCacheIsBoundedWhereAsked) {
+  ServeOptions options;
+  options.max_model_len = 512;
+  options.max_sequences = 4;
+  for (const auto& [tokens, blocks] :
+       std::vector<std::pair<int64_t, uint32_t>>{{512, 16}, {513, 17}, {1000, 32}, {9999, 64}}) {
+    options.kv_cache_tokens = tokens;
+    const auto plan = PlanServing(Spec(), Tensors(), options);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_EQ(plan->kv_block_count(), blocks) << tokens;
+  }
+  options.kv_cache_tokens = 511;
+  EXPECT_EQ(ReasonOf(PlanServing(Spec(), Tensors(), options).status()), Reason::kBadRequest);
+  options.max_model_len = 0;  // sequences are as long as the cache then
+  EXPECT_EQ(PlanServing(Spec(), Tensors(), options)->max_model_len(), 511);
+}
+
 TEST(PlanServing, ScratchGrowsWithTheStep) {
   ServeOptions options;
   options.max_model_len = 512;

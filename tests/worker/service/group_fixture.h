@@ -113,6 +113,12 @@ class Cluster {
         [&] { return Count(epoch, v1::RANK_READY) == static_cast<int>(ranks.size()); });
   }
 
+  void Drain(uint64_t epoch) {
+    v1::DrainRank drain;
+    drain.set_group_epoch(epoch);
+    ranks[0]->host->Drain(drain);
+  }
+
   std::unique_ptr<v1::Engine::Stub> Leader() {
     return v1::Engine::NewStub(MakeChannel(ranks[0]->server->address(), "t"));
   }
@@ -176,7 +182,7 @@ struct Answer {
 
 inline Answer Generate(v1::Engine::Stub& stub, int32_t first, uint32_t count,
                        grpc::ClientContext* context = nullptr, std::atomic<int>* seen = nullptr,
-                       const std::string& id = "") {
+                       const std::string& id = "", uint64_t epoch = 0) {
   grpc::ClientContext own;
   if (context == nullptr) context = &own;
   v1::EngineRequest request;
@@ -184,6 +190,7 @@ inline Answer Generate(v1::Engine::Stub& stub, int32_t first, uint32_t count,
   request.set_max_tokens(count);
   request.set_request_id(id);
   request.set_note(id);
+  request.set_group_epoch(epoch);
   auto reader = stub.Generate(context, request);
   Answer answer;
   v1::EngineEvent event;
@@ -199,9 +206,9 @@ inline Answer Generate(v1::Engine::Stub& stub, int32_t first, uint32_t count,
 // A generation on a thread of its own, so that a test can do something to its group meanwhile.
 class Stream {
  public:
-  Stream(v1::Engine::Stub& stub, uint32_t count, const std::string& id = "")
-      : client_([this, &stub, count, id] {
-          answer_ = Generate(stub, 1, count, &context_, &seen_, id);
+  Stream(v1::Engine::Stub& stub, uint32_t count, const std::string& id = "", uint64_t epoch = 0)
+      : client_([this, &stub, count, id, epoch] {
+          answer_ = Generate(stub, 1, count, &context_, &seen_, id, epoch);
         }) {}
 
   // Waits for its first tokens.

@@ -20,8 +20,9 @@ TEST(Group, OneAndThreeRanksGenerate) {
     EXPECT_EQ(answer.ids, (std::vector<int32_t>{42, 43, 44}));
     EXPECT_EQ(answer.finish, v1::FINISH_LENGTH);
     for (auto& rank : cluster.ranks) {
-      EXPECT_TRUE(Eventually([&] { return rank->metrics.ValueOf(metric::kEngineRunning) == 0; }));
-      EXPECT_EQ(rank->metrics.ValueOf(metric::kGroupEpoch), 1);
+      EXPECT_TRUE(
+          Eventually([&] { return rank->metrics.ValueOf(metric::kEngineRunning, {"rule"}) == 0; }));
+      EXPECT_EQ(rank->metrics.ValueOf(metric::kGroupEpoch, {"rule"}), 1);
       EXPECT_EQ(rank->metrics.ValueOf(metric::kEngineSteps, {"decode"}), 3);
     }
   }
@@ -196,6 +197,34 @@ TEST(Group, CallsWithoutTheTokenAreRefused) {
   Cluster cluster(1);
   auto stub = v1::Engine::NewStub(MakeChannel(cluster.ranks[0]->server->address(), "wrong"));
   EXPECT_EQ(ReasonOf(Generate(*stub, 1, 1).status), Reason::kUnauthenticated);
+}
+
+TEST(Group, OneWorkerServesSeveralGroupsAndDrainsOneOfThem) {
+  Cluster cluster(2);
+  cluster.Load(1);
+  ASSERT_TRUE(cluster.Ready(1));
+  cluster.Load(2);
+  ASSERT_TRUE(cluster.Ready(2));
+  auto stub = cluster.Leader();
+  EXPECT_EQ(ReasonOf(Generate(*stub, 1, 1).status), Reason::kNotReady);  // which?
+  EXPECT_EQ(ReasonOf(Generate(*stub, 1, 1, nullptr, nullptr, "", 3).status), Reason::kNotReady);
+  Stream first(*stub, 700, "", 1);
+  Stream second(*stub, 700, "", 2);
+  ASSERT_TRUE(first.Begins());
+  ASSERT_TRUE(second.Begins());
+  cluster.Drain(1);
+  const Answer refused = Generate(*stub, 1, 1, nullptr, nullptr, "", 1);
+  EXPECT_EQ(ReasonOf(refused.status), Reason::kNotReady);
+  EXPECT_EQ(Generate(*stub, 7, 1, nullptr, nullptr, "", 2).ids, (std::vector<int32_t>{8}));
+  EXPECT_EQ(cluster.Count(1, v1::RANK_DRAINED), 0);
+  EXPECT_EQ(first.Wait().ids.size(), 700u);
+  EXPECT_TRUE(Eventually([&] { return cluster.Count(1, v1::RANK_DRAINED) == 1; }));
+  // The end of one is nothing to the other.
+  cluster.Abort(1);
+  EXPECT_TRUE(Eventually([&] { return cluster.Count(1, v1::RANK_UNLOADED) == 2; }));
+  EXPECT_EQ(second.Wait().ids.size(), 700u);
+  EXPECT_TRUE(second.Wait().status.ok());
+  EXPECT_EQ(Generate(*stub, 7, 1).ids, (std::vector<int32_t>{8}));
 }
 
 }  // namespace
