@@ -200,7 +200,9 @@ absl::StatusOr<Compared> LoadAndCompare(const Session& session, const StopSignal
                                         const EvalFlags& flags) {
   ServeRequest reference_request = flags.request;
   reference_request.dir = flags.reference;
-  reference_request.cache_type = v1::CACHE_AUTO;  // --kv-cache-dtype is about the other
+  // How keys and values are stored is about the other.
+  reference_request.cache_type = v1::CACHE_AUTO;
+  reference_request.kv_scale_one = false;
   ServeRequest request = flags.request;
   // Two folders of one name, or one folder twice.
   if (FolderName(flags.reference) == FolderName(request.dir)) {

@@ -23,12 +23,14 @@ const std::map<std::string, v1::CacheType> kCacheTypes = {
 
 }  // namespace
 
-void AddCacheOption(CLI::App& command, ServeRequest& request) {
+void AddCacheOptions(CLI::App& command, ServeRequest& request) {
   command
       .add_option("--kv-cache-dtype", request.cache_type,
                   "Keys and values: fp8 needs calibrated scales, auto takes it where they are")
       ->transform(CLI::CheckedTransformer(kCacheTypes).description("{auto,bf16,fp8}"))
       ->default_str("auto");
+  command.add_flag("--kv-scale-one", request.kv_scale_one,
+                   "With --kv-cache-dtype fp8: scales of 1 where none were calibrated");
 }
 
 std::string_view CacheName(v1::CacheType type) {
@@ -46,6 +48,7 @@ absl::StatusOr<v1::ModelInfo> LoadModel(const Session& session, const StopSignal
   load.set_tensor_parallel(static_cast<uint32_t>(request.tensor_parallel));
   load.set_max_model_len(request.max_model_len);
   load.set_cache_type(request.cache_type);
+  load.set_kv_scale_one(request.kv_scale_one);
   load.set_max_batched_tokens(request.max_batched_tokens);
   load.set_max_sequences(request.max_sequences);
   grpc::ClientContext context;

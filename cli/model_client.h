@@ -22,10 +22,11 @@ struct ServeRequest {
   uint32_t max_batched_tokens = 0;  // 0: the coordinator's default; so is the next
   uint32_t max_sequences = 0;
   v1::CacheType cache_type = v1::CACHE_AUTO;
+  bool kv_scale_one = false;
 };
 
-// --kv-cache-dtype auto|bf16|fp8.
-void AddCacheOption(CLI::App& command, ServeRequest& request);
+// --kv-cache-dtype auto|bf16|fp8 and --kv-scale-one.
+void AddCacheOptions(CLI::App& command, ServeRequest& request);
 // "bf16" or "fp8".
 std::string_view CacheName(v1::CacheType type);
 

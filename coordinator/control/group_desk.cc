@@ -160,7 +160,8 @@ void GroupDesk::TryForm(Group& group) {
                                             .rank_memory_bytes = RankBudget(memory),
                                             .max_batched_tokens = request.max_batched_tokens(),
                                             .max_sequences = request.max_sequences(),
-                                            .cache_type = request.cache_type()}));
+                                            .cache_type = request.cache_type(),
+                                            .kv_scale_one = request.kv_scale_one()}));
         parts_.post([this, id = request.model_id(), generation, result] {
           OnPlanned(id, generation, result);
         });

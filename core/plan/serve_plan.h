@@ -33,6 +33,7 @@ struct ServeOptions {
   uint32_t max_batched_tokens = kBatchedTokens;  // of one step
   uint32_t max_sequences = 1;                    // running at once
   v1::CacheType cache_type = v1::CACHE_AUTO;
+  bool kv_scale_one = false;  // an FP8 cache of a checkpoint without scales has scales of 1
 };
 
 // The KV cache gets what the budget leaves beside weights and scratch: at least one sequence of
@@ -42,8 +43,9 @@ struct ServeOptions {
 // rank count that cuts a block-scaled unit, no or more sequences than tokens of a step, missing or
 // misshapen tensors (kBadCheckpoint), schemes that the runner does not compute (kUnsupported), a
 // budget that does not hold the weights or an explicit max_model_len (kOutOfMemory, with the
-// numbers), an FP8 cache without scales (kBadRequest). `cache_scales`: of every layer's keys and
-// values, where the checkpoint has them.
+// numbers), an FP8 cache without scales where kv_scale_one does not allow it, kv_scale_one for any
+// other cache (kBadRequest). `cache_scales`: of every layer's keys and values, where the checkpoint
+// has them; they are used whatever kv_scale_one says.
 absl::StatusOr<v1::ServePlan> PlanServing(const v1::ModelSpec& model,
                                           std::span<const ServedTensor> tensors,
                                           const ServeOptions& options,

@@ -89,8 +89,8 @@ class ServeTest(ClusterTest):
         for model in self.client.models():
             self.client.unload(model.model_id)
 
-    def digests(self, client, folder, tensor_parallel, chunk, cache_type="CACHE_AUTO"):
-        info = client.load(folder, tensor_parallel, cache_type=cache_type)
+    def digests(self, client, folder, tensor_parallel, chunk, cache_type="CACHE_AUTO", **options):
+        info = client.load(folder, tensor_parallel, cache_type=cache_type, **options)
         response = client.score(PROMPT, chunk)
         client.unload(info.model_id)
         self.assertEqual(len(response.digests), len(PROMPT))
@@ -138,8 +138,14 @@ class ServeTest(ClusterTest):
             self.client.unload(said["model"])
         self.assertGreater(bytes_of["fp8"], 0)
         self.assertEqual(bytes_of["fp8"] * 2, bytes_of["bf16"])
-        with self.assertRaisesRegex(AssertionError, "BAD_REQUEST"):
+        with self.assertRaisesRegex(AssertionError, "(?s)BAD_REQUEST.*--kv-scale-one"):
             self.client.load(self.folders["bf16"], 1, cache_type="CACHE_FP8")
+        # Scales of 1 have to be asked for; scales that were calibrated are used all the same.
+        plain = self.digests(self.client, self.folders["bf16"], 1, 0)
+        ones = self.digests(self.client, self.folders["bf16"], 1, 0, "CACHE_FP8", kv_scale_one=True)
+        self.assertNotEqual(ones, plain)
+        self.assertEqual(self.digests(self.client, self.folders["bf16"], 2, 7, "CACHE_FP8", kv_scale_one=True), ones)
+        self.assertEqual(self.digests(self.client, folder, 2, 0, "CACHE_FP8", kv_scale_one=True), fp8)
 
     def test_the_processes_that_quantized_are_the_ones_that_serve(self):
         self.assertEqual(len(self.pids_at_start), 3)

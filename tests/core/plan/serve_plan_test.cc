@@ -220,6 +220,33 @@ TEST(PlanServing, PlansTheCacheThatIsAskedFor) {
             Reason::kBadCheckpoint);
 }
 
+TEST(PlanServing, ScalesOfOneHaveToBeAskedFor) {
+  ServeOptions options;
+  options.cache_type = v1::CACHE_FP8;
+  const auto refused = PlanServing(Spec(), Tensors(), options);
+  ASSERT_EQ(ReasonOf(refused.status()), Reason::kBadRequest);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("scales of keys and values"));
+  options.kv_scale_one = true;
+  const auto ones = PlanServing(Spec(), Tensors(), options);
+  ASSERT_TRUE(ones.ok()) << ones.status();
+  ASSERT_EQ(ones->cache_scales_size(), 2);
+  for (const v1::CacheScales& layer : ones->cache_scales()) {
+    EXPECT_FALSE(layer.has_key() || layer.has_value());
+  }
+  // Those that were calibrated are used.
+  std::vector<v1::CacheScales> scales(2);
+  scales[1].mutable_key()->set_name("key of layer 1");
+  const auto calibrated = PlanServing(Spec(), Tensors(), options, scales);
+  ASSERT_TRUE(calibrated.ok()) << calibrated.status();
+  EXPECT_EQ(calibrated->cache_scales(1).key().name(), "key of layer 1");
+  EXPECT_EQ(ones->ranks(0).kv_bytes(), calibrated->ranks(0).kv_bytes());
+  for (const v1::CacheType other : {v1::CACHE_AUTO, v1::CACHE_BF16}) {
+    options.cache_type = other;
+    EXPECT_EQ(ReasonOf(PlanServing(Spec(), Tensors(), options, scales).status()),
+              Reason::kBadRequest);
+  }
+}
+
 TEST(PlanServing, FitsTheBudgetOrSaysWhatIsMissing) {
   ServeOptions options;
   const auto whole = PlanServing(Spec(), Tensors(), options);
