@@ -23,10 +23,11 @@ struct ServeRequest {
   uint32_t max_sequences = 0;
   v1::CacheType cache_type = v1::CACHE_AUTO;
   bool kv_scale_one = false;
+  v1::HeadType head_type = v1::HEAD_AS_STORED;
 };
 
-// --kv-cache-dtype auto|bf16|fp8 and --kv-scale-one.
-void AddCacheOptions(CLI::App& command, ServeRequest& request);
+// --kv-cache-dtype auto|bf16|fp8, --kv-scale-one, --lm-head stored|fp8.
+void AddPrecisionOptions(CLI::App& command, ServeRequest& request);
 // "bf16" or "fp8".
 std::string_view CacheName(v1::CacheType type);
 

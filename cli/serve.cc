@@ -94,7 +94,7 @@ void AddServe(CLI::App& app, Context& context) {
       ->add_option("--max-sequences", flags->request.max_sequences,
                    "Sequences that run at once (default: 64)")
       ->check(CLI::Range(1, kBatchedTokensLimit));
-  AddCacheOptions(*command, flags->request);
+  AddPrecisionOptions(*command, flags->request);
   AddClusterFlags(*command, flags->cluster);
   command->add_option("--grpc", flags->cluster.port, "Port of a cluster of our own (default: any)")
       ->check(CLI::Range(1, 65535));

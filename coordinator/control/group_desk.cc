@@ -47,8 +47,8 @@ absl::StatusOr<v1::ModelInfo> GroupDesk::Load(const v1::LoadModelRequest& origin
   if (request.max_sequences() == 0) {
     request.set_max_sequences(std::min<uint32_t>(kSequencesMax, request.max_batched_tokens()));
   }
-  if (!v1::CacheType_IsValid(request.cache_type())) {
-    return MakeError(Reason::kBadRequest, "cache_type is not known");
+  if (!v1::CacheType_IsValid(request.cache_type()) || !v1::HeadType_IsValid(request.head_type())) {
+    return MakeError(Reason::kBadRequest, "cache_type or head_type is not known");
   }
   const auto found = groups_.find(request.model_id());
   if (found != groups_.end() && found->second.info.state() != kFailed) {
@@ -161,7 +161,8 @@ void GroupDesk::TryForm(Group& group) {
                                             .max_batched_tokens = request.max_batched_tokens(),
                                             .max_sequences = request.max_sequences(),
                                             .cache_type = request.cache_type(),
-                                            .kv_scale_one = request.kv_scale_one()}));
+                                            .kv_scale_one = request.kv_scale_one(),
+                                            .head_type = request.head_type()}));
         parts_.post([this, id = request.model_id(), generation, result] {
           OnPlanned(id, generation, result);
         });

@@ -29,6 +29,7 @@ void AddTensor(const ServedTensor& served, const RankRanges& ranges, v1::RankPla
   if (served.scheme) *out->mutable_scheme() = *served.scheme;
   if (served.scale) *out->mutable_scale() = *served.scale;
   if (served.input_scale) *out->mutable_input_scale() = *served.input_scale;
+  out->set_quantized_at_load(served.quantized_at_load);
   const auto slice = [&](uint32_t axis, LeafRun run) {
     out->mutable_slice()->set_axis(axis);
     out->mutable_slice()->set_begin(run.begin);
@@ -274,9 +275,12 @@ absl::StatusOr<v1::ServePlan> PlanServing(const v1::ModelSpec& model,
                      fmt::format("--max-sequences is 1 to --max-batched-tokens, at most {}",
                                  kBatchedTokensLimit));
   }
-  OCTAVO_ASSIGN_OR_RETURN(const auto selected, SelectTensors(model, tensors));
+  OCTAVO_ASSIGN_OR_RETURN(auto selected, SelectTensors(model, tensors));
   v1::ServePlan plan;
   *plan.mutable_model() = model;
+  if (options.head_type == v1::HEAD_FP8) {
+    OCTAVO_RETURN_IF_ERROR(QuantizeHeadAtLoad(plan.mutable_model(), &selected));
+  }
   plan.set_rank_count(options.rank_count);
   plan.set_max_batched_tokens(options.max_batched_tokens);
   plan.set_max_sequences(options.max_sequences);

@@ -147,6 +147,25 @@ class ServeTest(ClusterTest):
         self.assertEqual(self.digests(self.client, self.folders["bf16"], 2, 7, "CACHE_FP8", kv_scale_one=True), ones)
         self.assertEqual(self.digests(self.client, folder, 2, 0, "CACHE_FP8", kv_scale_one=True), fp8)
 
+    def test_a_head_quantized_at_load_is_the_head_of_a_quantized_checkpoint(self):
+        recipe = self.scratch / "fp8-head.yaml"
+        recipe.write_text("name: fp8-head\nrules:\n  - {roles: [lm_head], weight: {type: fp8, scale: channel}, "
+                          "input: {type: fp8, scale: token}}\n  - {weight: keep}\n")
+        tied = self.scratch / "tied"
+        Run("synth", *SYNTH, "--tied", "--out", tied).wait()
+        for source in [self.folders["bf16"], tied]:
+            made = self.scratch / f"{source.name}-fp8-head"
+            self.cluster.cli("quantize", source, "--recipe", recipe, "--out", made)
+            expected = self.digests(self.client, made, 1, 0)
+            self.assertNotEqual(self.digests(self.client, source, 1, 0), expected)
+            for ranks in [1, 2, 3]:
+                self.assertEqual(self.digests(self.client, source, ranks, 7 * ranks, head_type="HEAD_FP8"), expected)
+        said = json.loads(self.cluster.cli("serve", tied, "--lm-head", "fp8", "--json"))
+        self.assertEqual(said["format"], "bf16, fp8 head")
+        self.client.unload(said["model"])
+        with self.assertRaisesRegex(AssertionError, "(?s)BAD_REQUEST.*eight bits already"):
+            self.client.load(self.folders["head"], 1, head_type="HEAD_FP8")
+
     def test_the_processes_that_quantized_are_the_ones_that_serve(self):
         self.assertEqual(len(self.pids_at_start), 3)
         info = self.client.load(self.folders["fp8-dynamic"], 3)

@@ -51,8 +51,8 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const std::string
   }
   auto state = std::make_unique<State>(plan, options);
   ShardFiles files(dir);
-  OCTAVO_ASSIGN_OR_RETURN(state->weights,
-                          LoadWeights(state->plan, rank, &files, &state->arena, &state->pool));
+  OCTAVO_ASSIGN_OR_RETURN(state->weights, LoadWeights(state->plan, rank, &files, &state->arena,
+                                                      &state->pool, options.isa));
   const v1::RankPlan& own = state->plan.ranks(static_cast<int>(rank));
   OCTAVO_ASSIGN_OR_RETURN(std::vector<KvScale> scales, LoadCacheScales(state->plan, &files));
   OCTAVO_ASSIGN_OR_RETURN(
