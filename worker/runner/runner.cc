@@ -63,7 +63,10 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const std::string
   state->forward =
       std::make_unique<Forward>(state->plan, rank, &state->weights, &state->cache, communicator,
                                 &state->pool, &state->arena, options.isa);
+  state->arena.set_touches(true);
   OCTAVO_RETURN_IF_ERROR(state->forward->Init());
+  OCTAVO_RETURN_IF_ERROR(state->forward->ReserveLargestStep());
+  state->arena.set_touches(false);
   return std::unique_ptr<ModelRunner>(new ModelRunner(std::move(state)));
 }
 

@@ -39,7 +39,8 @@ class ModelRunner {
   // Reads this rank's byte ranges from the checkpoint folder `dir`. `communicator` belongs to this
   // rank, has plan.rank_count ranks, and outlives the runner. Errors name file and tensor:
   // kInputMissing, kIo, kBadCheckpoint (a scale that is missing, not finite or not > 0; a NaN
-  // code), kNonFinite (weights), kOutOfMemory.
+  // code), kNonFinite (weights), kOutOfMemory. The memory of a step of plan.max_batched_tokens is
+  // taken here; pages of the KV cache are when they are first written.
   static absl::StatusOr<std::unique_ptr<ModelRunner>> Load(const std::string& dir,
                                                            const v1::ServePlan& plan, uint32_t rank,
                                                            Communicator* communicator,
