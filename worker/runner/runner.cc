@@ -79,6 +79,12 @@ absl::Status ModelRunner::Run(const v1::Step& step, Logits* out) {
   return state_->forward->Run(step, rows, out);
 }
 
+void ModelRunner::Spread(int64_t count, const std::function<void(int64_t i, int thread)>& body) {
+  state_->pool.ParallelFor(count, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t i = begin; i < end; ++i) body(i, thread);
+  });
+}
+
 const v1::ServePlan& ModelRunner::plan() const { return state_->plan; }
 uint32_t ModelRunner::kv_block_count() const { return state_->plan.kv_block_count(); }
 uint64_t ModelRunner::resident_bytes() const { return state_->arena.used_bytes(); }

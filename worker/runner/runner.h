@@ -6,6 +6,7 @@
 // set and any number of threads (docs/numerics.md sections 4 to 7).
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,6 +54,10 @@ class ModelRunner {
   // max_model_len, a block table too short or out of range (nothing was computed). kGroupLost: the
   // communicator failed. kNonFinite: an activation overflowed; the layer is named.
   absl::Status Run(const v1::Step& step, Logits* out);
+
+  // Calls body(i, thread) once for every i below `count` on the threads of this runner
+  // (RunnerOptions.threads), and returns when all are done. Not while a step runs.
+  void Spread(int64_t count, const std::function<void(int64_t i, int thread)>& body);
 
   const v1::ServePlan& plan() const;
   uint32_t kv_block_count() const;
