@@ -130,7 +130,7 @@ void AddBenchServe(CLI::App& bench, Context& context) {
       ->check(CLI::Range(1, 64));
   command->add_option("--max-model-len", flags->serve.max_model_len, "Longest sequence")
       ->check(CLI::PositiveNumber);
-  AddCacheOption(*command, flags->serve);
+  AddPrecisionOptions(*command, flags->serve);
   AddShape(*command, *flags);
   AddClusterFlags(*command, flags->cluster);
   command->add_flag("--json", flags->json, "One JSON object");

@@ -200,7 +200,10 @@ absl::StatusOr<Compared> LoadAndCompare(const Session& session, const StopSignal
                                         const EvalFlags& flags) {
   ServeRequest reference_request = flags.request;
   reference_request.dir = flags.reference;
-  reference_request.cache_type = v1::CACHE_AUTO;  // --kv-cache-dtype is about the other
+  // How keys, values and the head are held is about the other.
+  reference_request.cache_type = v1::CACHE_AUTO;
+  reference_request.kv_scale_one = false;
+  reference_request.head_type = v1::HEAD_AS_STORED;
   ServeRequest request = flags.request;
   // Two folders of one name, or one folder twice.
   if (FolderName(flags.reference) == FolderName(request.dir)) {

@@ -83,7 +83,7 @@ void AddEvalFlags(CLI::App& command, EvalFlags& flags) {
       ->capture_default_str();
   command.add_option("--tp", flags.request.tensor_parallel, "Ranks of tensor parallelism")
       ->check(CLI::Range(1, 64));
-  AddCacheOption(command, flags.request);
+  AddPrecisionOptions(command, flags.request);
   AddClusterFlags(command, flags.cluster);
   command.add_flag("--json", flags.json, "The last line of output is one JSON object");
 }

@@ -21,14 +21,22 @@ constexpr std::chrono::seconds kModelCallTimeout{30};
 const std::map<std::string, v1::CacheType> kCacheTypes = {
     {"auto", v1::CACHE_AUTO}, {"bf16", v1::CACHE_BF16}, {"fp8", v1::CACHE_FP8}};
 
+const std::map<std::string, v1::HeadType> kHeadTypes = {{"stored", v1::HEAD_AS_STORED},
+                                                        {"fp8", v1::HEAD_FP8}};
+
 }  // namespace
 
-void AddCacheOption(CLI::App& command, ServeRequest& request) {
+void AddPrecisionOptions(CLI::App& command, ServeRequest& request) {
   command
       .add_option("--kv-cache-dtype", request.cache_type,
                   "Keys and values: fp8 needs calibrated scales, auto takes it where they are")
       ->transform(CLI::CheckedTransformer(kCacheTypes).description("{auto,bf16,fp8}"))
       ->default_str("auto");
+  command.add_flag("--kv-scale-one", request.kv_scale_one,
+                   "With --kv-cache-dtype fp8: scales of 1 where none were calibrated");
+  command.add_option("--lm-head", request.head_type, "fp8: the output head is quantized at load")
+      ->transform(CLI::CheckedTransformer(kHeadTypes).description("{stored,fp8}"))
+      ->default_str("stored");
 }
 
 std::string_view CacheName(v1::CacheType type) {
@@ -46,6 +54,8 @@ absl::StatusOr<v1::ModelInfo> LoadModel(const Session& session, const StopSignal
   load.set_tensor_parallel(static_cast<uint32_t>(request.tensor_parallel));
   load.set_max_model_len(request.max_model_len);
   load.set_cache_type(request.cache_type);
+  load.set_kv_scale_one(request.kv_scale_one);
+  load.set_head_type(request.head_type);
   load.set_max_batched_tokens(request.max_batched_tokens);
   load.set_max_sequences(request.max_sequences);
   load.set_kv_cache_tokens(request.kv_cache_tokens);

@@ -24,10 +24,12 @@ struct ServeRequest {
   int64_t kv_cache_tokens = 0;  // 0: what the workers' memory leaves
   bool replace = false;         // take the place of what the id serves now
   v1::CacheType cache_type = v1::CACHE_AUTO;
+  bool kv_scale_one = false;
+  v1::HeadType head_type = v1::HEAD_AS_STORED;
 };
 
-// --kv-cache-dtype auto|bf16|fp8.
-void AddCacheOption(CLI::App& command, ServeRequest& request);
+// --kv-cache-dtype auto|bf16|fp8, --kv-scale-one, --lm-head stored|fp8.
+void AddPrecisionOptions(CLI::App& command, ServeRequest& request);
 // "bf16" or "fp8".
 std::string_view CacheName(v1::CacheType type);
 

@@ -99,12 +99,12 @@ void AddServe(CLI::App& app, Context& context) {
           "--kv-cache-tokens", flags->request.kv_cache_tokens,
           "The cache holds at most so many, of all sequences (default: what memory leaves)")
       ->check(CLI::PositiveNumber);
-  AddCacheOption(*command, flags->request);
   command->add_option("--model-id", flags->request.model_id,
                       "What requests call it (default: the folder's name)");
   command->add_flag("--replace", flags->request.replace,
                     "Take the place of what the model id serves: load beside it, then take its "
                     "requests; those that run finish where they are");
+  AddPrecisionOptions(*command, flags->request);
   AddClusterFlags(*command, flags->cluster);
   command->get_option("--replace")->needs("--coordinator");
   command->add_option("--grpc", flags->cluster.port, "Port of a cluster of our own (default: any)")

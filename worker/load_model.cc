@@ -16,7 +16,9 @@ absl::StatusOr<RankModel> LoadModel(const v1::LoadRank& load, Communicator* comm
   return RankModel{
       .run = [runner](const v1::Step& step, Logits* out) { return runner->Run(step, out); },
       .kv_block_count = runner->kv_block_count(),
-      .weight_bytes = runner->weight_bytes()};
+      .weight_bytes = runner->weight_bytes(),
+      .threads = options.threads,
+      .spread = [runner](int64_t count, const auto& body) { runner->Spread(count, body); }};
 }
 
 }  // namespace octavo

@@ -36,8 +36,8 @@ absl::StatusOr<v1::LoadModelRequest> WithDefaults(const v1::LoadModelRequest& or
   if (request.max_sequences() == 0) {
     request.set_max_sequences(std::min<uint32_t>(kSequencesMax, request.max_batched_tokens()));
   }
-  if (!v1::CacheType_IsValid(request.cache_type())) {
-    return MakeError(Reason::kBadRequest, "cache_type is not known");
+  if (!v1::CacheType_IsValid(request.cache_type()) || !v1::HeadType_IsValid(request.head_type())) {
+    return MakeError(Reason::kBadRequest, "cache_type or head_type is not known");
   }
   return request;
 }

@@ -96,6 +96,8 @@ void GroupDesk::TryForm(Group& group) {
                                         .max_batched_tokens = request.max_batched_tokens(),
                                         .max_sequences = request.max_sequences(),
                                         .cache_type = request.cache_type(),
+                                        .kv_scale_one = request.kv_scale_one(),
+                                        .head_type = request.head_type(),
                                         .kv_cache_tokens = request.kv_cache_tokens()}));
     parts_.post([this, load, held, result] { OnPlanned(load, held, result); });
   });

@@ -56,6 +56,7 @@ absl::StatusOr<GroupPlan> PlanGroup(const std::string& model_dir, const ServeOpt
     tensor.input_scale = quantization.tensors[i].input_scale;
     out.format = NameOf(quantization.tensors[i].scheme);
   }
+  if (options.head_type == v1::HEAD_FP8) out.format += ", fp8 head";
   OCTAVO_ASSIGN_OR_RETURN(
       out.plan, PlanServing(checkpoint.model, tensors, options, quantization.cache_scales));
   return out;

@@ -29,6 +29,7 @@ void AddTensor(const ServedTensor& served, const RankRanges& ranges, v1::RankPla
   if (served.scheme) *out->mutable_scheme() = *served.scheme;
   if (served.scale) *out->mutable_scale() = *served.scale;
   if (served.input_scale) *out->mutable_input_scale() = *served.input_scale;
+  out->set_quantized_at_load(served.quantized_at_load);
   const auto slice = [&](uint32_t axis, LeafRun run) {
     out->mutable_slice()->set_axis(axis);
     out->mutable_slice()->set_begin(run.begin);
@@ -112,15 +113,25 @@ uint64_t KvBlockBytes(const v1::ServePlan& plan, int64_t heads) {
   return static_cast<uint64_t>(model.layer_count() * heads * tiles * 512 * element_bytes);
 }
 
-absl::Status ChooseCache(v1::CacheType type, std::span<const v1::CacheScales> scales,
+absl::Status ChooseCache(const ServeOptions& options, std::span<const v1::CacheScales> scales,
                          v1::ServePlan* plan) {
+  const v1::CacheType type = options.cache_type;
+  if (options.kv_scale_one && type != v1::CACHE_FP8) {
+    return MakeError(Reason::kBadRequest, "scales of 1 are for a cache that is asked to be FP8", {},
+                     "add --kv-cache-dtype fp8, or leave out --kv-scale-one");
+  }
   if (type == v1::CACHE_BF16 || (type == v1::CACHE_AUTO && scales.empty())) {
+    return absl::OkStatus();
+  }
+  if (scales.empty() && options.kv_scale_one) {
+    for (int64_t i = 0; i < plan->model().layer_count(); ++i) plan->add_cache_scales();
     return absl::OkStatus();
   }
   if (scales.empty()) {
     return MakeError(Reason::kBadRequest,
                      "an FP8 cache needs scales of keys and values, the checkpoint has none", {},
-                     "calibrate them (a recipe with kv_cache), or use --kv-cache-dtype auto");
+                     "calibrate them (a recipe with kv_cache), allow scales of 1 with "
+                     "--kv-scale-one, or use --kv-cache-dtype auto");
   }
   if (static_cast<int64_t>(scales.size()) != plan->model().layer_count()) {
     return MakeError(Reason::kBadCheckpoint,
@@ -274,9 +285,12 @@ absl::StatusOr<v1::ServePlan> PlanServing(const v1::ModelSpec& model,
                      fmt::format("--max-sequences is 1 to --max-batched-tokens, at most {}",
                                  kBatchedTokensLimit));
   }
-  OCTAVO_ASSIGN_OR_RETURN(const auto selected, SelectTensors(model, tensors));
+  OCTAVO_ASSIGN_OR_RETURN(auto selected, SelectTensors(model, tensors));
   v1::ServePlan plan;
   *plan.mutable_model() = model;
+  if (options.head_type == v1::HEAD_FP8) {
+    OCTAVO_RETURN_IF_ERROR(QuantizeHeadAtLoad(plan.mutable_model(), &selected));
+  }
   plan.set_rank_count(options.rank_count);
   plan.set_max_batched_tokens(options.max_batched_tokens);
   plan.set_max_sequences(options.max_sequences);
@@ -293,7 +307,7 @@ absl::StatusOr<v1::ServePlan> PlanServing(const v1::ModelSpec& model,
     FillRank(model, attention, mlp, AttentionGroupsPerUnit(group_size, plan.block_scaled()),
              selected, rank, options.rank_count, plan.add_ranks());
   }
-  OCTAVO_RETURN_IF_ERROR(ChooseCache(options.cache_type, cache_scales, &plan));
+  OCTAVO_RETURN_IF_ERROR(ChooseCache(options, cache_scales, &plan));
   OCTAVO_RETURN_IF_ERROR(SizeCache(options, &plan));
   return plan;
 }

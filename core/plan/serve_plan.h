@@ -24,6 +24,7 @@ struct ServedTensor {
   std::optional<v1::Scheme> scheme;           // absent: not quantized
   std::optional<v1::TensorSpec> scale;        // with `scheme`
   std::optional<v1::TensorSpec> input_scale;  // with a static input
+  bool quantized_at_load = false;             // by `scheme`; not quantized on disk
 };
 
 struct ServeOptions {
@@ -33,6 +34,8 @@ struct ServeOptions {
   uint32_t max_batched_tokens = kBatchedTokens;  // of one step
   uint32_t max_sequences = 1;                    // running at once
   v1::CacheType cache_type = v1::CACHE_AUTO;
+  bool kv_scale_one = false;  // an FP8 cache of a checkpoint without scales has scales of 1
+  v1::HeadType head_type = v1::HEAD_AS_STORED;
   int64_t kv_cache_tokens = 0;  // of all sequences; 0: what the budget leaves
 };
 
@@ -43,9 +46,12 @@ struct ServeOptions {
 // rank count that cuts a block-scaled unit, no or more sequences than tokens of a step, missing or
 // misshapen tensors (kBadCheckpoint), schemes that the runner does not compute (kUnsupported), a
 // budget that does not hold the weights or an explicit max_model_len (kOutOfMemory, with the
-// numbers), an FP8 cache without scales, a kv_cache_tokens that holds no sequence of an explicit
-// max_model_len (kBadRequest). `cache_scales`: of every layer's keys and
-// values, where the checkpoint has them.
+// numbers), an FP8 cache without scales where kv_scale_one does not allow it, kv_scale_one for any
+// other cache, a head to be quantized that has eight bits, a kv_cache_tokens that holds no sequence
+// of an explicit max_model_len (kBadRequest). `cache_scales`: of every layer's keys and values,
+// where the checkpoint has them; they are used whatever kv_scale_one says. A tied head that is to
+// be quantized makes a plan of a model that is not tied, both of whose tensors are read from the
+// embedding.
 absl::StatusOr<v1::ServePlan> PlanServing(const v1::ModelSpec& model,
                                           std::span<const ServedTensor> tensors,
                                           const ServeOptions& options,

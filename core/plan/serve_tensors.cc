@@ -147,4 +147,29 @@ absl::StatusOr<std::vector<ServedTensor>> SelectTensors(const v1::ModelSpec& mod
   return selected;
 }
 
+absl::Status QuantizeHeadAtLoad(v1::ModelSpec* model, std::vector<ServedTensor>* selected) {
+  if (model->tied_embeddings()) {
+    ServedTensor own = selected->front();  // the embedding
+    own.tensor.set_role(v1::LM_HEAD);
+    selected->push_back(std::move(own));
+    model->set_tied_embeddings(false);
+  }
+  const auto head = std::find_if(selected->begin(), selected->end(), [](const ServedTensor& one) {
+    return one.tensor.role() == v1::LM_HEAD;
+  });
+  OCTAVO_CHECK(head != selected->end() && !head->tensor.transposed());
+  if (head->scheme) {
+    return MakeError(Reason::kBadRequest, "the output head has eight bits already",
+                     {.tensor = head->tensor.spec().name()}, "leave out --lm-head");
+  }
+  v1::Scheme& scheme = head->scheme.emplace();
+  scheme.mutable_weight()->set_type(v1::NUMERIC_FP8_E4M3);
+  scheme.mutable_weight()->set_granularity(v1::PER_CHANNEL);
+  scheme.mutable_input()->set_type(v1::NUMERIC_FP8_E4M3);
+  scheme.mutable_input()->set_granularity(v1::PER_TOKEN);
+  scheme.mutable_input()->set_dynamic(true);
+  head->quantized_at_load = true;
+  return absl::OkStatus();
+}
+
 }  // namespace octavo

@@ -21,4 +21,9 @@ absl::Status CheckServable(const v1::ModelSpec& model);
 absl::StatusOr<std::vector<ServedTensor>> SelectTensors(const v1::ModelSpec& model,
                                                         std::span<const ServedTensor> tensors);
 
+// Has the output head among `selected` (of SelectTensors) quantized at load: FP8 per row, inputs
+// per token. A head that is the embedding becomes a tensor of its own, read from the same place,
+// and `model` is not tied any more. kBadRequest: it has eight bits already.
+absl::Status QuantizeHeadAtLoad(v1::ModelSpec* model, std::vector<ServedTensor>* selected);
+
 }  // namespace octavo

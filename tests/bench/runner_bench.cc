@@ -1,7 +1,10 @@
 // Rates of the runner on a checkpoint folder, without any cluster:
 //   runner_bench decode DIR [threads] [isa]          tokens/s and weight bytes/s against a read
 //   probe runner_bench prefill DIR [threads] [isa]         of 512 tokens in chunks of 256
+//   runner_bench first DIR [threads] [isa]           the first steps of 256 tokens, page faults
 //   runner_bench nll DIR IDS_FILE [threads] [isa]    mean NLL of windows: one line of ids each
+
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -133,6 +136,29 @@ void Prefill(ModelRunner* runner) {
   }
 }
 
+// Page faults of this process so far.
+long FaultsNow() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_minflt;
+}
+
+// The first steps of 256 tokens: over the same blocks of the cache, then over others.
+void First(ModelRunner* runner) {
+  std::vector<int32_t> ids;
+  for (int32_t i = 0; i < 256; ++i) ids.push_back(i * 7 % 1000);
+  Logits logits;
+  for (const uint32_t block : {0u, 0u, 0u, 16u, 16u, 16u}) {
+    v1::Step step = StepOf(ids, 0, 256, false);
+    for (uint32_t& one : *step.mutable_chunks(0)->mutable_blocks()) one += block;
+    const long faults = FaultsNow();
+    const double start = Now();
+    RunStep(runner, step, &logits);
+    std::printf("256 tokens from block %u on: %.4f s, %ld page faults\n", block, Now() - start,
+                FaultsNow() - faults);
+  }
+}
+
 void Nll(ModelRunner* runner, const std::string& file, Isa isa) {
   const FpEnv env;
   std::ifstream in(file);
@@ -180,6 +206,7 @@ int Main(int argc, char** argv) {
               static_cast<double>((*runner)->resident_bytes()) * 1e-6,
               static_cast<double>((*runner)->weight_bytes()) * 1e-6);
   if (mode == "decode") Decode(runner->get());
+  if (mode == "first") First(runner->get());
   if (mode == "prefill") Prefill(runner->get());
   if (mode == "nll") Nll(runner->get(), argv[3], options.isa);
   return 0;

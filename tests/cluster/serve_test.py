@@ -89,8 +89,8 @@ class ServeTest(ClusterTest):
         for model in self.client.models():
             self.client.unload(model.model_id)
 
-    def digests(self, client, folder, tensor_parallel, chunk, cache_type="CACHE_AUTO"):
-        info = client.load(folder, tensor_parallel, cache_type=cache_type)
+    def digests(self, client, folder, tensor_parallel, chunk, cache_type="CACHE_AUTO", **options):
+        info = client.load(folder, tensor_parallel, cache_type=cache_type, **options)
         response = client.score(PROMPT, chunk)
         client.unload(info.model_id)
         self.assertEqual(len(response.digests), len(PROMPT))
@@ -139,8 +139,33 @@ class ServeTest(ClusterTest):
             self.client.unload(said["model"])
         self.assertGreater(bytes_of["fp8"], 0)
         self.assertEqual(bytes_of["fp8"] * 2, bytes_of["bf16"])
-        with self.assertRaisesRegex(AssertionError, "BAD_REQUEST"):
+        with self.assertRaisesRegex(AssertionError, "(?s)BAD_REQUEST.*--kv-scale-one"):
             self.client.load(self.folders["bf16"], 1, cache_type="CACHE_FP8")
+        # Scales of 1 have to be asked for; scales that were calibrated are used all the same.
+        plain = self.digests(self.client, self.folders["bf16"], 1, 0)
+        ones = self.digests(self.client, self.folders["bf16"], 1, 0, "CACHE_FP8", kv_scale_one=True)
+        self.assertNotEqual(ones, plain)
+        self.assertEqual(self.digests(self.client, self.folders["bf16"], 2, 7, "CACHE_FP8", kv_scale_one=True), ones)
+        self.assertEqual(self.digests(self.client, folder, 2, 0, "CACHE_FP8", kv_scale_one=True), fp8)
+
+    def test_a_head_quantized_at_load_is_the_head_of_a_quantized_checkpoint(self):
+        recipe = self.scratch / "fp8-head.yaml"
+        recipe.write_text("name: fp8-head\nrules:\n  - {roles: [lm_head], weight: {type: fp8, scale: channel}, "
+                          "input: {type: fp8, scale: token}}\n  - {weight: keep}\n")
+        tied = self.scratch / "tied"
+        Run("synth", *SYNTH, "--tied", "--out", tied).wait()
+        for source in [self.folders["bf16"], tied]:
+            made = self.scratch / f"{source.name}-fp8-head"
+            self.cluster.cli("quantize", source, "--recipe", recipe, "--out", made)
+            expected = self.digests(self.client, made, 1, 0)
+            self.assertNotEqual(self.digests(self.client, source, 1, 0), expected)
+            for ranks in [1, 2, 3]:
+                self.assertEqual(self.digests(self.client, source, ranks, 7 * ranks, head_type="HEAD_FP8"), expected)
+        said = json.loads(self.cluster.cli("serve", tied, "--lm-head", "fp8", "--json"))
+        self.assertEqual(said["format"], "bf16, fp8 head")
+        self.client.unload(said["model"])
+        with self.assertRaisesRegex(AssertionError, "(?s)BAD_REQUEST.*eight bits already"):
+            self.client.load(self.folders["head"], 1, head_type="HEAD_FP8")
 
     def test_the_processes_that_quantized_are_the_ones_that_serve(self):
         self.assertEqual(len(self.pids_at_start), 3)

@@ -111,9 +111,10 @@ absl::StatusOr<Buffer> Arena::Allocate(uint64_t bytes, std::string_view what) {
     std::memset(at, 0, mapped);
   } else {
     at = Map(mapped, page);
-  }
-  if (at == nullptr) {
-    return ErrnoError(fmt::format("cannot map {} bytes for {}", mapped, what), errno, {});
+    if (at == nullptr) {
+      return ErrnoError(fmt::format("cannot map {} bytes for {}", mapped, what), errno, {});
+    }
+    if (touches_) std::memset(at, 0, mapped);
   }
   Buffer buffer;
   buffer.data_ = at;

@@ -52,6 +52,9 @@ class Arena {
   // At least 64-byte aligned, zeroed. kOutOfMemory names `what`, its size and what is left.
   absl::StatusOr<Buffer> Allocate(uint64_t bytes, std::string_view what);
 
+  // While true, what is handed out is in memory at once, not page by page at the first touch.
+  void set_touches(bool touches) { touches_ = touches; }
+
   uint64_t used_bytes() const { return used_; }
   uint64_t budget_bytes() const { return budget_; }
 
@@ -59,6 +62,7 @@ class Arena {
   friend class Buffer;
   uint64_t budget_;
   uint64_t used_ = 0;
+  bool touches_ = false;
 };
 
 }  // namespace octavo

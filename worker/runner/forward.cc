@@ -80,6 +80,9 @@ absl::Status Forward::Init() {
       MapPieces(static_cast<int>(plan_.attention_unit_count()), AttentionRuns(plan_), false);
   mlp_pieces_ = MapPieces(static_cast<int>(plan_.mlp_unit_count()), MlpRuns(plan_), false);
   exact_pieces_ = MapPieces(static_cast<int>(plan_.mlp_unit_count()), MlpRuns(plan_), true);
+  for (const v1::RankPlan& rank : plan_.ranks()) {
+    widest_vocab_ = std::max<int64_t>(widest_vocab_, rank.vocab_end() - rank.vocab_begin());
+  }
   return workspace_.Init(arena_, pool_->size());
 }
 
@@ -128,6 +131,38 @@ absl::Status Forward::Reserve(const v1::Step& step, const StepRows& rows) {
       RoundUp(most * 4 * (context + RoundUp(head_dim_, 32) + RoundUp(head_dim_, 16)), 64);
   return thread_scratch_.Reserve(
       arena_, static_cast<uint64_t>(thread_scratch_bytes_ * pool_->size()), "attention scores");
+}
+
+absl::Status Forward::ReserveLargestStep() {
+  const auto count = static_cast<int64_t>(plan_.max_batched_tokens());
+  StepRows rows;
+  rows.ids.resize(static_cast<size_t>(count));
+  rows.context_max = std::min(count, plan_.max_model_len());
+  OCTAVO_RETURN_IF_ERROR(Reserve(v1::Step(), rows));
+  const int64_t visits = VisitsAtATime(count);
+  int64_t sent = 0;  // bytes of pieces
+  const auto row_parallel = [&](const Linear& linear, const PieceMap& pieces, int64_t row_count) {
+    sent = std::max(sent, pieces.pieces_per_rank * row_count * linear.channels * 4);
+    const InputUse use = {&linear, 0, row_count};
+    return inputs_.ReserveFor(std::span(&use, 1));
+  };
+  for (const LayerWeights& layer : weights_.layers) {
+    const ExpertWeights& mlp = layer.experts.front();
+    OCTAVO_RETURN_IF_ERROR(inputs_.ReserveFor(std::vector<InputUse>{
+        {&layer.query, 0, count}, {&layer.key, 0, count}, {&layer.value, 0, count}}));
+    OCTAVO_RETURN_IF_ERROR(row_parallel(layer.output, AttentionPieces(layer.output), count));
+    if (layer.has_router()) {
+      OCTAVO_RETURN_IF_ERROR(inputs_.ReserveFor(std::vector<InputUse>{{&layer.router, 0, count}}));
+    }
+    OCTAVO_RETURN_IF_ERROR(
+        inputs_.ReserveFor(std::vector<InputUse>{{&mlp.gate, 0, visits}, {&mlp.up, 0, visits}}));
+    OCTAVO_RETURN_IF_ERROR(row_parallel(mlp.down, MlpPieces(mlp.down), visits));
+  }
+  const auto sampled = static_cast<int64_t>(plan_.max_sequences());
+  OCTAVO_RETURN_IF_ERROR(inputs_.ReserveFor(std::vector<InputUse>{{&weights_.head, 0, sampled}}));
+  if (exchange_.ranks() == 1) return absl::OkStatus();
+  sent = std::max(sent, sampled * widest_vocab_ * 4);
+  return exchange_.SendBuffer(static_cast<uint64_t>(sent)).status();
 }
 
 absl::Status Forward::Embed(const StepRows& rows) {
@@ -200,14 +235,10 @@ absl::Status Forward::Head(const StepRows& rows, Logits* out) {
     RunLinears(matmul_, pool_, std::span(&job, 1), &workspace_);
     return absl::OkStatus();
   }
-  int64_t widest = 0;
-  for (const v1::RankPlan& rank : plan_.ranks()) {
-    widest = std::max<int64_t>(widest, rank.vocab_end() - rank.vocab_begin());
-  }
-  const auto bytes = static_cast<uint64_t>(count * widest) * 4;
+  const auto bytes = static_cast<uint64_t>(count * widest_vocab_) * 4;
   OCTAVO_ASSIGN_OR_RETURN(std::byte * send, exchange_.SendBuffer(bytes));
   job.output.f32 = reinterpret_cast<float*>(send);
-  job.output.stride = widest;
+  job.output.stride = widest_vocab_;
   RunLinears(matmul_, pool_, std::span(&job, 1), &workspace_);
   OCTAVO_ASSIGN_OR_RETURN(const std::byte* all, exchange_.Gather());
   if (!leader) return absl::OkStatus();
@@ -215,7 +246,8 @@ absl::Status Forward::Head(const StepRows& rows, Logits* out) {
     const v1::RankPlan& theirs = plan_.ranks(rank);
     const auto* from = reinterpret_cast<const float*>(all + static_cast<uint64_t>(rank) * bytes);
     for (int64_t row = 0; row < count; ++row) {
-      std::memcpy(out->values.data() + row * vocab + theirs.vocab_begin(), from + row * widest,
+      std::memcpy(out->values.data() + row * vocab + theirs.vocab_begin(),
+                  from + row * widest_vocab_,
                   static_cast<size_t>(theirs.vocab_end() - theirs.vocab_begin()) * 4);
     }
   }

@@ -40,6 +40,9 @@ class Forward {
           Communicator* communicator, ThreadPool* pool, Arena* arena, Isa isa);
 
   absl::Status Init();
+  // Takes the memory that steps of the plan's max_batched_tokens need, so that the first of them
+  // does not wait for it. Scores of attention grow where a context is longer than that.
+  absl::Status ReserveLargestStep();
   absl::Status Run(const v1::Step& step, const StepRows& rows, Logits* out);
   // A pass of samples through one layer.
   struct LayerPass {
@@ -140,7 +143,8 @@ class Forward {
   int64_t hidden_;
   int64_t head_dim_;
   int64_t queries_per_head_;
-  int64_t kv_heads_;  // of this rank
+  int64_t kv_heads_;          // of this rank
+  int64_t widest_vocab_ = 0;  // rows of the head of any rank
   std::vector<float> frequencies_;
   PieceMap attention_pieces_, mlp_pieces_, exact_pieces_;
 

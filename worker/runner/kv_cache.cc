@@ -6,12 +6,22 @@
 
 namespace octavo {
 
+namespace {
+
+absl::StatusOr<float> ScaleOf(ShardFiles* files, bool stored, const v1::TensorSpec& spec) {
+  if (!stored) return 1.0f;
+  OCTAVO_ASSIGN_OR_RETURN(const auto scale, ReadScales(files, spec, 1));
+  return scale.front();
+}
+
+}  // namespace
+
 absl::StatusOr<std::vector<KvScale>> LoadCacheScales(const v1::ServePlan& plan, ShardFiles* files) {
   std::vector<KvScale> scales;
   for (const v1::CacheScales& layer : plan.cache_scales()) {
-    OCTAVO_ASSIGN_OR_RETURN(const auto key, ReadScales(files, layer.key(), 1));
-    OCTAVO_ASSIGN_OR_RETURN(const auto value, ReadScales(files, layer.value(), 1));
-    scales.push_back({key.front(), value.front()});
+    KvScale& own = scales.emplace_back();
+    OCTAVO_ASSIGN_OR_RETURN(own.key, ScaleOf(files, layer.has_key(), layer.key()));
+    OCTAVO_ASSIGN_OR_RETURN(own.value, ScaleOf(files, layer.has_value(), layer.value()));
   }
   if (scales.empty() || static_cast<int64_t>(scales.size()) == plan.model().layer_count()) {
     return scales;

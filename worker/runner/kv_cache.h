@@ -23,8 +23,8 @@ struct KvScale {
   float value = 1;
 };
 
-// Reads the scales that the plan names, by layer; none for a BF16 cache. kBadCheckpoint: a scale
-// that is not finite and > 0.
+// Reads the scales that the plan names, by layer, 1 where it names none; nothing for a BF16 cache.
+// kBadCheckpoint: a scale that is not finite and > 0.
 absl::StatusOr<std::vector<KvScale>> LoadCacheScales(const v1::ServePlan& plan, ShardFiles* files);
 
 class KvCache {

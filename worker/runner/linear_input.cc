@@ -64,6 +64,21 @@ absl::Status InputPreparer::Prepare(std::span<const Linear* const> linears, cons
   return Prepare(uses, x, stride, exchange);
 }
 
+absl::Status InputPreparer::ReserveFor(std::span<const InputUse> uses) {
+  slots_.clear();
+  for (const InputUse& use : uses) {
+    if (use.linear->form != InputForm::kFp8Static) {
+      AddUse(use);
+      continue;
+    }
+    Slot& slot = slots_.emplace_back();  // in other layers they may not share a scale
+    slot.linear = use.linear;
+    slot.begin = use.begin;
+    slot.end = use.end;
+  }
+  return Reserve();
+}
+
 LinearInput InputPreparer::For(const InputUse& use) const {
   const auto found = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& slot) {
     return slot.Fits(*use.linear) && slot.begin <= use.begin && use.end <= slot.end;

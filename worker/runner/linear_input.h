@@ -41,6 +41,9 @@ class InputPreparer {
   absl::Status Prepare(std::span<const Linear* const> linears, const uint16_t* x, int64_t stride,
                        int64_t rows, const ExchangeMax& exchange);
 
+  // Takes the memory that a Prepare of such uses needs, whatever static scales their layers have.
+  absl::Status ReserveFor(std::span<const InputUse> uses);
+
   // The operand form for one of the uses of the last Prepare.
   LinearInput For(const InputUse& use) const;
   // REQUIRES the second Prepare: all rows.

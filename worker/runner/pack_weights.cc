@@ -23,20 +23,6 @@ v1::RankTensor AsStored(v1::RankTensor tensor) {
   return tensor;
 }
 
-void PackRow(int64_t row, std::span<const std::byte> bytes, std::byte* tiles, Linear* out) {
-  const int64_t size = ElementBytes(out->packed.type);
-  for (int unit = 0; unit < out->unit_count; ++unit) {
-    const int64_t begin = unit * out->unit_size;
-    const int64_t count = std::min(out->unit_size, out->depth - begin);
-    PackChannel(out->packed, tiles, row, unit * out->blocks_per_unit * kTileDepth,
-                bytes.data() + begin * size, count);
-  }
-  if (out->form != InputForm::kInt8Token) return;
-  int32_t sum = 0;
-  for (const std::byte code : bytes) sum += static_cast<int8_t>(code);
-  out->channel_sums[static_cast<size_t>(row)] = sum;
-}
-
 // `bytes`: [count][channels] elements, the inputs from `first` on, which lie in one 32-block.
 void PackBlock(std::span<const std::byte> bytes, int64_t first, int64_t count, const Linear& out,
                std::byte* tiles) {
@@ -78,6 +64,20 @@ absl::Status PackColumns(const SliceReader& reader, const Linear& out, ThreadPoo
 }
 
 }  // namespace
+
+void PackRow(int64_t row, std::span<const std::byte> bytes, std::byte* tiles, Linear* out) {
+  const int64_t size = ElementBytes(out->packed.type);
+  for (int unit = 0; unit < out->unit_count; ++unit) {
+    const int64_t begin = unit * out->unit_size;
+    const int64_t count = std::min(out->unit_size, out->depth - begin);
+    PackChannel(out->packed, tiles, row, unit * out->blocks_per_unit * kTileDepth,
+                bytes.data() + begin * size, count);
+  }
+  if (out->form != InputForm::kInt8Token) return;
+  int32_t sum = 0;
+  for (const std::byte code : bytes) sum += static_cast<int8_t>(code);
+  out->channel_sums[static_cast<size_t>(row)] = sum;
+}
 
 absl::Status ForRows(const SliceReader& reader, ThreadPool* pool,
                      const std::function<void(int64_t, std::span<const std::byte>)>& body) {

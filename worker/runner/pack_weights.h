@@ -23,6 +23,10 @@ absl::Status ForRows(const SliceReader& reader, ThreadPool* pool,
 // The bounds of a weight's slice as outputs by inputs, also where it is stored transposed.
 SliceBounds ChannelBounds(const v1::RankTensor& weight);
 
+// Puts one output's row of elements, out->packed.type each, into `tiles`; REQUIRES that it is not
+// transposed. INT8: its sum too.
+void PackRow(int64_t row, std::span<const std::byte> bytes, std::byte* tiles, Linear* out);
+
 // Fills `tiles`, zeroed, and the channel sums of INT8 with the slice of `weight`, which out->packed
 // and the cut of K already fit. Transposed weights are BF16 or FP8 (core/plan/unfuse.h lets nothing
 // else through). Errors as SliceReader.

@@ -199,6 +199,15 @@ absl::StatusOr<std::vector<uint16_t>> ReadVector(ShardFiles* files, const v1::Ra
   return values;
 }
 
+std::vector<float> StoredFloats(DType dtype, std::span<const std::byte> bytes) {
+  const auto size = static_cast<size_t>(ByteSize(dtype));
+  std::vector<float> values(bytes.size() / size);
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = StoredFloat(dtype, bytes.data() + i * size);
+  }
+  return values;
+}
+
 absl::StatusOr<std::vector<float>> ReadScales(ShardFiles* files, const v1::TensorSpec& spec,
                                               int64_t count) {
   const DType dtype = FromProto(spec.dtype());
@@ -213,9 +222,9 @@ absl::StatusOr<std::vector<float>> ReadScales(ShardFiles* files, const v1::Tenso
   const int size = ByteSize(dtype);
   std::vector<std::byte> bytes(static_cast<size_t>(count * size));
   OCTAVO_RETURN_IF_ERROR(files->Read(spec.file(), spec.begin(), bytes, spec.name()));
-  std::vector<float> scales(static_cast<size_t>(count));
+  std::vector<float> scales = StoredFloats(dtype, bytes);
   for (int64_t i = 0; i < count; ++i) {
-    const float scale = StoredFloat(dtype, bytes.data() + i * size);
+    const float scale = scales[static_cast<size_t>(i)];
     if (!(scale >= kF32MinNormal) || !std::isfinite(scale)) {
       return MakeError(Reason::kBadCheckpoint, fmt::format("a scale of {}", scale),
                        {.file = spec.file(),
@@ -223,7 +232,6 @@ absl::StatusOr<std::vector<float>> ReadScales(ShardFiles* files, const v1::Tenso
                         .offset = spec.begin() + static_cast<uint64_t>(i * size)},
                        "quantize the model again");
     }
-    scales[static_cast<size_t>(i)] = scale;
   }
   return scales;
 }

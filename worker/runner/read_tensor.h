@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/tensor/dtype.h"
 #include "octavo/v1/plan.pb.h"
 #include "worker/runner/shard_files.h"
 
@@ -48,6 +49,9 @@ class SliceReader {
 
 // A whole one-dimensional slice (norm, bias) as BF16.
 absl::StatusOr<std::vector<uint16_t>> ReadVector(ShardFiles* files, const v1::RankTensor& tensor);
+
+// Stored F32, F16 or BF16 numbers as F32.
+std::vector<float> StoredFloats(DType dtype, std::span<const std::byte> bytes);
 
 // All values of a scale tensor as F32. Not finite or not > 0: kBadCheckpoint.
 absl::StatusOr<std::vector<float>> ReadScales(ShardFiles* files, const v1::TensorSpec& spec,

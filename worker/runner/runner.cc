@@ -51,8 +51,8 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const std::string
   }
   auto state = std::make_unique<State>(plan, options);
   ShardFiles files(dir);
-  OCTAVO_ASSIGN_OR_RETURN(state->weights,
-                          LoadWeights(state->plan, rank, &files, &state->arena, &state->pool));
+  OCTAVO_ASSIGN_OR_RETURN(state->weights, LoadWeights(state->plan, rank, &files, &state->arena,
+                                                      &state->pool, options.isa));
   const v1::RankPlan& own = state->plan.ranks(static_cast<int>(rank));
   OCTAVO_ASSIGN_OR_RETURN(std::vector<KvScale> scales, LoadCacheScales(state->plan, &files));
   OCTAVO_ASSIGN_OR_RETURN(
@@ -63,7 +63,10 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const std::string
   state->forward =
       std::make_unique<Forward>(state->plan, rank, &state->weights, &state->cache, communicator,
                                 &state->pool, &state->arena, options.isa);
+  state->arena.set_touches(true);
   OCTAVO_RETURN_IF_ERROR(state->forward->Init());
+  OCTAVO_RETURN_IF_ERROR(state->forward->ReserveLargestStep());
+  state->arena.set_touches(false);
   return std::unique_ptr<ModelRunner>(new ModelRunner(std::move(state)));
 }
 
@@ -74,6 +77,12 @@ absl::Status ModelRunner::Run(const v1::Step& step, Logits* out) {
     return absl::OkStatus();
   }
   return state_->forward->Run(step, rows, out);
+}
+
+void ModelRunner::Spread(int64_t count, const std::function<void(int64_t i, int thread)>& body) {
+  state_->pool.ParallelFor(count, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t i = begin; i < end; ++i) body(i, thread);
+  });
 }
 
 const v1::ServePlan& ModelRunner::plan() const { return state_->plan; }

@@ -6,6 +6,7 @@
 // set and any number of threads (docs/numerics.md sections 4 to 7).
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,7 +40,8 @@ class ModelRunner {
   // Reads this rank's byte ranges from the checkpoint folder `dir`. `communicator` belongs to this
   // rank, has plan.rank_count ranks, and outlives the runner. Errors name file and tensor:
   // kInputMissing, kIo, kBadCheckpoint (a scale that is missing, not finite or not > 0; a NaN
-  // code), kNonFinite (weights), kOutOfMemory.
+  // code), kNonFinite (weights), kOutOfMemory. The memory of a step of plan.max_batched_tokens is
+  // taken here; pages of the KV cache are when they are first written.
   static absl::StatusOr<std::unique_ptr<ModelRunner>> Load(const std::string& dir,
                                                            const v1::ServePlan& plan, uint32_t rank,
                                                            Communicator* communicator,
@@ -52,6 +54,10 @@ class ModelRunner {
   // max_model_len, a block table too short or out of range (nothing was computed). kGroupLost: the
   // communicator failed. kNonFinite: an activation overflowed; the layer is named.
   absl::Status Run(const v1::Step& step, Logits* out);
+
+  // Calls body(i, thread) once for every i below `count` on the threads of this runner
+  // (RunnerOptions.threads), and returns when all are done. Not while a step runs.
+  void Spread(int64_t count, const std::function<void(int64_t i, int thread)>& body);
 
   const v1::ServePlan& plan() const;
   uint32_t kv_block_count() const;

@@ -11,6 +11,7 @@
 #include "core/tensor/bare/units.h"
 #include "fmt/format.h"
 #include "worker/runner/pack_weights.h"
+#include "worker/runner/quantize_at_load.h"
 #include "worker/runner/read_tensor.h"
 
 namespace octavo {
@@ -40,7 +41,8 @@ class Loader {
     }
   }
 
-  absl::StatusOr<WeightSet> Load() {
+  absl::StatusOr<WeightSet> Load(Isa isa) {
+    isa_ = isa;
     WeightSet set;
     const int64_t hidden = plan_.model().hidden_size();
     const DepthCut whole = {{hidden, 1}, {0, 1}};
@@ -150,6 +152,10 @@ class Loader {
       out->channel_sums.resize(static_cast<size_t>(out->padded_channels()));
       out->packed.channel_sums = out->channel_sums.data();
     }
+    if (tensor->quantized_at_load()) {
+      OCTAVO_RETURN_IF_ERROR(QuantizeAtLoad(files_, *tensor, isa_, pool_, out->tiles.data(), out));
+      return LoadBias({place.layer, bias_role}, out);
+    }
     OCTAVO_RETURN_IF_ERROR(PackWeight(files_, *tensor, pool_, out->tiles.data(), out));
     if (tensor->has_scheme()) OCTAVO_RETURN_IF_ERROR(LoadScales(*tensor, bounds, out));
     return LoadBias({place.layer, bias_role}, out);
@@ -247,6 +253,7 @@ class Loader {
   Arena* arena_;
   ThreadPool* pool_;
   bool streamed_ = false;
+  Isa isa_ = Isa::kReference;
   std::map<std::tuple<int32_t, int, int32_t>, const v1::RankTensor*> by_role_;
 };
 
@@ -279,8 +286,8 @@ void WeightSet::EmbeddingRow(int64_t row, int64_t hidden, uint16_t* out) const {
 }
 
 absl::StatusOr<WeightSet> LoadWeights(const v1::ServePlan& plan, uint32_t rank, ShardFiles* files,
-                                      Arena* arena, ThreadPool* pool) {
-  return Loader(plan, rank, files, arena, pool).Load();
+                                      Arena* arena, ThreadPool* pool, Isa isa) {
+  return Loader(plan, rank, files, arena, pool).Load(isa);
 }
 
 absl::StatusOr<LayerWeights> LoadLayer(const v1::ServePlan& plan, Residency residency,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/isa.h"
 #include "octavo/v1/plan.pb.h"
 #include "worker/device/arena.h"
 #include "worker/device/thread_pool.h"
@@ -50,8 +51,9 @@ struct WeightSet {
   void EmbeddingRow(int64_t row, int64_t hidden, uint16_t* out) const;
 };
 
+// `isa`: of what is quantized at load.
 absl::StatusOr<WeightSet> LoadWeights(const v1::ServePlan& plan, uint32_t rank, ShardFiles* files,
-                                      Arena* arena, ThreadPool* pool);
+                                      Arena* arena, ThreadPool* pool, Isa isa);
 
 // Whether a layer's matrices lie in memory or are read when a product needs them
 // (weight_stream.h). Norms and biases always lie in memory.

@@ -36,7 +36,7 @@ Engine::Engine(const Options& options, Hooks hooks, const Clock& clock)
       hooks_(std::move(hooks)),
       clock_(clock),
       scheduler_(options.limits),
-      sampler_(options.isa) {
+      samplers_(static_cast<size_t>(options.threads), Sampler(options.isa)) {
   thread_ = std::jthread([this](const std::stop_token& stop) { Loop(stop); });
 }
 
@@ -246,6 +246,7 @@ absl::Status Engine::Absorb(const v1::Step& step, std::span<const float> logits)
   const auto vocab = static_cast<size_t>(options_.vocab_size);
   size_t row = 0;
   size_t residual_row = 0;
+  std::vector<Draw> draws;
   {
     MutexLock lock(mutex_);
     ++figures_.steps;
@@ -273,7 +274,12 @@ absl::Status Engine::Absorb(const v1::Step& step, std::span<const float> logits)
     }
     OCTAVO_RETURN_IF_ERROR(active->kind == Active::Kind::kScore
                                ? AbsorbScore(*active, chunk, mine)
-                               : AbsorbChunk(*active, chunk, mine));
+                               : AbsorbChunk(active, chunk, mine, &draws));
+  }
+  DrawTokens(draws);
+  for (Draw& draw : draws) {
+    OCTAVO_RETURN_IF_ERROR(draw.token.status());
+    AbsorbToken(*draw.active, *std::move(draw.token));
   }
   return absl::OkStatus();
 }
@@ -323,13 +329,28 @@ void Engine::FinishAtEnd(Active& active, const v1::StepChunk& chunk) {
   Forget(active.call->id());
 }
 
-absl::Status Engine::AbsorbChunk(Active& active, const v1::StepChunk& chunk,
-                                 std::span<const float> logits) {
+absl::Status Engine::AbsorbChunk(const std::shared_ptr<Active>& active, const v1::StepChunk& chunk,
+                                 std::span<const float> logits, std::vector<Draw>* draws) {
   const auto vocab = static_cast<size_t>(options_.vocab_size);
-  if (chunk.logits_all()) OCTAVO_RETURN_IF_ERROR(AbsorbPrompt(active, chunk, logits));
+  if (chunk.logits_all()) OCTAVO_RETURN_IF_ERROR(AbsorbPrompt(*active, chunk, logits));
   const uint64_t end = uint64_t{chunk.start()} + static_cast<uint64_t>(chunk.tokens_size());
-  if (end != active.length) return absl::OkStatus();
-  return AbsorbToken(active, logits.last(vocab));
+  if (end == active->length) draws->push_back({active, logits.last(vocab), v1::EngineToken()});
+  return absl::OkStatus();
+}
+
+void Engine::DrawTokens(std::span<Draw> draws) {
+  const auto draw = [&](int64_t i, int thread) {
+    Draw& one = draws[static_cast<size_t>(i)];
+    const v1::EngineRequest& request = one.active->request;
+    one.token = samplers_[static_cast<size_t>(thread)].Sample(
+        one.logits, one.active->rules, one.active->length,
+        {.logprob = request.want_logprob(), .top = request.logprobs()});
+  };
+  if (options_.threads > 1 && draws.size() > 1) {
+    hooks_.spread(static_cast<int64_t>(draws.size()), draw);
+    return;
+  }
+  for (size_t i = 0; i < draws.size(); ++i) draw(static_cast<int64_t>(i), 0);
 }
 
 absl::Status Engine::AbsorbPrompt(Active& active, const v1::StepChunk& chunk,
@@ -340,20 +361,17 @@ absl::Status Engine::AbsorbPrompt(Active& active, const v1::StepChunk& chunk,
   for (int i = 0; i < chunk.tokens_size(); ++i) {
     const int next = static_cast<int>(chunk.start()) + i + 1;
     if (next >= prompt.size()) break;
-    OCTAVO_ASSIGN_OR_RETURN(
-        *part.add_prompt(),
-        sampler_.Describe(logits.subspan(static_cast<size_t>(i) * vocab, vocab), prompt[next],
-                          {.logprob = true, .top = active.request.logprobs()}));
+    OCTAVO_ASSIGN_OR_RETURN(*part.add_prompt(),
+                            samplers_.front().Describe(
+                                logits.subspan(static_cast<size_t>(i) * vocab, vocab), prompt[next],
+                                {.logprob = true, .top = active.request.logprobs()}));
   }
   if (part.prompt_size() > 0) active.call->AddPrompt(part);
   return absl::OkStatus();
 }
 
-absl::Status Engine::AbsorbToken(Active& active, std::span<const float> row) {
+void Engine::AbsorbToken(Active& active, v1::EngineToken token) {
   const v1::EngineRequest& request = active.request;
-  OCTAVO_ASSIGN_OR_RETURN(v1::EngineToken token, sampler_.Sample(row, active.rules, active.length,
-                                                                 {.logprob = request.want_logprob(),
-                                                                  .top = request.logprobs()}));
   const int32_t id = token.id();
   ++active.length;
   active.rules.Append(id);
@@ -372,10 +390,9 @@ absl::Status Engine::AbsorbToken(Active& active, std::span<const float> row) {
     active.call->AddToken(std::move(token), v1::FINISH_LENGTH);
   } else {
     active.call->AddToken(std::move(token));
-    return absl::OkStatus();
+    return;
   }
   Forget(active.call->id());
-  return absl::OkStatus();
 }
 
 void Engine::Forget(uint64_t id) {

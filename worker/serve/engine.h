@@ -50,6 +50,7 @@ class Engine {
     int64_t layer_count = 0;  // of residual streams
     int64_t hidden_size = 0;
     Isa isa = BestIsa();
+    int threads = 1;  // that `spread` works with
     SchedulerLimits limits;
   };
   struct Hooks {
@@ -58,6 +59,10 @@ class Engine {
     // Runs a step on this rank. The rows of logits asked for, [rows, vocab_size], in the order of
     // chunks and positions; valid until the next call.
     std::function<absl::StatusOr<std::span<const float>>(const v1::Step&)> run;
+    // Calls body(i, thread) once for every i below `count`, `thread` below Options.threads, and
+    // returns when all are done. Called between steps; of one thread, never.
+    std::function<void(int64_t count, const std::function<void(int64_t i, int thread)>& body)>
+        spread = {};
     // The residual streams that the last step asked for, [positions, layers, hidden] BF16; valid as
     // long as its logits.
     std::function<std::span<const uint16_t>()> residuals;
@@ -115,6 +120,13 @@ class Engine {
     uint64_t length = 0;  // tokens so far, prompt included
   };
 
+  // A token that a step's logits ask for.
+  struct Draw {
+    std::shared_ptr<Active> active;
+    std::span<const float> logits;
+    absl::StatusOr<v1::EngineToken> token;
+  };
+
   absl::StatusOr<std::shared_ptr<EngineCall>> Queue(Active active, NewSequence sequence);
   absl::StatusOr<std::shared_ptr<EngineCall>> QueueIds(const v1::EngineScoreRequest& request,
                                                        std::optional<Clock::Nanos> deadline,
@@ -134,12 +146,15 @@ class Engine {
                   size_t residual_row);
   // Where `chunk` was the last one.
   void FinishAtEnd(Active& active, const v1::StepChunk& chunk);
-  // Of a generation: what is told of the prompt, and where the sequence ends here, its next token.
-  absl::Status AbsorbChunk(Active& active, const v1::StepChunk& chunk,
-                           std::span<const float> logits);
+  // Of a generation: what is told of the prompt, and where the sequence ends here, that its next
+  // token is to be drawn.
+  absl::Status AbsorbChunk(const std::shared_ptr<Active>& active, const v1::StepChunk& chunk,
+                           std::span<const float> logits, std::vector<Draw>* draws);
   absl::Status AbsorbPrompt(Active& active, const v1::StepChunk& chunk,
                             std::span<const float> logits);
-  absl::Status AbsorbToken(Active& active, std::span<const float> row);
+  // Draws the tokens, on all threads: a draw depends on its own sequence alone.
+  void DrawTokens(std::span<Draw> draws);
+  void AbsorbToken(Active& active, v1::EngineToken token);
   // Frees a sequence that is done.
   void Forget(uint64_t id);
 
@@ -158,7 +173,7 @@ class Engine {
 
   uint64_t next_step_ = 0;  // the loop's own
   StepState state_;
-  Sampler sampler_;
+  std::vector<Sampler> samplers_;  // by thread
   std::jthread thread_;
 };
 

@@ -220,6 +220,73 @@ TEST(PlanServing, PlansTheCacheThatIsAskedFor) {
             Reason::kBadCheckpoint);
 }
 
+TEST(PlanServing, ScalesOfOneHaveToBeAskedFor) {
+  ServeOptions options;
+  options.cache_type = v1::CACHE_FP8;
+  const auto refused = PlanServing(Spec(), Tensors(), options);
+  ASSERT_EQ(ReasonOf(refused.status()), Reason::kBadRequest);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("scales of keys and values"));
+  options.kv_scale_one = true;
+  const auto ones = PlanServing(Spec(), Tensors(), options);
+  ASSERT_TRUE(ones.ok()) << ones.status();
+  ASSERT_EQ(ones->cache_scales_size(), 2);
+  for (const v1::CacheScales& layer : ones->cache_scales()) {
+    EXPECT_FALSE(layer.has_key() || layer.has_value());
+  }
+  // Those that were calibrated are used.
+  std::vector<v1::CacheScales> scales(2);
+  scales[1].mutable_key()->set_name("key of layer 1");
+  const auto calibrated = PlanServing(Spec(), Tensors(), options, scales);
+  ASSERT_TRUE(calibrated.ok()) << calibrated.status();
+  EXPECT_EQ(calibrated->cache_scales(1).key().name(), "key of layer 1");
+  EXPECT_EQ(ones->ranks(0).kv_bytes(), calibrated->ranks(0).kv_bytes());
+  for (const v1::CacheType other : {v1::CACHE_AUTO, v1::CACHE_BF16}) {
+    options.cache_type = other;
+    EXPECT_EQ(ReasonOf(PlanServing(Spec(), Tensors(), options, scales).status()),
+              Reason::kBadRequest);
+  }
+}
+
+TEST(PlanServing, AHeadThatIsQuantizedAtLoadIsAHeadOfItsOwn) {
+  ServeOptions options;
+  options.head_type = v1::HEAD_FP8;
+  for (options.rank_count = 1; options.rank_count <= 3; ++options.rank_count) {
+    const auto tied = Plan(options.rank_count, Tensors());
+    const auto plan = PlanServing(Spec(), Tensors(), options);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_FALSE(plan->model().tied_embeddings());
+    for (const v1::RankPlan& rank : plan->ranks()) {
+      const v1::RankTensor& head = rank.tensors(rank.tensors_size() - 1);
+      EXPECT_EQ(head.tensor().role(), v1::LM_HEAD);
+      EXPECT_TRUE(head.quantized_at_load() && head.has_scheme() && !head.has_scale());
+      EXPECT_EQ(head.slice().begin(), rank.vocab_begin());
+      EXPECT_EQ(head.slice().end(), rank.vocab_end());
+      EXPECT_EQ(head.tensor().spec().name(), rank.tensors(0).tensor().spec().name());
+      EXPECT_FALSE(rank.tensors(0).has_scheme());
+      const auto own = static_cast<uint64_t>((rank.vocab_end() - rank.vocab_begin()) * 576);
+      EXPECT_EQ(rank.weight_bytes(),
+                tied->ranks(static_cast<int>(rank.rank())).weight_bytes() + own);
+    }
+  }
+  // A head that is a tensor already shrinks by half; one of eight bits is refused.
+  v1::ModelSpec untied = Spec();
+  untied.set_tied_embeddings(false);
+  std::vector<ServedTensor> tensors = Tensors();
+  tensors.push_back(Tensor(v1::LM_HEAD, -1, {49152, 576}));
+  options.rank_count = 1;
+  const auto plan = PlanServing(untied, tensors, options);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->ranks(0).weight_bytes() + 49152 * 576,
+            PlanServing(untied, tensors, {})->ranks(0).weight_bytes());
+  ServedTensor& head = tensors.back();
+  head.tensor.mutable_spec()->set_dtype(v1::F8_E4M3);
+  head.scheme.emplace().mutable_weight()->set_type(v1::NUMERIC_FP8_E4M3);
+  head.scheme->mutable_weight()->set_granularity(v1::PER_CHANNEL);
+  head.scale.emplace();
+  EXPECT_TRUE(PlanServing(untied, tensors, {}).ok());
+  EXPECT_EQ(ReasonOf(PlanServing(untied, tensors, options).status()), Reason::kBadRequest);
+}
+
 TEST(PlanServing, FitsTheBudgetOrSaysWhatIsMissing) {
   ServeOptions options;
   const auto whole = PlanServing(Spec(), Tensors(), options);

@@ -1,5 +1,7 @@
 // Thread pool: every index exactly once, in FpEnv, at any size; arena: budget and alignment.
 
+#include <sys/resource.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -45,6 +47,24 @@ TEST(ThreadPool, WakesAfterSleeping) {
     pool.ParallelFor(16, 1, [&](int64_t begin, int64_t, int) { sum += begin; });
   }
   EXPECT_EQ(sum, 200 * 120);
+}
+
+TEST(Arena, WhatItTouchesWaitsForNoPage) {
+  constexpr uint64_t kBytes = (1u << 20) + 4096;  // pages of 4 KiB
+  const auto faults = [] {
+    rusage usage = {};
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_minflt;
+  };
+  Arena arena(0);
+  arena.set_touches(true);
+  const auto buffer = arena.Allocate(kBytes, "scratch");
+  ASSERT_TRUE(buffer.ok());
+  const auto before = faults();
+  for (uint64_t i = 0; i < kBytes; i += 4096) {
+    EXPECT_EQ(std::exchange(buffer->data()[i], std::byte{1}), std::byte{0});
+  }
+  EXPECT_LT(faults() - before, static_cast<long>(kBytes / 4096 / 4));
 }
 
 TEST(Arena, HoldsItsBudget) {

@@ -20,6 +20,7 @@ struct Case {
   v1::ModelSpec spec;
   bool fp8_cache = false;
   bool head = false;  // in the format too
+  v1::HeadType head_type = v1::HEAD_AS_STORED;
 };
 
 std::vector<Case> Cases() {
@@ -53,12 +54,14 @@ std::vector<Case> Cases() {
   };
   cases.back().spec.set_tied_embeddings(true);
   cases.back().spec.set_attention_bias(true);
+  cases.push_back({"TiedHeadAtLoad", Format::kBf16, RaggedSpec(), false, false, v1::HEAD_FP8});
+  cases.back().spec.set_tied_embeddings(true);
   v1::ModelSpec& blocks = cases[9].spec;
   blocks.set_hidden_size(160);
   blocks.set_intermediate_size(320);
   blocks.set_head_dim(64);
-  SetFamilyFacts(*FamilyByName("qwen3"), cases[cases.size() - 3].spec);
-  v1::ModelSpec& one = cases[cases.size() - 2].spec;
+  SetFamilyFacts(*FamilyByName("qwen3"), cases[cases.size() - 4].spec);
+  v1::ModelSpec& one = cases[cases.size() - 3].spec;
   one.set_expert_count(1);
   one.set_experts_per_token(1);
   v1::RopeScaling* scaling = cases[1].spec.mutable_rope_scaling();
@@ -76,10 +79,11 @@ class Invariance : public ::testing::TestWithParam<Case> {
     model_ = WriteTinyModel(GetParam().spec, GetParam().format, 7, GetParam().fp8_cache,
                             GetParam().head);
     tokens_ = RandomTokens(kTokens, model_.spec.vocab_size(), 3);
-    want_ = RunModel(model_, tokens_, {.isa = Isa::kReference});
+    want_ = RunModel(model_, tokens_, {.isa = Isa::kReference, .head = GetParam().head_type});
     ASSERT_EQ(want_.size(), tokens_.size());
   }
-  void Expect(const RunSettings& settings) {
+  void Expect(RunSettings settings) {
+    settings.head = GetParam().head_type;
     EXPECT_EQ(RunModel(model_, tokens_, settings), want_)
         << "ranks " << settings.ranks << ", chunk " << settings.chunk << ", threads "
         << settings.threads << ", " << Name(settings.isa);

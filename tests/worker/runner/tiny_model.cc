@@ -270,6 +270,7 @@ std::vector<Digest128> RunModel(const TinyModel& model, const std::vector<int32_
   ServeOptions options;
   options.rank_count = settings.ranks;
   options.cache_type = settings.cache;
+  options.head_type = settings.head;
   const auto plan = PlanServing(model.spec, model.tensors, options, model.cache_scales);
   EXPECT_TRUE(plan.ok()) << plan.status().message();
   std::vector<Digest128> digests;

@@ -60,6 +60,7 @@ struct RunSettings {
   Isa isa = BestIsa();
   bool shuffle_blocks = false;  // another block table
   v1::CacheType cache = v1::CACHE_AUTO;
+  v1::HeadType head = v1::HEAD_AS_STORED;
 };
 
 // Digests of the logits of every position of `tokens`, and of its residual stream after each layer.

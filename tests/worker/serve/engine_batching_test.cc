@@ -49,6 +49,17 @@ TEST(EngineBatching, ManySequencesShareAStepAndKeepTheirTokens) {
   EXPECT_EQ(group.engine->figures().preemptions, 0u);
 }
 
+TEST(EngineBatching, TokensAreTheSameOnAnyNumberOfThreads) {
+  SchedulerLimits limits = FakeLimits();
+  limits.queue_max = 20;
+  for (const int threads : {1, 2, 5}) {
+    FakeGroup group(1, limits, threads);
+    group.delay_ms = 1;
+    ExpectTheTokensOfEachAlone(group, MixedRequests(12, 30));
+    EXPECT_EQ(group.spreads > 0, threads > 1);
+  }
+}
+
 TEST(EngineBatching, PreemptedSequencesGoOnAsIfNothingHadHappened) {
   SchedulerLimits limits = FakeLimits();
   limits.queue_max = 20;

@@ -30,7 +30,8 @@ inline SchedulerLimits FakeLimits(uint32_t max_sequences = 8) {
 // A model of one rule: after token t comes t + 1 (mod 16), with certainty that falls with t.
 class FakeGroup {
  public:
-  explicit FakeGroup(int followers = 0, SchedulerLimits limits = FakeLimits()) {
+  explicit FakeGroup(int followers = 0, SchedulerLimits limits = FakeLimits(), int threads = 1)
+      : threads_(threads) {
     for (int i = 0; i < followers; ++i) {
       followers_.push_back(
           std::make_unique<Follower>(9, [](const v1::Step&) { return absl::OkStatus(); }));
@@ -40,9 +41,11 @@ class FakeGroup {
                         .vocab_size = kVocab,
                         .layer_count = kLayers,
                         .hidden_size = kHidden,
+                        .threads = threads,
                         .limits = limits},
         Engine::Hooks{.send = [this](const v1::Step& step) { return Send(step); },
                       .run = [this](const v1::Step& step) { return Run(step); },
+                      .spread = [this](int64_t count, const auto& body) { Spread(count, body); },
                       .residuals = [this] { return std::span<const uint16_t>(residuals_); },
                       .collect = [this](uint64_t) { return done_; },
                       .broken = [this](const absl::Status&) { ++broken; }},
@@ -67,6 +70,7 @@ class FakeGroup {
 
   std::atomic<int> broken = 0;
   std::atomic<int> steps = 0;
+  std::atomic<int> spreads = 0;
   std::atomic<int> delay_ms = 0;
   std::atomic<bool> spoil_digest = false;
   absl::Status run_failure;
@@ -104,6 +108,18 @@ class FakeGroup {
     return logits_;
   }
 
+  // Every thread takes its turn.
+  void Spread(int64_t count, const std::function<void(int64_t, int)>& body) {
+    ++spreads;
+    std::vector<std::jthread> threads;
+    for (int thread = 0; thread < threads_; ++thread) {
+      threads.emplace_back([&, thread] {
+        for (int64_t i = thread; i < count; i += threads_) body(i, thread);
+      });
+    }
+  }
+
+  const int threads_;
   std::vector<std::unique_ptr<Follower>> followers_;
   std::vector<v1::StepDone> done_;
   std::vector<float> logits_;
