@@ -4,7 +4,9 @@
 #   (nothing)     deploy/install.sh, release build, then every CTest test: real processes included, no network
 #   --oracles     also the live oracles: every tests/oracle/check_*.py in a pinned virtual environment
 #                 (build/cache/venv, made by tests/oracle/install.sh; without network that is a failure, not a skip)
-#   --full        also ASan + UBSan and TSan over their tests, and tests/fuzz/run.sh
+#   --full        also ASan + UBSan and TSan over their tests, and tests/fuzz/run.sh; the CTest tests kill 20 jobs of each kind at
+#                 random moments instead of 8, and all scratch is on a disk (TMPDIR, /tmp) instead of in memory (tests/cluster/scratch.py);
+#                 of the oracles also those and the sizes that take long
 #   --skip-ctest  leave the CTest tests of the release build out (with --oracles or --full)
 #
 # Ends with one line "N passed, N failed"; the exit status is 0 only if nothing failed.
@@ -18,7 +20,7 @@ while (($#)); do
     --full) full=1 ;;
     --skip-ctest) ctest=0 ;;
     --) shift; break ;;
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "error: unknown flag $1 (see --help)" >&2; exit 64 ;;
   esac
   shift
@@ -82,17 +84,22 @@ if ! build release; then
   count "build release" 1
   finish
 fi
+((full)) && export OCTAVO_KILLS=20 TMPDIR=${TMPDIR:-/tmp}
+TMPDIR=$(python3 tests/cluster/scratch.py)
+export TMPDIR
 ((ctest)) && run_ctest release "$@"
 
 if ((oracles)); then
   export OCTAVO_BIN_DIR="$PWD/build/release/bin" OCTAVO_ORACLE_CACHE="$PWD/build/cache/oracle" HF_HUB_OFFLINE=1
   mkdir -p "$OCTAVO_ORACLE_CACHE"
   oracle() {  # oracle VENV CHECK ARGS...
-    local venv=$1
+    local venv=$1 began=$SECONDS status
     shift
     echo "== $*"
     timeout 1200 "$venv/bin/python" "$@"
-    count "$*" $?
+    status=$?
+    count "$*" $status
+    echo "== $*: $((SECONDS - began)) s"
   }
   venv="$PWD/build/cache/venv"
   tests/oracle/install.sh "$venv"
