@@ -4,7 +4,9 @@
 #   (nothing)     deploy/install.sh, release build, then every CTest test: real processes included, no network
 #   --oracles     also the live oracles: every tests/oracle/check_*.py in a pinned virtual environment
 #                 (build/cache/venv, made by tests/oracle/install.sh; without network that is a failure, not a skip)
-#   --full        also ASan + UBSan and TSan over their tests, and tests/fuzz/run.sh
+#   --full        also ASan + UBSan and TSan over their tests, and tests/fuzz/run.sh; the CTest tests kill 20 jobs of each kind at
+#                 random moments instead of 8, and all scratch is on a disk (TMPDIR, /tmp) instead of in memory (tests/cluster/scratch.py);
+#                 of the oracles also those and the sizes that take long
 #   --skip-ctest  leave the CTest tests of the release build out (with --oracles or --full)
 #
 # Ends with one line "N passed, N failed"; the exit status is 0 only if nothing failed.
@@ -18,7 +20,7 @@ while (($#)); do
     --full) full=1 ;;
     --skip-ctest) ctest=0 ;;
     --) shift; break ;;
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "error: unknown flag $1 (see --help)" >&2; exit 64 ;;
   esac
   shift
@@ -82,53 +84,87 @@ if ! build release; then
   count "build release" 1
   finish
 fi
+((full)) && export OCTAVO_KILLS=20 TMPDIR=${TMPDIR:-/tmp}
+TMPDIR=$(python3 tests/cluster/scratch.py)
+export TMPDIR
 ((ctest)) && run_ctest release "$@"
 
-if ((oracles)); then
-  export OCTAVO_BIN_DIR="$PWD/build/release/bin" OCTAVO_ORACLE_CACHE="$PWD/build/cache/oracle" HF_HUB_OFFLINE=1
-  mkdir -p "$OCTAVO_ORACLE_CACHE"
-  oracle() {  # oracle VENV CHECK ARGS...
-    local venv=$1
-    shift
-    echo "== $*"
-    timeout 1200 "$venv/bin/python" "$@"
-    count "$*" $?
-  }
-  venv="$PWD/build/cache/venv"
-  tests/oracle/install.sh "$venv"
+declare -a checks=()  # of the oracles: "VENV|CHECK ARGS..."
+
+environment() {  # environment NAME INSTALL...: makes one, unless it is there; as a test, because the network may fail
+  local name=$1 status
+  shift
+  "$@"
   status=$?
-  count "oracle environment" $status
-  for check in tests/oracle/check_*.py; do
-    [[ $check == */check_@(vllm|bitmask|lm_eval).py ]] && continue  # environments of their own
-    # A quarter of an hour each: --oracles --full.
-    [[ $check == */check_@(perplexity|compat).py ]] && ((full == 0)) && continue
-    args=()
-    [[ $check =~ check_(tokenizer|sentencepiece) ]] && ((full == 0)) && args=(--lines 10000)  # 100,000 with --full
-    [[ $check == */check_solved_readers.py ]] && ((full == 0)) && args=(int8-w8a8-gptq)  # three recipes with --full
-    ((status != 0)) || oracle "$venv" "$check" "${args[@]}"
+  count "$name" $status
+  return $status
+}
+
+lane() {  # lane NUMBER LOGS: runs one check after the other that no other lane has taken, with a cache of its own
+  local cache="$PWD/build/cache/oracle" i began pid=""
+  trap '[[ -n $pid ]] && kill $pid; exit 143' TERM
+  (($1 == 0)) || cache+="-$1"
+  mkdir -p "$cache"
+  for i in "${!checks[@]}"; do
+    mkdir "$2/$i" 2>/dev/null || continue
+    local words=(${checks[i]#*|})
+    began=$SECONDS
+    OCTAVO_ORACLE_CACHE=$cache timeout 1200 "${checks[i]%%|*}/bin/python" "${words[@]}" >"$2/$i/out" 2>&1 &
+    pid=$!
+    wait $pid
+    echo $? >"$2/$i/status"
+    pid=""
+    echo "${checks[i]#*|}: $((SECONDS - began)) s"
   done
+}
+
+run_checks() {  # most of a check is one thread: as many at once as there are processors, and 6 GiB of memory for each
+  local logs lanes i room
+  logs=$(mktemp -d)
+  room=$(awk '/^MemAvailable:/{print int($2 / 6 / 2^20)}' /proc/meminfo)
+  lanes=$((jobs < room ? jobs : room))
+  lanes=$((lanes < 1 ? 1 : lanes > 4 ? 4 : lanes))
+  trap 'kill $(jobs -p) 2>/dev/null; exit 143' INT TERM
+  for ((i = 0; i < lanes; i++)); do lane $i "$logs" & done
+  wait
+  trap - INT TERM
+  for i in "${!checks[@]}"; do
+    echo "== ${checks[i]#*|}"
+    cat "$logs/$i/out"
+    count "${checks[i]#*|}" "$(cat "$logs/$i/status" || echo 1)"
+  done
+  rm -r "$logs"
+}
+
+if ((oracles)); then
+  export OCTAVO_BIN_DIR="$PWD/build/release/bin" HF_HUB_OFFLINE=1
+  venv="$PWD/build/cache/venv"
+  if environment "oracle environment" tests/oracle/install.sh "$venv"; then
+    for check in tests/oracle/check_*.py; do
+      [[ $check == */check_@(vllm|bitmask|lm_eval).py ]] && continue  # environments of their own
+      # A quarter of an hour each: --oracles --full.
+      [[ $check == */check_@(perplexity|compat).py ]] && ((full == 0)) && continue
+      args=""
+      [[ $check =~ check_(tokenizer|sentencepiece) ]] && ((full == 0)) && args=" --lines 10000"  # 100,000 with --full
+      [[ $check == */check_solved_readers.py ]] && ((full == 0)) && args=" int8-w8a8-gptq"  # three recipes with --full
+      checks+=("$venv|$check$args")
+    done
+  fi
   venv="$PWD/build/cache/venv-bitmask"
-  tests/oracle/install.sh "$venv" requirements_bitmask.txt compressed_tensors safetensors torch transformers
-  status=$?
-  count "environment of sparse-24-bitmask" $status
-  ((status != 0)) || oracle "$venv" tests/oracle/check_bitmask.py
+  environment "environment of sparse-24-bitmask" tests/oracle/install.sh "$venv" requirements_bitmask.txt \
+    compressed_tensors safetensors torch transformers && checks+=("$venv|tests/oracle/check_bitmask.py")
   if ((full)); then  # some minutes
     venv="$PWD/build/cache/venv-lm-eval"
-    tests/oracle/install.sh "$venv" requirements_lm_eval.txt lm_eval torch transformers
-    status=$?
-    count "lm-eval environment" $status
-    ((status != 0)) || oracle "$venv" tests/oracle/check_lm_eval.py
+    environment "lm-eval environment" tests/oracle/install.sh "$venv" requirements_lm_eval.txt lm_eval torch \
+      transformers && checks+=("$venv|tests/oracle/check_lm_eval.py")
   fi
   venv="$PWD/build/cache/venv-vllm"
-  tests/oracle/install_vllm.sh "$venv"
-  status=$?
-  count "vLLM environment" $status
-  if ((status == 0)); then
-    recipes=(int8-dynamic)
-    ((full)) && recipes+=(fp8-dynamic)
-    for recipe in "${recipes[@]}"; do oracle "$venv" tests/oracle/check_vllm.py "$recipe"; done
-    oracle "$venv" tests/oracle/check_solved_readers.py --vllm int8-w8a8-gptq
+  if environment "vLLM environment" tests/oracle/install_vllm.sh "$venv"; then
+    checks+=("$venv|tests/oracle/check_vllm.py int8-dynamic")
+    ((full)) && checks+=("$venv|tests/oracle/check_vllm.py fp8-dynamic")
+    checks+=("$venv|tests/oracle/check_solved_readers.py --vllm int8-w8a8-gptq")
   fi
+  run_checks
 fi
 
 if ((full)); then

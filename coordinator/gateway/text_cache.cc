@@ -68,10 +68,22 @@ absl::StatusOr<File> Fetch(v1::Engine::Stub& leader, const v1::ModelInfo& model,
 
 using Files = std::array<File, kNames.size()>;
 
+// Of a leader that does not answer, or whose group is gone: nothing was begun yet that could break.
+absl::Status NotReadyWhereLost(const absl::Status& status) {
+  const Reason reason = ReasonOf(status);
+  if (reason != Reason::kUnreachable && reason != Reason::kGroupLost) return status;
+  return MakeError(
+      Reason::kNotReady,
+      fmt::format("the leader rank does not answer ({})", std::string(status.message())), {},
+      "try again when the model is ready");
+}
+
 absl::StatusOr<Files> FetchAll(v1::Engine::Stub& leader, const v1::ModelInfo& model, bool bytes) {
   Files files;
   for (size_t i = 0; i < kNames.size(); ++i) {
-    OCTAVO_ASSIGN_OR_RETURN(files[i], Fetch(leader, model, kNames[i], bytes));
+    absl::StatusOr<File> file = Fetch(leader, model, kNames[i], bytes);
+    if (!file.ok()) return NotReadyWhereLost(file.status());
+    files[i] = *std::move(file);
   }
   return files;
 }

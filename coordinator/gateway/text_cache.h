@@ -24,7 +24,7 @@ class TextCache {
 
   explicit TextCache(std::string token) : token_(std::move(token)) {}
 
-  // Errors: kGroupLost or kUnreachable from the leader, those of LoadTextBundle.
+  // Errors: kNotReady where the leader is lost, others of its own, those of LoadTextBundle.
   absl::StatusOr<std::shared_ptr<const TextBundle>> Get(const v1::ModelInfo& model);
 
  private:

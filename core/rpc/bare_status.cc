@@ -1,12 +1,7 @@
 #include "core/rpc/bare_status.h"
 
-#include <memory>
-#include <utility>
-#include <vector>
-
 #include "core/base/error.h"
 #include "core/rpc/status.h"
-#include "grpcpp/server_builder.h"
 #include "grpcpp/support/server_interceptor.h"
 
 namespace octavo {
@@ -48,10 +43,8 @@ class Factory final : public ServerInterceptorFactoryInterface {
 
 }  // namespace
 
-void AddReasons(grpc::ServerBuilder& builder) {
-  std::vector<std::unique_ptr<ServerInterceptorFactoryInterface>> factories;
-  factories.push_back(std::make_unique<Factory>());
-  builder.experimental().SetInterceptorCreators(std::move(factories));
+std::unique_ptr<ServerInterceptorFactoryInterface> ReasonGivers() {
+  return std::make_unique<Factory>();
 }
 
 }  // namespace octavo

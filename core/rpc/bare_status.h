@@ -4,15 +4,17 @@
 // message of its type, or when a handler throws, with a bare code. They get a reason on their way
 // out, so that every failure a server sends has one.
 
-namespace grpc {
-class ServerBuilder;
+#include <memory>
+
+namespace grpc::experimental {
+class ServerInterceptorFactoryInterface;
 }
 
 namespace octavo {
 
-// From then on `builder`'s server sends no failure of a registered method without a reason:
+// For a server's builder, which then sends no failure of a registered method without a reason:
 // BAD_REQUEST for a request that cannot be read (malformed, or a string that is not UTF-8), else
 // what the code says (ReasonOf).
-void AddReasons(grpc::ServerBuilder& builder);
+std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> ReasonGivers();
 
 }  // namespace octavo

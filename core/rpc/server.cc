@@ -1,11 +1,14 @@
 #include "core/rpc/server.h"
 
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "core/base/error.h"
 #include "core/base/limits.h"
 #include "core/rpc/bare_status.h"
-#include "core/rpc/grpc_log.h"
+#include "core/rpc/call_count.h"
+#include "core/rpc/grpc_setup.h"
 #include "core/rpc/reflection.h"
 #include "fmt/format.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -13,11 +16,13 @@
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
+#include "grpcpp/support/server_interceptor.h"
 
 namespace octavo {
 
 struct RpcServer::State {
   std::unique_ptr<grpc::Server> server;
+  CallCount calls;
   bool stopped = false;
 };
 
@@ -26,7 +31,7 @@ RpcServer::~RpcServer() { Stop(std::chrono::milliseconds(0)); }
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
     const ServerOptions& options, std::span<grpc::Service* const> services) {
-  RouteGrpcLog();
+  SetUpGrpc();
   static std::once_flag once;
   std::call_once(once, [] { grpc::EnableDefaultHealthCheckService(true); });
 
@@ -50,9 +55,12 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 64 << 10);
   for (grpc::Service* service : services) builder.RegisterService(service);
   const auto names = AddReflection(builder);
-  AddReasons(builder);
-
   std::unique_ptr<RpcServer> out(new RpcServer());
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(ReasonGivers());
+  interceptors.push_back(out->state_->calls.Counter());
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
+
   out->state_->server = builder.BuildAndStart();
   if (out->state_->server == nullptr || port == 0) {
     return MakeError(Reason::kUsage, fmt::format("cannot listen on {}", options.listen), {},
@@ -78,7 +86,8 @@ void RpcServer::Stop(std::chrono::milliseconds grace) {
   if (state_->server == nullptr || state_->stopped) return;
   state_->stopped = true;
   if (auto* health = state_->server->GetHealthCheckService()) health->Shutdown();
-  state_->server->Shutdown(std::chrono::system_clock::now() + grace);
+  state_->calls.AwaitNone(grace);
+  state_->server->Shutdown(std::chrono::system_clock::now());
   state_->server->Wait();
 }
 

@@ -38,8 +38,8 @@ class RpcServer {
   // Everything is SERVING from the start.
   void SetServing(const std::string& service, bool serving);
 
-  // Stops taking calls, waits `grace` for those in flight, then cancels them. The destructor calls
-  // it with no grace.
+  // Waits until no call is in flight, at most `grace`; then takes no more and cancels what is left.
+  // Connections without a call are not waited for. The destructor calls it with no grace.
   void Stop(std::chrono::milliseconds grace);
 
  private:

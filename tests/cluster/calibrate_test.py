@@ -32,7 +32,6 @@ def bytes_on_disk(folder):
 
 class CalibrateTest(job_case.JobCase):
 
-    seconds = 0.8
     synth = SYNTH
 
     @classmethod

@@ -17,8 +17,12 @@ import time
 import unittest
 import uuid
 
+import scratch
+
 BIN = pathlib.Path(os.environ["OCTAVO_BIN_DIR"])
 MARK = "OCTAVO_TEST_MARK"
+
+scratch.choose()
 
 # A state of the tests' own: rates that somebody measured here, or clusters that run here, must not show in them.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="octavo-state-")

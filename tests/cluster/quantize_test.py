@@ -28,8 +28,6 @@ rules:
 
 class QuantizeTest(job_case.JobCase):
 
-    seconds = 4.0 if LARGE else 0.6
-
     @classmethod
     def setUpClass(cls):
         super().setUpClass()

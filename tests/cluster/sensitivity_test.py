@@ -40,7 +40,6 @@ def plant(folder, name):
 
 class SensitivityTest(job_case.JobCase):
 
-    seconds = 1.0
     synth = MIXTURE
     out_flag = "--work"
     published = RESULT

@@ -65,6 +65,21 @@ class Resident:
         self.run.wait(30)
 
 
+class Gateway:
+    """`octavo gateway` beside a cluster, and a client of it."""
+
+    def __init__(self, cluster):
+        token = cluster.record["token"]
+        self.run = Run("gateway", "--coordinator", cluster.record["address"], "--json", env={"OCTAVO_TOKEN": token})
+        wait_until(lambda: self.run.stdout().endswith("\n") or self.run.process.poll() is not None, 20, "the gateway")
+        assert self.run.process.poll() is None, self.run.stderr()
+        self.client = Client(json.loads(self.run.stdout())["address"], token)
+
+    def stop(self):
+        self.run.process.terminate()
+        self.run.wait(20)
+
+
 class ServeTest(ClusterTest):
 
     @classmethod
@@ -259,8 +274,10 @@ class ServeTest(ClusterTest):
         self.assertEqual(reason_of(stranger.exception), "UNAUTHENTICATED")
 
     def test_more_ranks_than_workers_or_heads_is_refused(self):
-        with self.assertRaises(grpc.RpcError):
-            self.client.load(self.folders["bf16"], 4, timeout_s=20)
+        """It waits for a fourth worker, longer than we do here."""
+        with self.assertRaises(grpc.RpcError) as refused:
+            self.client.load(self.folders["bf16"], 4, timeout_s=3)
+        self.assertEqual(refused.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
 
     # ---- ranks that die -------------------------------------------------------------------------------
 

@@ -47,7 +47,6 @@ def skew_routers(path):
 
 class SolveTest(job_case.JobCase):
 
-    seconds = 1.0
     synth = MIXTURE
 
     @classmethod

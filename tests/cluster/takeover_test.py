@@ -4,7 +4,6 @@ What a stream says, in text and tokens, is what an undisturbed run said.
 """
 
 import concurrent.futures
-import json
 import os
 import random
 import signal
@@ -14,9 +13,9 @@ import unittest
 
 import grpc
 
-from client import Client, reason_of
-from harness import ClusterTest, Run, wait_until
-from serve_test import Resident
+from client import reason_of
+from harness import ClusterTest, wait_until
+from serve_test import Gateway, Resident
 
 SYNTH = ["--family", "llama", "--layers", 2, "--hidden", 256, "--intermediate", 512, "--heads", 4, "--kv-heads", 2,
          "--head-dim", 64, "--vocab", 320, "--max-position", 2048, "--seed", 3]
@@ -135,21 +134,16 @@ class TakeoverTest(ClusterTest):
         os.kill(pid, signal.SIGKILL)
 
     def through_a_gateway(self, hit, hits):
-        gateway = Run("gateway", "--coordinator", self.cluster.record["address"], "--json",
-                      env={"OCTAVO_TOKEN": self.cluster.record["token"]})
-        wait_until(lambda: gateway.stdout().endswith("\n") or gateway.process.poll() is not None, 20, "the gateway")
-        self.assertIsNone(gateway.process.poll(), gateway.stderr())
-        client = Client(json.loads(gateway.stdout())["address"], self.cluster.record["token"])
+        gateway = Gateway(self.cluster)
         try:
-            streams = self.disturb(client, lambda index: "", hit, hits)
+            streams = self.disturb(gateway.client, lambda index: "", hit, hits)
             self.assertEqual(sum(s.broken for s in streams), 0)
-            self.assertEqual([m.model_id for m in client.models()], [self.model.model_id])
+            self.assertEqual([m.model_id for m in gateway.client.models()], [self.model.model_id])
             with self.assertRaises(grpc.RpcError) as refused:
-                client.load(self.folder)
+                gateway.client.load(self.folder)
             self.assertEqual(reason_of(refused.exception), "UNSUPPORTED")
         finally:
-            gateway.process.terminate()
-            gateway.wait(20)
+            gateway.stop()
 
     def test_streams_of_a_gateway_notice_nothing(self):
         epoch = self.model_now().group_epoch

@@ -33,21 +33,12 @@ def windows(count):
 
 
 @torch.no_grad()
-def log_probabilities(model, window):
-    hidden = model(window[None], output_hidden_states=True).hidden_states[-1][0, :-1]
+def heard(model, window):
+    """Of all positions but the last: log probabilities of what follows, and the streams after every layer but the last."""
+    states = model(window[None], output_hidden_states=True, logits_to_keep=1).hidden_states
     # In float32, as Octavo's logits are, whatever the model runs in.
-    return torch.log_softmax((hidden.float() @ model.lm_head.weight.float().T).double(), -1)
-
-
-@torch.no_grad()
-def layer_sums(reference, model, ids):
-    """Per layer but the last: sums of squared differences, and of squares, over the scored positions of all windows."""
-    sums = 0
-    for window in ids:
-        streams = [torch.stack(m(window[None], output_hidden_states=True).hidden_states[1:-1])[:, 0, :-1].double()
-                   for m in (reference, model)]
-        sums = sums + torch.stack([((streams[1] - streams[0])**2).sum((1, 2)), (streams[0]**2).sum((1, 2))])
-    return sums
+    logits = states[-1][0, :-1].float() @ model.lm_head.weight.float().T
+    return torch.log_softmax(logits.double(), -1), torch.stack(states[1:-1])[:, 0, :-1]
 
 
 def check_layers(recipe, mine, sums, rounding):
@@ -63,15 +54,19 @@ def check_layers(recipe, mine, sums, rounding):
     return bad + (abs(ratio - 1) > 0.1)
 
 
-def figures(reference, model, ids):
-    """Per window: NLL of both, mean KL(reference || model), share of positions with the same top token."""
-    rows = []
-    for window in ids:
-        a, b = log_probabilities(reference, window), log_probabilities(model, window)
+@torch.no_grad()
+def compare(references, model, ids):
+    """Per window: NLL of both, mean KL(reference || model), share of positions with the same top token. Per layer but the last, of
+    all windows: sums of squared differences, and of squares. `references` is what was heard of the reference."""
+    rows, sums = [], 0
+    for window, (a, wanted) in zip(ids, references, strict=True):
+        b, streams = heard(model, window)
         nll = [-t.gather(1, window[1:, None]).mean().item() for t in (a, b)]
         rows.append((*nll, (a.exp() * (a - b)).sum(-1).mean().item(),
                      (a.argmax(-1) == b.argmax(-1)).double().mean().item()))
-    return [list(column) for column in zip(*rows, strict=True)]
+        wanted = wanted.double()
+        sums = sums + torch.stack([((streams.double() - wanted)**2).sum((1, 2)), (wanted**2).sum((1, 2))])
+    return [list(column) for column in zip(*rows, strict=True)], sums
 
 
 def ours(folder, count):
@@ -87,17 +82,17 @@ def main():
     count = int(os.environ.get("OCTAVO_WINDOWS", "4"))
     ids = windows(count)
     reference = load(smol.bf16())
+    references = [heard(reference, window) for window in ids]
     failures = 0
     coarse = transformers.AutoModelForCausalLM.from_pretrained(smol.bf16(), dtype=torch.bfloat16).eval()
-    rounding = statistics.mean(figures(reference, coarse, ids)[2])
-    layer_rounding = layer_sums(reference, coarse, ids)
+    theirs, layer_rounding = compare(references, coarse, ids)
+    rounding = statistics.mean(theirs[2])
     print(f"means over {count} windows of {WINDOW} tokens; KL of rounding to BF16: {rounding:.6f}")
     for recipe in RECIPES:
         folder = smol.quantized(recipe)
         mine, layers = ours(folder, count)
-        quantized = load(folder)
-        theirs = figures(reference, quantized, ids)
-        failures += check_layers(recipe, layers, layer_sums(reference, quantized, ids), layer_rounding)
+        theirs, sums = compare(references, load(folder), ids)
+        failures += check_layers(recipe, layers, sums, layer_rounding)
         bars = {"NLL reference": 0.002, "NLL model": 0.004, "KL": 0.0, "same top": 0.01}
         for (name, bar), a, b in zip(bars.items(), mine, theirs, strict=True):
             differences = [x - y for x, y in zip(a, b, strict=True)]

@@ -1,3 +1,4 @@
+#include <atomic>
 #include <chrono>
 #include <stdexcept>
 #include <string>
@@ -39,6 +40,7 @@ class FailingJobs final : public v1::Jobs::Service {
                    v1::Job* job) override {
     if (grpc::Status refused = guard_.Check(*context); !refused.ok()) return refused;
     ++calls;
+    if (request->id() == "slow") std::this_thread::sleep_for(milliseconds(300));
     if (request->id() == "throw") throw std::runtime_error("a handler of ours never throws");
     if (const auto reason = ReasonFromName(request->id())) {
       return ToGrpc(MakeError(*reason, message, {.file = "a.bin", .offset = 7}));
@@ -46,7 +48,7 @@ class FailingJobs final : public v1::Jobs::Service {
     job->set_id(request->id());
     return grpc::Status::OK;
   }
-  int calls = 0;
+  std::atomic<int> calls = 0;
   std::string message = "it failed";
 
  private:
@@ -165,6 +167,28 @@ TEST(RpcServer, TakenOrMalformedAddressIsATypedError) {
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(ReasonOf(second.status()), Reason::kUsage);
   EXPECT_FALSE(RpcServer::Start({.listen = "nowhere"}, {}).ok());
+}
+
+TEST(RpcServer, StoppingWaitsForCallsAndNotForConnections) {
+  Fixture fixture;
+  const auto channel = MakeChannel(fixture.server->address(), "");
+  const auto ask = [&](const std::string& id) {
+    grpc::ClientContext context;
+    SetTimeout(context, milliseconds(30'000));
+    v1::GetJobRequest request;
+    request.set_id(id);
+    v1::Job job;
+    return v1::Jobs::NewStub(channel)->Get(&context, request, &job);
+  };
+  EXPECT_TRUE(ask("connects").ok());
+  std::thread slow([&] { EXPECT_TRUE(ask("slow").ok()); });
+  while (fixture.service.calls < 2) std::this_thread::sleep_for(milliseconds(1));
+  const auto begun = std::chrono::steady_clock::now();
+  fixture.server->Stop(milliseconds(60'000));
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, milliseconds(30'000));
+  slow.join();
+  EXPECT_FALSE(ask("late").ok());
+  EXPECT_EQ(fixture.service.calls, 2);
 }
 
 TEST(Auth, WrongOrMissingTokenNeverReachesTheHandler) {

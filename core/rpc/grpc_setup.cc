@@ -1,4 +1,6 @@
-#include "core/rpc/grpc_log.h"
+#include "core/rpc/grpc_setup.h"
+
+#include <stdlib.h>
 
 #include <mutex>
 
@@ -7,10 +9,11 @@
 
 namespace octavo {
 
-void RouteGrpcLog() {
+void SetUpGrpc() {
   static std::once_flag once;
   std::call_once(once, [] {
     gpr_set_log_function([](gpr_log_func_args* line) { spdlog::debug("grpc: {}", line->message); });
+    setenv("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "100", /*overwrite=*/0);
   });
 }
 
