@@ -59,7 +59,7 @@ constexpr std::array kReasons = {
     ReasonInfo{Reason::kUnreachable, "UNREACHABLE", Code::kUnavailable, 503, 69, true,
                "the coordinator or a worker does not answer"},
     ReasonInfo{Reason::kNotReady, "NOT_READY", Code::kUnavailable, 503, 75, true,
-               "no model is loaded, or too few workers are there"},
+               "no model is loaded, too few workers are there, or the leader was just lost"},
     ReasonInfo{Reason::kGroupLost, "GROUP_LOST", Code::kUnavailable, 503, 75, true,
                "a rank of the serving group died (streams go on with the next group; this is where "
                "none came, and for scores)"},

@@ -9,9 +9,9 @@ import unittest
 
 import grpc
 
-from client import Client, reason_of
-from harness import ClusterTest, Run, octavo_args, wait_until
-from serve_test import Resident
+from client import reason_of
+from harness import ClusterTest, octavo_args, wait_until
+from serve_test import Gateway, Resident
 
 SYNTH = ["--family", "llama", "--layers", 3, "--hidden", 256, "--intermediate", 512, "--heads", 4, "--kv-heads", 2,
          "--head-dim", 64, "--vocab", 320, "--max-position", 2048]
@@ -41,15 +41,6 @@ class HandoverTest(ClusterTest):
         self.addCleanup(cluster.stop)
         return cluster
 
-    def gateway_of(self, cluster):
-        """A client of an `octavo gateway`, which hears of groups a little later than the coordinator."""
-        gateway = Run("gateway", "--coordinator", cluster.record["address"], "--json",
-                      env={"OCTAVO_TOKEN": cluster.record["token"]})
-        wait_until(lambda: gateway.stdout().endswith("\n"), 20, "the gateway")
-        self.addCleanup(gateway.wait, 20)
-        self.addCleanup(gateway.process.terminate)
-        return Client(json.loads(gateway.stdout())["address"], cluster.record["token"])
-
     def ask(self, client, index, tokens=TOKENS, model="chat"):
         return client.generate(model=model, token_ids=PROMPT, max_tokens=tokens, ignore_eos=True, seed=index,
                                temperature=(0, 0.8)[index % 2])
@@ -63,7 +54,9 @@ class HandoverTest(ClusterTest):
 
     def test_a_new_version_takes_over_while_streams_on_the_old_one_finish(self):
         cluster = self.start(2)
-        client, gateway = cluster.client, self.gateway_of(cluster)
+        beside = Gateway(cluster)  # hears of groups a little later than the coordinator
+        self.addCleanup(beside.stop)
+        client, gateway = cluster.client, beside.client
         client.load(self.new, 1, model_id="alone", kv_cache_tokens=2048)
         young = [self.say(client, i, 30, "alone") for i in range(4)]
         client.unload("alone")

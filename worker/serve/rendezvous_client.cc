@@ -48,10 +48,10 @@ absl::StatusOr<std::string> RendezvousClient::Get(uint64_t group_epoch, const st
   }
   const Call ended = std::move(calls_[call]);
   calls_.erase(call);
-  if (ended.value.has_value()) return *ended.value;
   if (ended.aborted) {
     return MakeError(Reason::kGroupLost, "the group was aborted while it formed");
   }
+  if (ended.value.has_value()) return *ended.value;
   return MakeError(Reason::kGroupLost, fmt::format("no rank has put '{}' in time", key));
 }
 
