@@ -97,7 +97,7 @@ step "serve"
 "$octavo" serve "$demo/smol-fp8" --tp 2 --coordinator "$address"
 "$octavo" cluster status --coordinator "$address"
 "$octavo" cluster status --coordinator "$address" --json >"$demo/status.json"
-pids_after=$(field "$demo/status.json" 'sorted(w["pid"] for w in d["workers"] if w["model"])')
+pids_after=$(field "$demo/status.json" 'sorted(w["pid"] for w in d["workers"] if w["ranks"])')
 echo "worker processes before: $pids_before, now serving: $pids_after"
 [[ $pids_before == "$pids_after" ]] || { echo "error: the ranks are not the workers that quantized" >&2; exit 70; }
 result "two ranks in the same processes $pids_after"

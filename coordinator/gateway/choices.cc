@@ -26,7 +26,9 @@ struct Choices::Choice {
   v1::EngineEvent event = {};
   grpc::Status status = {};
   std::optional<double> first_token_seconds = std::nullopt;
+  Steady::time_point first_token = {};
   Steady::time_point last_token = {};
+  int gaps = 0;                                      // between its tokens
   v1::FinishReason finish = v1::FINISH_UNSPECIFIED;  // once it was told
   int client_has = 0;    // tokens still to come that the client has already
   int prompt_told = 0;   // log probabilities of the prompt that the client has
@@ -150,6 +152,9 @@ absl::StatusOr<Choices::Leader> Choices::AwaitGroup(const v1::ModelInfo& lost) {
     absl::StatusOr<Leader> leader = parts_.find_leader();
     const auto waited = Steady::now() - start;
     const bool other = leader.ok() && leader->model.model_dir() != lost.model_dir();
+    if (other && events_ == 0) {
+      return MakeError(Reason::kNotReady, "another version took the model's place");
+    }
     if (other || waited > kGroupWait) {
       return MakeError(Reason::kGroupLost, "no group came that could go on");
     }
@@ -250,7 +255,7 @@ void Choices::CountTokens(Choice& choice, int count) {
   if (!choice.first_token_seconds.has_value()) {
     choice.first_token_seconds = SecondsSinceStart();
     parts_.metrics.Observe(metric::kTimeToFirstToken, *choice.first_token_seconds);
-    choice.last_token = now;
+    choice.first_token = choice.last_token = now;
     --gaps;
   }
   if (gaps == 0) return;
@@ -258,10 +263,15 @@ void Choices::CountTokens(Choice& choice, int count) {
       std::chrono::duration<double>(now - choice.last_token).count() / static_cast<double>(gaps);
   for (int i = 0; i < gaps; ++i) parts_.metrics.Observe(metric::kInterTokenLatency, each);
   choice.last_token = now;
+  choice.gaps += gaps;
 }
 
 void Choices::SendFinished(Choice& choice, v1::FinishReason reason) {
   choice.finish = reason;
+  if (choice.gaps > 0) {
+    const std::chrono::duration<double> all = choice.last_token - choice.first_token;
+    parts_.metrics.Observe(metric::kTimePerOutputToken, all.count() / choice.gaps);
+  }
   v1::GenerateResponse response;
   v1::Finished& finished = *response.mutable_finished();
   finished.set_reason(reason);

@@ -64,7 +64,8 @@ class Choices {
   // error is returned; so is kCancelled when the client hangs up, and what LiveCalls ended the call
   // for. An aborted call is no error: what is not finished yet is FINISH_CANCELLED then.
   // kGroupLost: no group came within kGroupWait, or groups were lost again and again before they
-  // brought a token. kNotReady: the group takes no more requests, and the client was told nothing.
+  // brought a token. kNotReady: the group takes no more requests, or another version is in its
+  // place, and the client was told nothing.
   absl::Status Run(Leader leader);
 
   // Of choice 0, after Run.
@@ -78,7 +79,8 @@ class Choices {
 
   // Run as far as one group goes.
   absl::Status StreamFrom(const Leader& leader);
-  // The group that comes after `lost`, of the same checkpoint.
+  // The group that comes after `lost`, of the same checkpoint. kNotReady: of another one, which a
+  // client that was told nothing may as well ask.
   absl::StatusOr<Leader> AwaitGroup(const v1::ModelInfo& lost);
   // Tells what `ended` means to the client.
   absl::Status EndAs(const absl::Status& ended);

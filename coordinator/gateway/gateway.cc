@@ -139,12 +139,16 @@ grpc::Status Gateway::Impl::Handle(const grpc::ServerContext& context, std::stri
 template <typename Body>
 absl::Status Gateway::Impl::OnGroup(const std::string& name, const grpc::ServerContext& context,
                                     Body body) {
-  const auto start = Steady::now();
+  auto refused_since = Steady::now();
   while (true) {
     OCTAVO_ASSIGN_OR_RETURN(const v1::ModelInfo model, models_->Route(name));
+    const auto asked = Steady::now();
     const absl::Status status = body(model);
-    const bool refused = !status.ok() && ReasonOf(status) == Reason::kNotReady;
-    if (!refused || context.IsCancelled() || Steady::now() - start > kHandoverTime) return status;
+    if (status.ok() || ReasonOf(status) != Reason::kNotReady || context.IsCancelled()) {
+      return status;
+    }
+    if (Steady::now() - asked > kHandoverTime) refused_since = asked;  // that was no refusal
+    if (asked - refused_since > kHandoverTime) return status;
     std::this_thread::sleep_for(kHandoverPoll);
   }
 }

@@ -153,6 +153,13 @@ inline constexpr MetricDef kInterTokenLatency{"octavo_inter_token_latency_second
                                               kCoordinator,
                                               {},
                                               kStepBuckets};
+inline constexpr MetricDef kTimePerOutputToken{
+    "octavo_time_per_output_token_seconds",
+    "Mean time between the tokens of one request, of those with two or more.",
+    kHistogram,
+    kCoordinator,
+    {},
+    kStepBuckets};
 inline constexpr MetricDef kPromptTokens{
     "octavo_prompt_tokens_total", "Prompt tokens of requests taken.", kCounter, kCoordinator};
 inline constexpr MetricDef kGenerationTokens{"octavo_generation_tokens_total",
@@ -251,6 +258,12 @@ inline constexpr MetricDef kEngineStepTokens{"octavo_engine_step_tokens",
                                              kWorker,
                                              {},
                                              kTokenBuckets};
+inline constexpr MetricDef kEngineStepSequences{"octavo_engine_step_sequences",
+                                                "Sequences that had a part in a forward step.",
+                                                kHistogram,
+                                                kWorker,
+                                                {},
+                                                kTokenBuckets};
 inline constexpr MetricDef kEnginePreemptions{
     "octavo_engine_preemptions_total",
     "Sequences that gave their key-value blocks up to earlier ones, to be computed again.",
@@ -267,11 +280,12 @@ inline constexpr MetricDef kKvUsage{"octavo_kv_cache_usage_ratio",
                                     kGauge,
                                     kWorker,
                                     {"model"}};
-inline constexpr MetricDef kKvBlocks{"octavo_kv_cache_blocks",
-                                     "Key-value blocks of this rank, by model and state.",
-                                     kGauge,
-                                     kWorker,
-                                     {"model", "state"}};
+inline constexpr MetricDef kKvBlocks{
+    "octavo_kv_cache_blocks",
+    "Key-value blocks of this rank, by model and state (used, free, cached).",
+    kGauge,
+    kWorker,
+    {"model", "state"}};
 inline constexpr MetricDef kKvBytes{"octavo_kv_cache_bytes",
                                     "Bytes that hold this rank's keys and values, by model and by "
                                     "how they are stored (bf16, fp8).",
@@ -315,6 +329,7 @@ inline constexpr const MetricDef* kAllMetrics[] = {
     &kRequestSeconds,
     &kTimeToFirstToken,
     &kInterTokenLatency,
+    &kTimePerOutputToken,
     &kPromptTokens,
     &kGenerationTokens,
     &kStreamsResumed,
@@ -335,6 +350,7 @@ inline constexpr const MetricDef* kAllMetrics[] = {
     &kEngineStepSeconds,
     &kEngineTokens,
     &kEngineStepTokens,
+    &kEngineStepSequences,
     &kEnginePreemptions,
     &kPrefixTokens,
     &kPrefixTokensFound,

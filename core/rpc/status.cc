@@ -65,6 +65,11 @@ absl::Status FromGrpc(const grpc::Status& status) {
       }
     }
   }
+  // What gRPC says of a message beyond kGrpcMessageBytesMax, on either side.
+  if (status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED &&
+      status.error_message().find("larger than max") != std::string::npos) {
+    return MakeError(Reason::kBadRequest, status.error_message(), {}, "send less at once");
+  }
   const absl::Status bare(static_cast<absl::StatusCode>(status.error_code()),
                           status.error_message());
   return MakeError(ReasonOf(bare), status.error_message());

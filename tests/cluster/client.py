@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -129,6 +130,12 @@ def reason_of(error):
 def scrape(address):
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as response:
         return response.read().decode()
+
+
+def total(text, metric, *labels):
+    """Of all series of a metric that have these labels."""
+    series = re.findall(rf"^{metric}(?:{{(.*)}})? (\S+)$", text, re.M)
+    return sum(float(value) for found, value in series if all(label in found for label in labels))
 
 
 def cluster_record(state_dir):

@@ -9,7 +9,7 @@ import unittest
 
 import grpc
 
-from client import reason_of
+from client import reason_of, scrape, total
 from harness import ClusterTest, octavo_args, wait_until
 from serve_test import Gateway, Resident
 
@@ -51,6 +51,21 @@ class HandoverTest(ClusterTest):
     def state_of(self, client, folder):
         """States of the groups that serve or load this folder."""
         return [m.state for m in client.models() if m.model_dir == str(folder)]
+
+    def assert_figures(self, client, model, blocks):
+        """What the leader shows of a model: every block is in one state, and some wait for whoever begins alike."""
+        leader = next(w for w in client.workers() if any(r.model_id == model and r.rank == 0 for r in w.ranks))
+
+        def idle():  # figures of an engine without steps are a tenth of a second old
+            text = scrape(leader.hello.metrics_address)
+            return text if total(text, "octavo_kv_cache_usage_ratio", f'model="{model}"') == 0 else None
+        text = wait_until(idle, 10, "nothing is in use")
+        states = {state: total(text, "octavo_kv_cache_blocks", f'model="{model}"', f'state="{state}"')
+                  for state in ("used", "free", "cached")}
+        self.assertEqual(sum(states.values()), blocks)
+        self.assertEqual(states["used"], 0)
+        self.assertGreater(states["cached"], 0)
+        self.assertGreater(total(text, "octavo_engine_step_sequences_sum"), total(text, "octavo_engine_step_sequences_count"))
 
     def test_a_new_version_takes_over_while_streams_on_the_old_one_finish(self):
         cluster = self.start(2)
@@ -112,6 +127,7 @@ class HandoverTest(ClusterTest):
         for worker in client.workers():
             self.assertEqual(sorted(rank.model_id for rank in worker.ranks), ["a", "b"])
             self.assertLess(sum(rank.bytes for rank in worker.ranks), budget)
+        self.assert_figures(client, "a", 8192 // 32)
         client.load(self.old, 2, model_id="greedy", max_sequences=4096, max_batched_tokens=4096)  # takes what is left
         with self.assertRaisesRegex(AssertionError, "(?s)OUT_OF_MEMORY.*ranks of other groups hold"):
             client.load(self.new, 1, model_id="c")

@@ -11,7 +11,6 @@ usage: OCTAVO_BIN_DIR=build/release/bin OCTAVO_OVERLOAD_SECONDS=600 overload_tes
 import collections
 import os
 import random
-import re
 import statistics
 import threading
 import time
@@ -19,7 +18,7 @@ import unittest
 
 import grpc
 
-from client import reason_of, scrape
+from client import reason_of, scrape, total
 from harness import ClusterTest, Run
 from serve_test import Resident
 
@@ -35,12 +34,6 @@ QUEUE_MAX, RUNNING_MAX = 256, 64  # of the engine
 CLIENTS = 512  # of the load: more than the engine lets in, so that a refused one is free at once
 
 Sample = collections.namedtuple("Sample", "time answered refused waiting in_flight resident")
-
-
-def total(text, metric, *labels):
-    """Of all series of a metric that have these labels."""
-    series = re.findall(rf"^{metric}(?:{{(.*)}})? (\S+)$", text, re.M)
-    return sum(float(value) for found, value in series if all(label in found for label in labels))
 
 
 def resident_kib(pid):

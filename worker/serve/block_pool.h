@@ -48,6 +48,8 @@ class BlockPool {
   uint32_t block_count() const { return static_cast<uint32_t>(blocks_.size()); }
   // Nobody uses them, kept or not.
   uint32_t free_count() const { return static_cast<uint32_t>(empty_.size() + idle_.size()); }
+  // Those of them that are kept.
+  uint32_t cached_count() const { return static_cast<uint32_t>(idle_.size()); }
 
  private:
   struct Key {

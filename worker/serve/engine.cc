@@ -165,6 +165,7 @@ EngineFigures Engine::figures() const {
   figures.running = scheduler_.running_size();
   figures.kv_blocks = scheduler_.pool().block_count();
   figures.kv_blocks_free = scheduler_.pool().free_count();
+  figures.kv_blocks_cached = scheduler_.pool().cached_count();
   return figures;
 }
 

@@ -39,7 +39,8 @@ struct EngineFigures {
   size_t queued = 0;
   size_t running = 0;
   uint32_t kv_blocks = 0;
-  uint32_t kv_blocks_free = 0;
+  uint32_t kv_blocks_free = 0;    // the next ones, too
+  uint32_t kv_blocks_cached = 0;  // kept for whoever begins alike
 };
 
 class Engine {

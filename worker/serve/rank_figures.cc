@@ -22,6 +22,7 @@ absl::StatusOr<std::span<const float>> RankHost::TimedRun(Serving& serving, cons
   metrics_->Observe(metric::kEngineStepSeconds, took.count(), {kind});
   metrics_->Add(metric::kEngineTokens, static_cast<double>(tokens), {kind});
   metrics_->Observe(metric::kEngineStepTokens, static_cast<double>(tokens));
+  metrics_->Observe(metric::kEngineStepSequences, step.chunks_size());
   Show(serving);
   return std::span<const float>(serving.logits.values);
 }
@@ -62,6 +63,7 @@ void RankHost::ShowModel(const std::string& model_id) {
     sum.queued += figures.queued;
     sum.kv_blocks += figures.kv_blocks;
     sum.kv_blocks_free += figures.kv_blocks_free;
+    sum.kv_blocks_cached += figures.kv_blocks_cached;
   }
   const auto show = [&](const MetricDef& gauge, double value) {
     metrics_->Set(gauge, value, {model_id});
@@ -73,7 +75,8 @@ void RankHost::ShowModel(const std::string& model_id) {
   show(metric::kEngineWaiting, static_cast<double>(sum.queued));
   show(metric::kKvUsage, used / std::max(1u, sum.kv_blocks));
   metrics_->Set(metric::kKvBlocks, used, {model_id, "used"});
-  metrics_->Set(metric::kKvBlocks, sum.kv_blocks_free, {model_id, "free"});
+  metrics_->Set(metric::kKvBlocks, sum.kv_blocks_cached, {model_id, "cached"});
+  metrics_->Set(metric::kKvBlocks, sum.kv_blocks_free - sum.kv_blocks_cached, {model_id, "free"});
   metrics_->Set(metric::kKvBytes, static_cast<double>(bf16), {model_id, "bf16"});
   metrics_->Set(metric::kKvBytes, static_cast<double>(fp8), {model_id, "fp8"});
 }

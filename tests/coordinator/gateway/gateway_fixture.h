@@ -88,11 +88,17 @@ class FakeLeader final : public v1::Engine::Service {
   std::atomic<int> wrong_outputs = 0;  // that were said to be out and were not answered so
   absl::Status failure;
   uint64_t failing_seed = 1;
+  std::atomic<uint64_t> refusing = 0;  // the epoch of a group that takes no more requests
+  std::atomic<uint64_t> silent = 0;    // of one that takes them and says nothing
 
  private:
   grpc::Status Speak(const grpc::ServerContext& context, const v1::EngineRequest& request,
                      grpc::ServerWriter<v1::EngineEvent>& writer) {
     if (!failure.ok()) return ToGrpc(failure);
+    if (request.group_epoch() == refusing) return ToGrpc(MakeError(Reason::kNotReady, "no more"));
+    while (request.group_epoch() == silent && !context.IsCancelled()) {
+      std::this_thread::sleep_for(milliseconds(1));
+    }
     if (request.sampling().seed() == failing_seed) return ToGrpc(MakeError(Reason::kIo, "no"));
     v1::EngineEvent prompt;
     for (int i = 1; request.prompt_logprobs() && i < request.prompt_size(); ++i) {
@@ -145,9 +151,10 @@ class GatewayTest : public ::testing::Test {
     leader_.answer = Ids("one two three four five");
   }
 
-  void Put(const std::string& state, uint64_t epoch) {
+  void Put(const std::string& state, uint64_t epoch, const std::string& dir = "") {
     v1::ModelInfo model;
     model.set_model_id("m");
+    model.set_model_dir(dir);
     model.set_state(state);
     model.set_group_epoch(epoch);
     model.set_leader_address(leader_server_->address());

@@ -86,7 +86,7 @@ TEST(RpcServer, MessagesMayHoldTheLargestCalibrationSet) {
   EXPECT_TRUE(fixture.Get(std::string(65 << 20, 'a'), "").ok());
   EXPECT_EQ(fixture.service.calls, 1);
   const absl::Status status = fixture.Get(std::string(kGrpcMessageBytesMax, 'a'), "");
-  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_EQ(ReasonOf(status), Reason::kBadRequest) << status;
   EXPECT_EQ(fixture.service.calls, 1);
 }
 
