@@ -10,7 +10,7 @@ namespace octavo {
 namespace {
 
 // A client that waits for a request's time looks at the stop signal this often.
-constexpr double kNapSeconds = 0.05;
+constexpr double kNapSeconds = 0.5;
 
 }  // namespace
 

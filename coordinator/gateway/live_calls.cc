@@ -1,5 +1,6 @@
 #include "coordinator/gateway/live_calls.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "core/base/error.h"
@@ -14,6 +15,8 @@ namespace octavo {
 namespace {
 
 constexpr std::chrono::milliseconds kWatchInterval{20};
+// Clients looked at in one round: each look polls the client's connection.
+constexpr size_t kLooksMax = 32;
 
 }  // namespace
 
@@ -115,12 +118,19 @@ size_t LiveCalls::size() const {
 
 void LiveCalls::Watch(const std::stop_token& stop) {
   MutexLock lock(mutex_);
+  std::string last;  // that was looked at; the next round goes on after it
   while (!stop.stop_requested()) {
+    auto next = calls_.upper_bound(last);
+    for (size_t i = 0; i < std::min(kLooksMax, calls_.size()); ++i, ++next) {
+      if (next == calls_.end()) next = calls_.begin();
+      last = next->first;
+      Call& call = *next->second;
+      if (!call.engines.empty() && call.client->IsCancelled()) {
+        Cancel(call, MakeError(Reason::kCancelled, "the client hung up"));
+      }
+    }
     for (auto& [id, call] : calls_) {
-      if (call->engines.empty()) continue;
-      if (call->client->IsCancelled()) {
-        Cancel(*call, MakeError(Reason::kCancelled, "the client hung up"));
-      } else if (!models_->StillServing(call->model)) {
+      if (!call->engines.empty() && !models_->StillServing(call->model)) {
         Cancel(*call,
                MakeError(Reason::kGroupLost,
                          fmt::format("the group that served '{}' is gone", call->model.model_id()),

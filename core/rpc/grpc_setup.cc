@@ -4,6 +4,7 @@
 
 #include <mutex>
 
+#include "absl/synchronization/mutex.h"
 #include "core/base/log.h"
 #include "grpc/support/log.h"
 
@@ -13,6 +14,8 @@ void SetUpGrpc() {
   static std::once_flag once;
   std::call_once(once, [] {
     gpr_set_log_function([](gpr_log_func_args* line) { spdlog::debug("grpc: {}", line->message); });
+    // Debian's Abseil looks for cycles of locks at every lock that gRPC takes.
+    absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
     setenv("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "100", /*overwrite=*/0);
   });
 }

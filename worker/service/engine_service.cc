@@ -23,8 +23,10 @@ namespace {
 using std::chrono::milliseconds;
 using News = EngineCall::News;
 
-// How often a waiting handler looks whether its caller is still there.
+// How often a waiting handler looks whether its caller is still there: at first, and at least.
+// Those that wait for long are many, and their looks would cost the steps their time.
 constexpr milliseconds kPoll{20};
+constexpr milliseconds kPollMax{320};
 constexpr size_t kArtifactChunkBytes = 1 << 20;
 
 // The files of a model folder that the gateway may ask for.
@@ -150,9 +152,11 @@ class EngineService final : public v1::Engine::Service {
     if (!request.note().empty()) ticket = log_.Begin(request);
     v1::FinishReason finish = v1::FINISH_UNSPECIFIED;
     absl::Status status;
+    milliseconds poll = kPoll;
     while (finish == v1::FINISH_UNSPECIFIED && status.ok()) {
       v1::EngineEvent event;
-      const News news = (*call)->Wait(kPoll, &event);
+      const News news = (*call)->Wait(poll, &event);
+      poll = news == News::kNothing ? std::min(2 * poll, kPollMax) : kPoll;
       // Logged before it is told: whoever was told it finds it there.
       if (ticket.has_value() && news != News::kNothing) log_.Append(*ticket, event);
       if (news == News::kFailed) {
