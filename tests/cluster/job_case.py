@@ -119,6 +119,20 @@ class JobCase(ClusterTest):
                 self.assert_published(f"after the coordinator died at {point}")
                 shutil.rmtree(self.out)
 
+    def kill_when(self, seen, *args, out):
+        """Kills all of a command's processes as soon as seen(); a run that ended before is made again."""
+        for _ in range(20):
+            run = Run(*args, "--out", out)
+            while run.process.poll() is None and not seen():
+                time.sleep(0.001)
+            run.kill(None)
+            run.wait()
+            self.assert_no_orphans(run)
+            if not out.exists():
+                return
+            shutil.rmtree(out)
+        self.fail("every run had ended before it could be killed")
+
     def test_killed_cli_leaves_no_process_and_resumes(self):
         run = Run(*self.quantize_args("--workers", 2))
         wait_until(lambda: run.family("octavo-worker"), 10, "workers started")

@@ -9,7 +9,7 @@ import sys
 import unittest
 
 import job_case
-from harness import Run, digests, wait_until
+from harness import digests
 
 SHAPE = ["--layers", 3, "--hidden", 128, "--intermediate", 192, "--heads", 8, "--kv-heads", 2, "--vocab", 512, "--seed", 7]
 MIXTURE = ["--family", "mixtral", "--experts", 4, "--experts-per-token", 2, *SHAPE]
@@ -209,11 +209,8 @@ calibration: {calibration}
         self.run_ok("synth", "--family", "llama", *SHAPE, "--out", source)
         args = ["quantize", source, "--recipe", "int8-w8a8-gptq", "--compat", "llm-compressor-0.1", *CALIBRATION]
         self.run_ok(*args, "--out", outs[0], "--workers", 1)
-        run = Run(*args, "--out", outs[1], "--workers", 3)
-        wait_until(lambda: any(pathlib.Path(f"{outs[1]}.octavo").glob("*.calibration/hessian-1-*")), 20, "Hessians of layer 1")
-        run.kill(None)
-        run.wait()
-        self.assert_no_orphans(run)
+        self.kill_when(lambda: any(pathlib.Path(f"{outs[1]}.octavo").glob("*.calibration/hessian-1-*")), *args, "--workers", 3,
+                       out=outs[1])
         self.run_ok(*args, "--out", outs[1], "--workers", 3)
         self.assertEqual(digests(outs[0]), digests(outs[1]))
         report = json.loads((outs[0] / "octavo_report.json").read_text())
@@ -238,12 +235,8 @@ calibration: {calibration}
 
     def test_broken_files_of_hessians_are_made_again(self):
         """They are not synced: after a power cut a file may have its size and not its bytes."""
-        run = Run(*self.quantize_args("--workers", 2))
         staging = pathlib.Path(f"{self.out}.octavo")
-        wait_until(lambda: any(staging.glob("*.calibration/hessian-1-*")), 20, "Hessians of layer 1")
-        run.kill(None)
-        run.wait()
-        self.assert_no_orphans(run)
+        self.kill_when(lambda: any(staging.glob("*.calibration/hessian-1-*")), *self.job_args(), "--workers", 2, out=self.out)
         broken = [path for path in staging.glob("*.calibration/*") if re.fullmatch(r"(kept|hessian|fold)-[-0-9]+", path.name)]
         self.assertTrue(broken)
         for path in broken:
