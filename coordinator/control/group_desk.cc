@@ -163,9 +163,10 @@ void GroupDesk::TickGroup(Group& group) {
                  group.info.group_epoch(), kDrainMax.count());
     return Erase(group);
   }
-  const bool asked =
-      std::all_of(group.ready.begin(), group.ready.end(), [](bool is) { return is; });
-  if (state == kRecovering || (state == kDraining && !asked)) return GiveUpRecovering(group);
+  // One that drains and is not ready was left by an earlier coordinator.
+  if (state == kRecovering || (state == kDraining && !group.AllReady())) {
+    return GiveUpRecovering(group);
+  }
   if (state != kLoading && state != kReforming) return;
   if (group.formed && now - group.formed_at > kFormTimeout) {
     Break(group, MakeError(Reason::kDeadline, "the ranks did not become ready in time"), "timeout",

@@ -20,6 +20,7 @@
 // the group over as it is, if all of its ranks still serve, or loads the model again. A rank that
 // serves under an epoch that is not known is told to abort.
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -111,6 +112,10 @@ class GroupDesk {
     Nanos leaving_at{0};
     bool served = false;  // was ready once
     int failures = 0;     // formations or groups that failed in a row
+
+    bool AllReady() const {
+      return std::all_of(ready.begin(), ready.end(), [](bool is) { return is; });
+    }
   };
 
   static constexpr char kLoading[] = "loading";

@@ -22,7 +22,7 @@ void GroupDesk::TakePlace(Group& successor, const std::string& state) {
   parts_.outbox->writes.push_back(EraseSuccessor(id));
   SetState(successor, state);  // the router's entry of that name: there is no time between
   if (old != nullptr && !serves) {
-    old->role = Role::kLeaving;
+    old->role = Role::kLeaving;  // the name, in router and journal, is the successor's by now
     Erase(*old);
   }
   ShareBeside();

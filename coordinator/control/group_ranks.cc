@@ -39,9 +39,7 @@ void GroupDesk::OnRankReport(const std::string& worker, const v1::RankReport& re
       return Erase(*group);
     case v1::RANK_READY:
       group->ready[report.rank()] = true;
-      if (std::all_of(group->ready.begin(), group->ready.end(), [](bool is) { return is; })) {
-        OnReady(*group);
-      }
+      if (group->AllReady()) OnReady(*group);
       return;
     default:
       return;

@@ -48,7 +48,9 @@ class ModelFeed::Impl {
     TakeModels(models);
     std::vector<std::string> addresses;
     for (const v1::WorkerInfo& worker : workers.workers()) {
-      if (worker.state() == "ready") addresses.push_back(worker.hello().engine_address());
+      // One that drains may still remember a request.
+      const bool attached = worker.state() == "ready" || worker.state() == "draining";
+      if (attached) addresses.push_back(worker.hello().engine_address());
     }
     table_->SetWorkers(std::move(addresses));
     return absl::OkStatus();

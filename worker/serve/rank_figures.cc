@@ -32,7 +32,7 @@ void RankHost::Show(Serving& serving) {
     MutexLock lock(serving.mutex);
     if (!serving.ready || serving.engine == nullptr) return;
   }
-  ShowModel(serving.load.model_id());
+  ShowLoad(serving.load.model_id());
   MutexLock lock(serving.showing);
   const EngineFigures figures = serving.engine->figures();
   EngineFigures& counted = serving.counted;
@@ -45,19 +45,31 @@ void RankHost::Show(Serving& serving) {
   counted = figures;
 }
 
-void RankHost::ShowModel(const std::string& model_id) {
-  EngineFigures sum;
+void RankHost::ShowHeld(const std::string& model_id) {
   uint64_t epoch = 0, weights = 0, bf16 = 0, fp8 = 0;
   for (const auto& serving : All()) {
-    if (serving->load.model_id() != model_id) continue;
+    const v1::LoadRank& load = serving->load;
+    if (load.model_id() != model_id) continue;
     MutexLock lock(serving->mutex);
     if (!serving->ready) continue;
-    const v1::LoadRank& load = serving->load;
     epoch = std::max(epoch, load.group_epoch());
     weights += serving->model.weight_bytes;
     (load.plan().cache_scales().empty() ? bf16 : fp8) +=
         load.plan().ranks(static_cast<int>(load.rank())).kv_bytes();
-    if (serving->engine == nullptr) continue;
+  }
+  metrics_->Set(metric::kGroupEpoch, static_cast<double>(epoch), {model_id});
+  metrics_->Set(metric::kWeightBytes, static_cast<double>(weights), {model_id});
+  metrics_->Set(metric::kKvBytes, static_cast<double>(bf16), {model_id, "bf16"});
+  metrics_->Set(metric::kKvBytes, static_cast<double>(fp8), {model_id, "fp8"});
+  ShowLoad(model_id);
+}
+
+void RankHost::ShowLoad(const std::string& model_id) {
+  EngineFigures sum;
+  for (const auto& serving : All()) {
+    if (serving->load.model_id() != model_id) continue;
+    MutexLock lock(serving->mutex);
+    if (!serving->ready || serving->engine == nullptr) continue;
     const EngineFigures figures = serving->engine->figures();
     sum.running += figures.running;
     sum.queued += figures.queued;
@@ -65,20 +77,13 @@ void RankHost::ShowModel(const std::string& model_id) {
     sum.kv_blocks_free += figures.kv_blocks_free;
     sum.kv_blocks_cached += figures.kv_blocks_cached;
   }
-  const auto show = [&](const MetricDef& gauge, double value) {
-    metrics_->Set(gauge, value, {model_id});
-  };
   const double used = sum.kv_blocks - sum.kv_blocks_free;
-  show(metric::kGroupEpoch, static_cast<double>(epoch));
-  show(metric::kWeightBytes, static_cast<double>(weights));
-  show(metric::kEngineRunning, static_cast<double>(sum.running));
-  show(metric::kEngineWaiting, static_cast<double>(sum.queued));
-  show(metric::kKvUsage, used / std::max(1u, sum.kv_blocks));
+  metrics_->Set(metric::kEngineRunning, static_cast<double>(sum.running), {model_id});
+  metrics_->Set(metric::kEngineWaiting, static_cast<double>(sum.queued), {model_id});
+  metrics_->Set(metric::kKvUsage, used / std::max(1u, sum.kv_blocks), {model_id});
   metrics_->Set(metric::kKvBlocks, used, {model_id, "used"});
   metrics_->Set(metric::kKvBlocks, sum.kv_blocks_cached, {model_id, "cached"});
   metrics_->Set(metric::kKvBlocks, sum.kv_blocks_free - sum.kv_blocks_cached, {model_id, "free"});
-  metrics_->Set(metric::kKvBytes, static_cast<double>(bf16), {model_id, "bf16"});
-  metrics_->Set(metric::kKvBytes, static_cast<double>(fp8), {model_id, "fp8"});
 }
 
 }  // namespace octavo

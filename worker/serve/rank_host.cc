@@ -171,7 +171,7 @@ void RankHost::TakeApart(uint64_t epoch) {
   while (!gone.expired() && std::chrono::steady_clock::now() < until) {
     std::this_thread::sleep_for(milliseconds(2));
   }
-  ShowModel(model);
+  ShowHeld(model);
   spdlog::info("rank {} of group {} is unloaded", rank, epoch);
   Report(epoch, rank, v1::RANK_UNLOADED, absl::OkStatus());
 }
@@ -195,7 +195,7 @@ absl::Status RankHost::Assemble(const std::shared_ptr<Serving>& serving) {
     if (serving->over) return MakeError(Reason::kGroupLost, serving->why);
     serving->ready = true;
   }
-  ShowModel(load.model_id());
+  ShowHeld(load.model_id());
   return absl::OkStatus();
 }
 

@@ -123,8 +123,10 @@ class RankHost {
   absl::StatusOr<std::span<const float>> TimedRun(Serving& serving, const v1::Step& step);
   // Metrics of the engine, where this rank has one: after every step, and while it idles.
   void Show(Serving& serving);
-  // Gauges of a model, over the groups that serve it: two while one takes over from the other.
-  void ShowModel(const std::string& model_id);
+  // Gauges of a model, over the groups that serve it, two while one takes over from the other: what
+  // they hold, which loading and unloading change, and what they do.
+  void ShowHeld(const std::string& model_id);
+  void ShowLoad(const std::string& model_id);
   void Report(uint64_t epoch, uint32_t rank, v1::RankState state, const absl::Status& why);
   // Null if there is none; epoch 0: the only one.
   std::shared_ptr<Serving> Find(uint64_t epoch) const;
