@@ -1,5 +1,7 @@
 #include "worker/stage/buffer_budget.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <chrono>
 #include <new>
@@ -14,18 +16,29 @@ namespace {
 // How often a waiting borrower looks at its stop token.
 constexpr std::chrono::milliseconds kStopCheck{50};
 
-constexpr size_t kAlignment = 4096;
+constexpr uint64_t kPage = 4096;
+constexpr uint64_t kHugePage = 2u << 20;
 
-std::byte* Allocate(size_t size) {
-  void* const bytes =
-      std::aligned_alloc(kAlignment, (size + kAlignment - 1) / kAlignment * kAlignment);
+// What fills at least half of a huge page gets one, and starts at one.
+bool IsLarge(uint64_t size) { return size >= kHugePage / 2; }
+
+std::byte* Allocate(uint64_t held) {
+  // The allocator wants a multiple of the alignment; what is never touched takes no memory.
+  const uint64_t page = IsLarge(held) ? kHugePage : kPage;
+  void* const bytes = std::aligned_alloc(page, (held + page - 1) / page * page);
   if (bytes == nullptr) throw std::bad_alloc();
+  if (page == kHugePage) madvise(bytes, held, MADV_HUGEPAGE);
   return static_cast<std::byte*>(bytes);
 }
 
 }  // namespace
 
-BufferBudget::Loan::Loan(BufferBudget* budget, size_t size)
+uint64_t BufferBudget::Held(uint64_t size) {
+  const uint64_t whole = (size + kPage - 1) / kPage * kPage;
+  return IsLarge(whole) ? std::max(whole, kHugePage) : whole;
+}
+
+BufferBudget::Loan::Loan(BufferBudget* budget, uint64_t size)
     : budget_(budget), size_(size), bytes_(Allocate(size)) {}
 
 BufferBudget::Loan::Loan(Loan&& other) noexcept
@@ -41,6 +54,7 @@ BufferBudget::Loan::~Loan() {
 
 absl::StatusOr<BufferBudget::Loan> BufferBudget::Borrow(uint64_t size,
                                                         const std::stop_token& stop) {
+  size = Held(size);
   if (size > limit_) {
     return MakeError(
         Reason::kOutOfMemory,
@@ -59,7 +73,7 @@ absl::StatusOr<BufferBudget::Loan> BufferBudget::Borrow(uint64_t size,
   return Loan(this, size);
 }
 
-void BufferBudget::Return(size_t size) {
+void BufferBudget::Return(uint64_t size) {
   {
     MutexLock lock(mutex_);
     in_use_ -= size;

@@ -16,8 +16,9 @@ namespace octavo {
 
 class BufferBudget {
  public:
-  // Bytes on loan, aligned to 4096 (direct reads); they go back when it is destroyed. Not
-  // initialized.
+  // Bytes on loan, aligned to 4096 (direct reads), in huge pages where there are about as many: a
+  // disk gets one request for each stretch of physical memory, and many small ones halve its rate.
+  // They go back when it is destroyed. Not initialized.
   class Loan {
    public:
     Loan(Loan&& other) noexcept;
@@ -30,23 +31,26 @@ class BufferBudget {
       void operator()(std::byte* bytes) const { std::free(bytes); }
     };
     friend class BufferBudget;
-    Loan(BufferBudget* budget, size_t size);
+    Loan(BufferBudget* budget, uint64_t size);
     BufferBudget* budget_;
-    size_t size_;
+    uint64_t size_;
     std::unique_ptr<std::byte[], Free> bytes_;
   };
 
   explicit BufferBudget(uint64_t limit) : limit_(limit) {}
 
-  // Waits until `size` bytes fit. kOutOfMemory if they never can, naming both numbers; kCancelled
-  // when stopped. Must outlive its loans.
+  // Bytes that a loan of `size` holds: whole pages, one huge page at least if it fills half of it.
+  static uint64_t Held(uint64_t size);
+
+  // Waits until `size` bytes, or what they hold, fit. kOutOfMemory if they never can, naming both
+  // numbers; kCancelled when stopped. Must outlive its loans.
   absl::StatusOr<Loan> Borrow(uint64_t size, const std::stop_token& stop);
 
   uint64_t in_use() const;
   uint64_t peak() const;
 
  private:
-  void Return(size_t size);
+  void Return(uint64_t size);
 
   const uint64_t limit_;
   mutable Mutex mutex_;

@@ -108,7 +108,7 @@ absl::StatusOr<std::unique_ptr<UnitRun>> UnitRun::Open(const v1::Task& task,
 uint64_t UnitRun::BufferBytesOf(const v1::Task& task) {
   uint64_t bytes = 0;
   for (const v1::Piece& piece : task.unit().pieces()) bytes = std::max(bytes, BufferBytes(piece));
-  return bytes;
+  return BufferBudget::Held(bytes);
 }
 
 UnitRun::UnitRun(const v1::Task& task, SourceFiles sources, std::map<uint32_t, SharedFile> outputs,
