@@ -13,6 +13,7 @@ inline constexpr uint64_t kIndexFileMax = 256u << 20;           // model.safeten
 inline constexpr uint64_t kConfigFileMax = 16u << 20;
 inline constexpr uint64_t kTokenizerFileMax = 64u << 20;
 inline constexpr uint64_t kSideFileMax = 256u << 20;
+inline constexpr int kJsonDepthMax = 64;
 
 // Units: 16 MiB of source keeps a BF16 unit's buffers (source 16, codes 8, read-back 8) at 32 MiB,
 // so that a worker with two units in flight works in 256 MiB with its libraries (about 80 MiB)

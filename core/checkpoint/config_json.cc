@@ -6,6 +6,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "core/base/error.h"
+#include "core/base/limits.h"
 #include "core/base/status.h"
 #include "core/checkpoint/printable.h"
 #include "fmt/format.h"
@@ -13,7 +14,6 @@
 namespace octavo {
 namespace {
 
-constexpr size_t kDepthMax = 64;
 // The tree that keeps order looks keys up linearly: this bounds the square.
 constexpr size_t kKeysMax = 20'000;
 
@@ -53,7 +53,7 @@ class Checker {
 
  private:
   bool Enter() {
-    if (keys_.size() >= kDepthMax) return Fail("JSON is nested too deeply");
+    if (keys_.size() >= size_t{kJsonDepthMax}) return Fail("JSON is nested too deeply");
     keys_.emplace_back();
     return true;
   }

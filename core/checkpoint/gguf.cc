@@ -389,4 +389,8 @@ absl::StatusOr<const std::vector<int64_t>*> GgufInts(const GgufFile& file, std::
   return Array<int64_t>(file, key, "integers");
 }
 
+absl::Status BadGguf(const std::string& what) {
+  return MakeError(Reason::kBadCheckpoint, what, {}, "Convert the model to GGUF again");
+}
+
 }  // namespace octavo

@@ -75,4 +75,7 @@ absl::StatusOr<const std::vector<std::string>*> GgufStrings(const GgufFile& file
                                                             std::string_view key);
 absl::StatusOr<const std::vector<int64_t>*> GgufInts(const GgufFile& file, std::string_view key);
 
+// What is wrong with a file's contents: kBadCheckpoint, to be converted again.
+absl::Status BadGguf(const std::string& what);
+
 }  // namespace octavo

@@ -53,10 +53,6 @@ std::string GgufName(v1::TensorRole role, int32_t layer) {
   return "";
 }
 
-absl::Status Bad(const std::string& what) {
-  return MakeError(Reason::kBadCheckpoint, what, {}, "Convert the model to GGUF again");
-}
-
 bool HasTensor(const GgufFile& file, std::string_view name) {
   return std::any_of(file.tensors.begin(), file.tensors.end(),
                      [&](const GgufTensor& tensor) { return tensor.name == name; });
@@ -74,7 +70,7 @@ double Tidy(double value) {
 
 absl::StatusOr<int64_t> NeedInt(const GgufFile& file, const std::string& key) {
   OCTAVO_ASSIGN_OR_RETURN(const std::optional<int64_t> value, GgufInt(file, key));
-  if (!value) return Bad(fmt::format("metadata {} is missing", key));
+  if (!value) return BadGguf(fmt::format("metadata {} is missing", key));
   return *value;
 }
 
@@ -90,10 +86,11 @@ absl::Status ReadSizes(const GgufFile& file, v1::ModelSpec& spec) {
   OCTAVO_ASSIGN_OR_RETURN(const int64_t context, NeedInt(file, "llama.context_length"));
   OCTAVO_ASSIGN_OR_RETURN(const auto vocab, GgufInt(file, "llama.vocab_size"));
   OCTAVO_ASSIGN_OR_RETURN(const auto* tokens, GgufStrings(file, "tokenizer.ggml.tokens"));
-  if (heads < 1 || hidden < 1) return Bad("llama.attention.head_count or embedding_length below 1");
-  if (!vocab && tokens == nullptr) return Bad("metadata llama.vocab_size is missing");
+  if (heads < 1 || hidden < 1)
+    return BadGguf("llama.attention.head_count or embedding_length below 1");
+  if (!vocab && tokens == nullptr) return BadGguf("metadata llama.vocab_size is missing");
   if (!key_length && hidden % heads != 0) {
-    return Bad("llama.embedding_length is no multiple of llama.attention.head_count");
+    return BadGguf("llama.embedding_length is no multiple of llama.attention.head_count");
   }
   const int64_t head_dim = key_length.value_or(hidden / heads);
   if (value_length.value_or(head_dim) != head_dim || rotated.value_or(head_dim) != head_dim) {
@@ -115,12 +112,12 @@ absl::Status ReadRope(const GgufFile& file, v1::ModelSpec& spec) {
   OCTAVO_ASSIGN_OR_RETURN(const auto eps,
                           GgufFloat(file, "llama.attention.layer_norm_rms_epsilon"));
   if (!eps || !(*eps > 0.0) || *eps >= 1.0)
-    return Bad("layer_norm_rms_epsilon is missing or absurd");
+    return BadGguf("layer_norm_rms_epsilon is missing or absurd");
   spec.set_norm_eps(Tidy(*eps));
   OCTAVO_ASSIGN_OR_RETURN(const auto theta, GgufFloat(file, "llama.rope.freq_base"));
   spec.set_rope_theta(Tidy(theta.value_or(10000.0)));
   if (!(spec.rope_theta() > 0.0) || !std::isfinite(spec.rope_theta())) {
-    return Bad("llama.rope.freq_base is not positive");
+    return BadGguf("llama.rope.freq_base is not positive");
   }
   OCTAVO_ASSIGN_OR_RETURN(const auto type, GgufString(file, "llama.rope.scaling.type"));
   OCTAVO_ASSIGN_OR_RETURN(const auto factor, GgufFloat(file, "llama.rope.scaling.factor"));
@@ -132,7 +129,7 @@ absl::Status ReadRope(const GgufFile& file, v1::ModelSpec& spec) {
                      "Supported: none, linear, and the factors of Llama 3.1");
   }
   if (!factor || !(*factor >= 1.0) || !std::isfinite(*factor)) {
-    return Bad("llama.rope.scaling.factor is missing or absurd");
+    return BadGguf("llama.rope.scaling.factor is missing or absurd");
   }
   spec.mutable_rope_scaling()->set_type("linear");
   spec.mutable_rope_scaling()->set_factor(Tidy(*factor));
@@ -142,12 +139,12 @@ absl::Status ReadRope(const GgufFile& file, v1::ModelSpec& spec) {
 absl::Status ReadTokenIds(const GgufFile& file, v1::ModelSpec& spec) {
   OCTAVO_ASSIGN_OR_RETURN(const auto bos, GgufInt(file, "tokenizer.ggml.bos_token_id"));
   spec.set_bos_token_id(static_cast<int32_t>(bos.value_or(-1)));
-  if (bos && (*bos < 0 || *bos >= spec.vocab_size())) return Bad("bos_token_id is no token");
+  if (bos && (*bos < 0 || *bos >= spec.vocab_size())) return BadGguf("bos_token_id is no token");
   for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                           "tokenizer.ggml.eom_token_id"}) {
     OCTAVO_ASSIGN_OR_RETURN(const auto id, GgufInt(file, key));
     if (!id) continue;
-    if (*id < 0 || *id >= spec.vocab_size()) return Bad(fmt::format("{} is no token", key));
+    if (*id < 0 || *id >= spec.vocab_size()) return BadGguf(fmt::format("{} is no token", key));
     const auto& known = spec.eos_token_ids();
     if (std::find(known.begin(), known.end(), *id) == known.end()) {
       spec.add_eos_token_ids(static_cast<int32_t>(*id));

@@ -57,10 +57,6 @@ std::string PreTokenizerJson(const PreRow& row) {
                      row.kind == PreRow::kDigitsGpt2 ? kByteLevelGpt2 : kByteLevelOnly);
 }
 
-absl::Status Bad(const std::string& what) {
-  return MakeError(Reason::kBadCheckpoint, what, {}, "Convert the model to GGUF again");
-}
-
 bool IsUtf8(const std::string& text) {
   // The writer of JSON knows; it throws on what is invalid.
   try {
@@ -82,22 +78,23 @@ absl::Status CheckMerges(const Vocabulary& vocab) {
   absl::flat_hash_map<std::string_view, size_t> ids;
   for (size_t i = 0; i < vocab.tokens->size(); ++i) {
     const std::string& token = (*vocab.tokens)[i];
-    if (!IsUtf8(token)) return Bad(fmt::format("token {} is no UTF-8", i));
+    if (!IsUtf8(token)) return BadGguf(fmt::format("token {} is no UTF-8", i));
     if (!ids.emplace(token, i).second) {
-      return Bad(fmt::format("tokens {} and {} are the same: {}", ids[token], i, Printable(token)));
+      return BadGguf(
+          fmt::format("tokens {} and {} are the same: {}", ids[token], i, Printable(token)));
     }
   }
   for (size_t i = 0; i < vocab.merges->size(); ++i) {
     const std::string& merge = (*vocab.merges)[i];
     const size_t space = merge.find(' ');
     if (space == std::string::npos || merge.find(' ', space + 1) != std::string::npos) {
-      return Bad(fmt::format("merge {} is no pair: {}", i, Printable(merge)));
+      return BadGguf(fmt::format("merge {} is no pair: {}", i, Printable(merge)));
     }
     const std::string joined = merge.substr(0, space) + merge.substr(space + 1);
     const std::string_view left = std::string_view(merge).substr(0, space);
     const std::string_view right = std::string_view(merge).substr(space + 1);
     if (!ids.contains(left) || !ids.contains(right) || !ids.contains(joined)) {
-      return Bad(fmt::format("merge {} names an unknown token: {}", i, Printable(merge)));
+      return BadGguf(fmt::format("merge {} names an unknown token: {}", i, Printable(merge)));
     }
   }
   return absl::OkStatus();
@@ -116,10 +113,10 @@ absl::StatusOr<Vocabulary> ReadVocabulary(const GgufFile& file) {
   OCTAVO_ASSIGN_OR_RETURN(vocab.types, GgufInts(file, "tokenizer.ggml.token_type"));
   OCTAVO_ASSIGN_OR_RETURN(vocab.merges, GgufStrings(file, "tokenizer.ggml.merges"));
   if (vocab.tokens == nullptr || vocab.tokens->empty() || vocab.merges == nullptr) {
-    return Bad("metadata tokenizer.ggml.tokens or tokenizer.ggml.merges is missing");
+    return BadGguf("metadata tokenizer.ggml.tokens or tokenizer.ggml.merges is missing");
   }
   if (vocab.types != nullptr && vocab.types->size() != vocab.tokens->size()) {
-    return Bad(
+    return BadGguf(
         fmt::format("{} token types for {} tokens", vocab.types->size(), vocab.tokens->size()));
   }
   OCTAVO_RETURN_IF_ERROR(CheckMerges(vocab));
@@ -169,7 +166,7 @@ absl::StatusOr<Json> NamedTokens(const GgufFile& file, const Vocabulary& vocab) 
     OCTAVO_ASSIGN_OR_RETURN(const auto id, GgufInt(file, key));
     if (!id) continue;
     if (*id < 0 || static_cast<uint64_t>(*id) >= vocab.tokens->size()) {
-      return Bad(fmt::format("{} {} is outside the vocabulary", key, *id));
+      return BadGguf(fmt::format("{} {} is outside the vocabulary", key, *id));
     }
     named[name] = (*vocab.tokens)[static_cast<size_t>(*id)];
   }
@@ -200,7 +197,7 @@ absl::StatusOr<std::string> ConfigJson(const GgufFile& file, const Json& named,
   for (const auto& [name, text] : named.items()) config[name] = text;
   OCTAVO_ASSIGN_OR_RETURN(const auto chat, GgufString(file, "tokenizer.chat_template"));
   if (chat) {
-    if (!IsUtf8(*chat)) return Bad("tokenizer.chat_template is no UTF-8");
+    if (!IsUtf8(*chat)) return BadGguf("tokenizer.chat_template is no UTF-8");
     config["chat_template"] = *chat;
   }
   config["clean_up_tokenization_spaces"] = false;

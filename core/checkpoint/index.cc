@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/base/error.h"
+#include "core/base/limits.h"
 #include "core/base/status.h"
 #include "core/checkpoint/config_json.h"
 #include "core/checkpoint/printable.h"
@@ -12,8 +13,6 @@
 
 namespace octavo {
 namespace {
-
-constexpr int kDepthMax = 64;
 
 // Events of the SAX parser. Depth 1: the root's keys; depth 2 inside weight_map or metadata; the
 // rest is skipped.
@@ -97,7 +96,7 @@ class IndexHandler {
     if (depth_ >= 2 && section_ == Section::kWeights) {
       return Fail(fmt::format("found {} where a file name must be", what));
     }
-    if (depth_ >= kDepthMax) return Fail("JSON is nested too deeply");
+    if (depth_ >= kJsonDepthMax) return Fail("JSON is nested too deeply");
     ++depth_;
     return true;
   }

@@ -5,6 +5,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "core/base/error.h"
+#include "core/base/limits.h"
 #include "core/base/status.h"
 #include "core/checkpoint/config_json.h"
 #include "fmt/format.h"
@@ -14,7 +15,6 @@ namespace octavo {
 namespace {
 
 constexpr size_t kAxesMax = 64;
-constexpr int kDepthMax = 64;
 constexpr uint64_t kLengthField = 8;
 
 // Receives the events of nlohmann's SAX parser. Depth 1 is the root, 2 a tensor or the metadata; 3
@@ -143,7 +143,7 @@ class HeaderHandler {
   bool Unknown(std::string_view what) {
     if (metadata_) return Fail("__metadata__ holds something that is no string");
     if (field_ != Field::kUnknown) return Fail(fmt::format("found {} in the wrong place", what));
-    if (depth_ >= kDepthMax) return Fail("JSON is nested too deeply");
+    if (depth_ >= kJsonDepthMax) return Fail("JSON is nested too deeply");
     return Enter();
   }
   bool Scalar(std::string_view what) {

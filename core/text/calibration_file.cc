@@ -15,7 +15,7 @@
 namespace octavo {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 // What a line of JSON can hold takes at most this many bytes of text, and \u escapes six for one.
 constexpr size_t kLineBytesMax = 6 * kEncodeBytesMax;
@@ -58,13 +58,13 @@ std::optional<size_t> FirstInvalidByte(std::string_view text) {
   return std::nullopt;
 }
 
-absl::StatusOr<Json> ParseLine(const CalibrationFile& file, const CalibrationLine& line) {
+absl::StatusOr<OrderedJson> ParseLine(const CalibrationFile& file, const CalibrationLine& line) {
   if (line.text.size() > kLineBytesMax) {
     return LineError(file, line,
                      fmt::format("{} bytes, at most {} are read", line.text.size(), kLineBytesMax),
                      "Cut it into several");
   }
-  Json object;
+  OrderedJson object;
   if (const auto fault = ParseJsonLine(line.text, &object)) {
     return LineError(file, line, *fault, kJsonLinesCure);
   }
@@ -73,7 +73,7 @@ absl::StatusOr<Json> ParseLine(const CalibrationFile& file, const CalibrationLin
 }
 
 absl::StatusOr<CalibrationKind> KindOfLine(const CalibrationFile& file, const CalibrationLine& line,
-                                           const Json& object) {
+                                           const OrderedJson& object) {
   std::optional<std::pair<std::string_view, CalibrationKind>> found;
   for (const auto& key : kKeys) {
     if (!object.contains(key.first)) continue;
@@ -90,8 +90,8 @@ absl::StatusOr<CalibrationKind> KindOfLine(const CalibrationFile& file, const Ca
 }
 
 // The object of a line, which is of the file's kind.
-absl::StatusOr<Json> ObjectOfLine(const CalibrationFile& file, const CalibrationLine& line) {
-  OCTAVO_ASSIGN_OR_RETURN(Json object, ParseLine(file, line));
+absl::StatusOr<OrderedJson> ObjectOfLine(const CalibrationFile& file, const CalibrationLine& line) {
+  OCTAVO_ASSIGN_OR_RETURN(OrderedJson object, ParseLine(file, line));
   OCTAVO_ASSIGN_OR_RETURN(const CalibrationKind kind, KindOfLine(file, line, object));
   if (kind != file.kind) {
     return LineError(file, line, fmt::format("{} in a file of {}", NameOf(kind), NameOf(file.kind)),
@@ -106,7 +106,7 @@ absl::StatusOr<CalibrationKind> FindKind(const CalibrationFile& file,
   if (named(".txt", ".md")) return CalibrationKind::kText;
   const bool json = named(".jsonl", ".ndjson", ".json");
   if (!json && !first.text.starts_with('{')) return CalibrationKind::kText;
-  const absl::StatusOr<Json> object = ParseLine(file, first);
+  const absl::StatusOr<OrderedJson> object = ParseLine(file, first);
   const bool has_key = object.ok() && std::ranges::any_of(kKeys, [&](const auto& key) {
                          return object->contains(key.first);
                        });
@@ -176,24 +176,25 @@ absl::StatusOr<std::vector<CalibrationLine>> LinesOf(const CalibrationFile& file
 }
 
 absl::StatusOr<std::string> TextOfLine(const CalibrationFile& file, const CalibrationLine& line) {
-  OCTAVO_ASSIGN_OR_RETURN(Json object, ObjectOfLine(file, line));
-  Json& text = object["text"];
+  OCTAVO_ASSIGN_OR_RETURN(OrderedJson object, ObjectOfLine(file, line));
+  OrderedJson& text = object["text"];
   if (!text.is_string()) return LineError(file, line, "\"text\" is not a string");
   return std::move(text.get_ref<std::string&>());
 }
 
-absl::StatusOr<Json> ConversationOfLine(const CalibrationFile& file, const CalibrationLine& line) {
-  OCTAVO_ASSIGN_OR_RETURN(Json object, ObjectOfLine(file, line));
-  const Json& messages = object["messages"];
+absl::StatusOr<OrderedJson> ConversationOfLine(const CalibrationFile& file,
+                                               const CalibrationLine& line) {
+  OCTAVO_ASSIGN_OR_RETURN(OrderedJson object, ObjectOfLine(file, line));
+  const OrderedJson& messages = object["messages"];
   if (!messages.is_array() || messages.empty()) {
     return LineError(file, line, "\"messages\" is not a list of messages");
   }
   for (size_t i = 0; i < messages.size(); ++i) {
-    const Json& message = messages[i];
+    const OrderedJson& message = messages[i];
     if (message.is_object() && message.contains("role") && message["role"].is_string()) continue;
     return LineError(file, line, fmt::format("message {} is no object with a \"role\"", i + 1));
   }
-  Json variables = {{"messages", messages}};
+  OrderedJson variables = {{"messages", messages}};
   if (object.contains("tools")) {
     if (!object["tools"].is_array() && !object["tools"].is_null()) {
       return LineError(file, line, "\"tools\" is not a list");
@@ -205,13 +206,13 @@ absl::StatusOr<Json> ConversationOfLine(const CalibrationFile& file, const Calib
 
 absl::StatusOr<std::vector<int32_t>> IdsOfLine(const CalibrationFile& file,
                                                const CalibrationLine& line, int64_t vocabulary) {
-  OCTAVO_ASSIGN_OR_RETURN(const Json object, ObjectOfLine(file, line));
-  const Json& list = object["ids"];
+  OCTAVO_ASSIGN_OR_RETURN(const OrderedJson object, ObjectOfLine(file, line));
+  const OrderedJson& list = object["ids"];
   if (!list.is_array() || list.empty())
     return LineError(file, line, "\"ids\" is not a list of ids");
   std::vector<int32_t> ids;
   ids.reserve(list.size());
-  for (const Json& id : list) {
+  for (const OrderedJson& id : list) {
     if (!id.is_number_integer()) {
       return LineError(file, line, fmt::format("id {} is not an integer", ids.size() + 1));
     }

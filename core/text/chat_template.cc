@@ -6,7 +6,7 @@
 namespace octavo {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 constexpr std::string_view kContext = "chat template";
 
 }  // namespace
@@ -20,7 +20,7 @@ absl::StatusOr<ChatTemplate> ChatTemplate::FromText(std::string_view template_te
 
 absl::StatusOr<std::string> ChatTemplate::Render(std::span<const ChatTurn> turns,
                                                  bool add_generation_prompt) const {
-  Json messages = Json::array();
+  OrderedJson messages = OrderedJson::array();
   for (const ChatTurn& turn : turns) {
     messages.push_back({{"role", turn.role}, {"content", turn.content}});
   }
@@ -28,7 +28,7 @@ absl::StatusOr<std::string> ChatTemplate::Render(std::span<const ChatTurn> turns
       {{"messages", std::move(messages)}, {"add_generation_prompt", add_generation_prompt}});
 }
 
-absl::StatusOr<std::string> ChatTemplate::RenderVariables(Json variables,
+absl::StatusOr<std::string> ChatTemplate::RenderVariables(OrderedJson variables,
                                                           const Clock& clock) const {
   for (const char* name : {"tools", "documents"}) {
     if (!variables.contains(name)) variables[name] = nullptr;

@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "core/base/error.h"
+#include "core/base/limits.h"
 #include "core/base/status.h"
 #include "fmt/format.h"
 

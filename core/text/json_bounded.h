@@ -15,7 +15,6 @@
 
 namespace octavo {
 
-inline constexpr int kJsonDepthMax = 64;
 // A tokenizer.json of 260,000 tokens and 580,000 merges has 2.3 million.
 inline constexpr size_t kJsonValuesMax = 4'000'000;
 

@@ -9,8 +9,6 @@
 namespace octavo::jinja {
 namespace {
 
-using Result = ExpressionParser::Result;
-
 // Counts a level of nesting while it lives.
 class Level {
  public:
@@ -39,7 +37,7 @@ std::optional<CompareOp> CompareOpOf(std::string_view text) {
 
 }  // namespace
 
-Result ExpressionParser::Parse(bool conditional) {
+ParsedExpr ExpressionParser::Parse(bool conditional) {
   const Level level(&nesting_);
   if (nesting_ > kExpressionNestingMax) {
     return SyntaxError(tokens_.line(), "an expression nested too deeply");
@@ -58,7 +56,7 @@ Result ExpressionParser::Parse(bool conditional) {
   return expr;
 }
 
-Result ExpressionParser::ParseTuple(bool conditional) {
+ParsedExpr ExpressionParser::ParseTuple(bool conditional) {
   const int line = tokens_.line();
   std::vector<ExprPtr> items;
   bool is_tuple = false;
@@ -77,7 +75,7 @@ Result ExpressionParser::ParseTuple(bool conditional) {
   return std::move(items[0]);
 }
 
-Result ExpressionParser::ParseOr() {
+ParsedExpr ExpressionParser::ParseOr() {
   const int line = tokens_.line();
   OCTAVO_ASSIGN_OR_RETURN(ExprPtr left, ParseAnd());
   while (tokens_.SkipName("or")) {
@@ -88,7 +86,7 @@ Result ExpressionParser::ParseOr() {
   return left;
 }
 
-Result ExpressionParser::ParseAnd() {
+ParsedExpr ExpressionParser::ParseAnd() {
   const int line = tokens_.line();
   OCTAVO_ASSIGN_OR_RETURN(ExprPtr left, ParseNot());
   while (tokens_.SkipName("and")) {
@@ -98,7 +96,7 @@ Result ExpressionParser::ParseAnd() {
   return left;
 }
 
-Result ExpressionParser::ParseNot() {
+ParsedExpr ExpressionParser::ParseNot() {
   const int line = tokens_.line();
   if (!tokens_.SkipName("not")) return ParseComparison();
   const Level level(&nesting_);
@@ -109,7 +107,7 @@ Result ExpressionParser::ParseNot() {
   return MakeExpr(line, Unary{UnaryOp::kNot, std::move(operand)});
 }
 
-Result ExpressionParser::ParseComparison() {
+ParsedExpr ExpressionParser::ParseComparison() {
   const int line = tokens_.line();
   OCTAVO_ASSIGN_OR_RETURN(ExprPtr first, ParseSum());
   std::vector<std::pair<CompareOp, ExprPtr>> rest;
@@ -131,7 +129,7 @@ Result ExpressionParser::ParseComparison() {
   return MakeExpr(line, Compare{std::move(first), std::move(rest)});
 }
 
-Result ExpressionParser::ParseSum() {
+ParsedExpr ExpressionParser::ParseSum() {
   const int line = tokens_.line();
   OCTAVO_ASSIGN_OR_RETURN(ExprPtr left, ParseConcat());
   while (tokens_.IsOperator("+") || tokens_.IsOperator("-")) {
@@ -142,7 +140,7 @@ Result ExpressionParser::ParseSum() {
   return left;
 }
 
-Result ExpressionParser::ParseConcat() {
+ParsedExpr ExpressionParser::ParseConcat() {
   const int line = tokens_.line();
   std::vector<ExprPtr> parts;
   do {
@@ -153,7 +151,7 @@ Result ExpressionParser::ParseConcat() {
   return MakeExpr(line, Concat{std::move(parts)});
 }
 
-Result ExpressionParser::ParseProduct() {
+ParsedExpr ExpressionParser::ParseProduct() {
   const int line = tokens_.line();
   OCTAVO_ASSIGN_OR_RETURN(ExprPtr left, ParsePower());
   while (true) {
@@ -176,7 +174,7 @@ Result ExpressionParser::ParseProduct() {
 }
 
 // To the left, other than in Python.
-Result ExpressionParser::ParsePower() {
+ParsedExpr ExpressionParser::ParsePower() {
   const int line = tokens_.line();
   OCTAVO_ASSIGN_OR_RETURN(ExprPtr left, ParseUnary());
   while (tokens_.SkipOperator("**")) {
@@ -188,7 +186,7 @@ Result ExpressionParser::ParsePower() {
 }
 
 // A sign binds less than what follows the operand, but more than its filters.
-Result ExpressionParser::ParseUnary(bool filters) {
+ParsedExpr ExpressionParser::ParseUnary(bool filters) {
   const int line = tokens_.line();
   const Level level(&nesting_);
   if (nesting_ > kExpressionNestingMax) {
@@ -206,7 +204,7 @@ Result ExpressionParser::ParseUnary(bool filters) {
   return filters ? ParseFiltersAndTests(std::move(expr)) : std::move(expr);
 }
 
-Result ExpressionParser::ParsePrimary() {
+ParsedExpr ExpressionParser::ParsePrimary() {
   const Token token = tokens_.current();
   if (token.kind == TokenKind::kName) {
     tokens_.Take();
@@ -235,7 +233,7 @@ Result ExpressionParser::ParsePrimary() {
   return tokens_.Unexpected("an expression");
 }
 
-Result ExpressionParser::ParseParentheses() {
+ParsedExpr ExpressionParser::ParseParentheses() {
   const int line = tokens_.Take().line;
   if (tokens_.SkipOperator(")")) return MakeExpr(line, ListOf{SequenceKind::kTuple, {}});
   OCTAVO_ASSIGN_OR_RETURN(ExprPtr inside, ParseTuple());
@@ -243,7 +241,7 @@ Result ExpressionParser::ParseParentheses() {
   return inside;
 }
 
-Result ExpressionParser::ParseList() {
+ParsedExpr ExpressionParser::ParseList() {
   const int line = tokens_.Take().line;
   std::vector<ExprPtr> items;
   while (!tokens_.IsOperator("]")) {
@@ -256,7 +254,7 @@ Result ExpressionParser::ParseList() {
   return MakeExpr(line, ListOf{SequenceKind::kList, std::move(items)});
 }
 
-Result ExpressionParser::ParseDict() {
+ParsedExpr ExpressionParser::ParseDict() {
   const int line = tokens_.Take().line;
   DictOf dict;
   while (!tokens_.IsOperator("}")) {

@@ -11,46 +11,46 @@
 
 namespace octavo::jinja {
 
+using ParsedExpr = absl::StatusOr<ExprPtr>;
+
 class ExpressionParser {
  public:
   // REQUIRES: `tokens` outlives it.
   explicit ExpressionParser(TokenStream* tokens) : tokens_(*tokens) {}
 
-  using Result = absl::StatusOr<ExprPtr>;
-
   // One expression; without `conditional`, "if" ends it.
-  Result Parse(bool conditional = true);
+  ParsedExpr Parse(bool conditional = true);
   // One expression, or a tuple of several without parentheses.
-  Result ParseTuple(bool conditional = true);
+  ParsedExpr ParseTuple(bool conditional = true);
   // The filters after a set or filter block: `subject`, and "|name(...)" as often as it comes. With
   // `bare`, the first comes without its bar.
-  Result ParseFilters(ExprPtr subject, bool bare);
+  ParsedExpr ParseFilters(ExprPtr subject, bool bare);
   // The left side of an assignment. `attributes`: whether ns.name is one.
   absl::StatusOr<Target> ParseTarget(bool attributes);
 
  private:
-  Result ParseOr();
-  Result ParseAnd();
-  Result ParseNot();
-  Result ParseComparison();
-  Result ParseSum();
-  Result ParseConcat();
-  Result ParseProduct();
-  Result ParsePower();
-  Result ParseUnary(bool filters = true);
-  Result ParsePrimary();
-  Result ParseParentheses();
-  Result ParseList();
-  Result ParseDict();
+  ParsedExpr ParseOr();
+  ParsedExpr ParseAnd();
+  ParsedExpr ParseNot();
+  ParsedExpr ParseComparison();
+  ParsedExpr ParseSum();
+  ParsedExpr ParseConcat();
+  ParsedExpr ParseProduct();
+  ParsedExpr ParsePower();
+  ParsedExpr ParseUnary(bool filters = true);
+  ParsedExpr ParsePrimary();
+  ParsedExpr ParseParentheses();
+  ParsedExpr ParseList();
+  ParsedExpr ParseDict();
   // .name, [index] and (arguments), as often as they come.
-  Result ParsePostfix(ExprPtr expr);
-  Result ParseFiltersAndTests(ExprPtr expr);
-  Result ParseAttribute(ExprPtr object);
-  Result ParseBrackets(ExprPtr object);
+  ParsedExpr ParsePostfix(ExprPtr expr);
+  ParsedExpr ParseFiltersAndTests(ExprPtr expr);
+  ParsedExpr ParseAttribute(ExprPtr object);
+  ParsedExpr ParseBrackets(ExprPtr object);
   // What follows "[" or "[start": the slice up to its bracket.
-  Result ParseSlice(int line, ExprPtr object, ExprPtr start);
-  Result ParseCall(ExprPtr callee);
-  Result ParseTest(ExprPtr subject);
+  ParsedExpr ParseSlice(int line, ExprPtr object, ExprPtr start);
+  ParsedExpr ParseCall(ExprPtr callee);
+  ParsedExpr ParseTest(ExprPtr subject);
   absl::StatusOr<CallArguments> ParseArguments();
   absl::StatusOr<Target> ParseOneTarget(bool attributes);
 

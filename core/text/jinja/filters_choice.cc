@@ -248,7 +248,7 @@ Result Extreme(const Value& self, const BoundArguments& arguments, const NativeC
   return *best;
 }
 
-constexpr auto kTable = std::to_array<FunctionEntry>({
+constexpr auto kChoiceFilters = std::to_array<FunctionEntry>({
     {"map", "", 0, Map, true},
     {"select", "", 0, Choose<true, false>, true},
     {"reject", "", 0, Choose<false, false>, true},
@@ -263,6 +263,6 @@ constexpr auto kTable = std::to_array<FunctionEntry>({
 
 }  // namespace
 
-std::span<const FunctionEntry> ChoiceFilters() { return kTable; }
+std::span<const FunctionEntry> ChoiceFilters() { return kChoiceFilters; }
 
 }  // namespace octavo::jinja

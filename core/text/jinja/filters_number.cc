@@ -161,7 +161,7 @@ Result Round(const Value& self, const BoundArguments& arguments, const NativeCon
   return ApplyBinary(BinaryOp::kDivide, Value::Int(*whole), scale, context.budget);
 }
 
-constexpr auto kTable = std::to_array<FunctionEntry>({
+constexpr auto kNumberFilters = std::to_array<FunctionEntry>({
     {"int", "default base", 0, IntFilter},
     {"float", "default", 0, FloatFilter},
     {"abs", "", 0, Abs},
@@ -170,6 +170,6 @@ constexpr auto kTable = std::to_array<FunctionEntry>({
 
 }  // namespace
 
-std::span<const FunctionEntry> NumberFilters() { return kTable; }
+std::span<const FunctionEntry> NumberFilters() { return kNumberFilters; }
 
 }  // namespace octavo::jinja

@@ -160,7 +160,7 @@ Result Slice(const Value& self, const BoundArguments& arguments, const NativeCon
   return StreamOf(std::move(lists), context.budget);
 }
 
-constexpr auto kTable = std::to_array<FunctionEntry>({
+constexpr auto kSequenceFilters = std::to_array<FunctionEntry>({
     {"default", "default_value boolean", 0, Default},
     {"d", "default_value boolean", 0, Default},
     {"first", "", 0, First},
@@ -179,6 +179,6 @@ constexpr auto kTable = std::to_array<FunctionEntry>({
 
 }  // namespace
 
-std::span<const FunctionEntry> SequenceFilters() { return kTable; }
+std::span<const FunctionEntry> SequenceFilters() { return kSequenceFilters; }
 
 }  // namespace octavo::jinja

@@ -187,7 +187,7 @@ Result ToJsonFilter(const Value& self, const BoundArguments& arguments,
   return Value::Text(std::move(json));
 }
 
-constexpr auto kTable = std::to_array<FunctionEntry>({
+constexpr auto kTextFilters = std::to_array<FunctionEntry>({
     {"lower", "", 0, CaseFilter<Case::kLower>},
     {"upper", "", 0, CaseFilter<Case::kUpper>},
     {"capitalize", "", 0, Capitalize},
@@ -207,6 +207,6 @@ constexpr auto kTable = std::to_array<FunctionEntry>({
 
 }  // namespace
 
-std::span<const FunctionEntry> TextFilters() { return kTable; }
+std::span<const FunctionEntry> TextFilters() { return kTextFilters; }
 
 }  // namespace octavo::jinja

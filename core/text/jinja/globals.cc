@@ -110,7 +110,7 @@ Result StrftimeNow(const Value&, const BoundArguments& arguments, const NativeCo
   return MakeText(std::move(out), context.budget);
 }
 
-constexpr auto kTable = std::to_array<FunctionEntry>({
+constexpr auto kGlobals = std::to_array<FunctionEntry>({
     {"range", "start stop step", 1, Range},
     {"dict", "", 0, MakeDictGlobal, true},
     {"namespace", "", 0, Namespace, true},
@@ -120,6 +120,6 @@ constexpr auto kTable = std::to_array<FunctionEntry>({
 
 }  // namespace
 
-std::span<const FunctionEntry> Globals() { return kTable; }
+std::span<const FunctionEntry> Globals() { return kGlobals; }
 
 }  // namespace octavo::jinja

@@ -102,7 +102,7 @@ Result IsCase(const Value& self, const BoundArguments&, const NativeContext& con
   return Value::Bool(WithCase(text, to) == text && WithCase(text, kOther) != text);
 }
 
-constexpr auto kTable = std::to_array<FunctionEntry>({
+constexpr auto kTests = std::to_array<FunctionEntry>({
     {"defined", "", 0, Plain<IsDefined>},
     {"undefined", "", 0, Plain<IsUndefined>},
     {"none", "", 0, Plain<IsNone>},
@@ -144,6 +144,6 @@ constexpr auto kTable = std::to_array<FunctionEntry>({
 
 }  // namespace
 
-std::span<const FunctionEntry> Tests() { return kTable; }
+std::span<const FunctionEntry> Tests() { return kTests; }
 
 }  // namespace octavo::jinja

@@ -42,7 +42,8 @@ Result Index(const Value& self, const BoundArguments& arguments, const NativeCon
   return RenderError("index: the value is not in the list");
 }
 
-Result Count(const Value& self, const BoundArguments& arguments, const NativeContext& context) {
+Result CountElement(const Value& self, const BoundArguments& arguments,
+                    const NativeContext& context) {
   int64_t count = 0;
   for (const Value& item : *AsItems(self)) {
     OCTAVO_ASSIGN_OR_RETURN(const bool equal, Equal(item, arguments[0], context.budget));
@@ -61,7 +62,7 @@ constexpr auto kDict = std::to_array<FunctionEntry>({
 
 constexpr auto kList = std::to_array<FunctionEntry>({
     {"index", "value start stop", 1, Index},
-    {"count", "value", 1, Count},
+    {"count", "value", 1, CountElement},
     {"copy", "", 0, Same},
 });
 

@@ -130,7 +130,7 @@ Result IsCase(const Value& self, const BoundArguments&, const NativeContext&) {
                      WithCase(text, to == Case::kLower ? Case::kUpper : Case::kLower) != text);
 }
 
-constexpr auto kTable = std::to_array<FunctionEntry>({
+constexpr auto kSearchMethods = std::to_array<FunctionEntry>({
     {"startswith", "prefix start end", 1, EdgeMethod<false>},
     {"endswith", "suffix start end", 1, EdgeMethod<true>},
     {"find", "sub start end", 1, FindMethodOf<false, false>},
@@ -148,6 +148,6 @@ constexpr auto kTable = std::to_array<FunctionEntry>({
 
 }  // namespace
 
-std::span<const FunctionEntry> SearchMethods() { return kTable; }
+std::span<const FunctionEntry> SearchMethods() { return kSearchMethods; }
 
 }  // namespace octavo::jinja

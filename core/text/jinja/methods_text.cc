@@ -47,7 +47,7 @@ Result ChangeMethod(const Value& self, const BoundArguments&, const NativeContex
   return MakeText(std::move(text), context.budget);
 }
 
-Result ListOf(const Views& parts, const NativeContext& context) {
+Result TextList(const Views& parts, const NativeContext& context) {
   Items items;
   for (const std::string_view part : parts) {
     OCTAVO_ASSIGN_OR_RETURN(Value item, MakeText(std::string(part), context.budget));
@@ -71,13 +71,13 @@ Result SplitMethod(const Value& self, const BoundArguments& arguments,
   if (parts.size() > static_cast<size_t>(kPartsMax)) {
     return RenderError(fmt::format("a split into more than {} parts", kPartsMax));
   }
-  return ListOf(parts, context);
+  return TextList(parts, context);
 }
 
 Result SplitLinesMethod(const Value& self, const BoundArguments& arguments,
                         const NativeContext& context) {
   OCTAVO_RETURN_IF_ERROR(context.budget.Make(LinesMax(self.text()) * sizeof(std::string_view)));
-  return ListOf(SplitLines(self.text(), arguments.Flag(0)), context);
+  return TextList(SplitLines(self.text(), arguments.Flag(0)), context);
 }
 
 template <bool from_right>
@@ -164,7 +164,7 @@ Result ZeroFill(const Value& self, const BoundArguments& arguments, const Native
       context.budget);
 }
 
-constexpr auto kTable = std::to_array<FunctionEntry>({
+constexpr auto kTextMethods = std::to_array<FunctionEntry>({
     {"strip", "chars", 0, StripMethod<true, true>},
     {"lstrip", "chars", 0, StripMethod<true, false>},
     {"rstrip", "chars", 0, StripMethod<false, true>},
@@ -190,6 +190,6 @@ constexpr auto kTable = std::to_array<FunctionEntry>({
 
 }  // namespace
 
-std::span<const FunctionEntry> TextMethods() { return kTable; }
+std::span<const FunctionEntry> TextMethods() { return kTextMethods; }
 
 }  // namespace octavo::jinja

@@ -10,8 +10,6 @@
 namespace octavo::jinja {
 namespace {
 
-using Result = ExpressionParser::Result;
-
 // A filter or test named in the arguments of map, select and their kin, if it stands there as text.
 absl::Status CheckNamed(std::string_view filter, const CallArguments& arguments, int line) {
   const bool by_attribute = filter == "selectattr" || filter == "rejectattr";
@@ -97,7 +95,7 @@ absl::StatusOr<ExprPtr> MakeExpr(int line, decltype(Expr::node) node) {
   return std::make_unique<Expr>(Expr{.line = line, .node = std::move(node), .height = height});
 }
 
-Result ExpressionParser::ParsePostfix(ExprPtr expr) {
+ParsedExpr ExpressionParser::ParsePostfix(ExprPtr expr) {
   while (true) {
     if (tokens_.IsOperator(".")) {
       OCTAVO_ASSIGN_OR_RETURN(expr, ParseAttribute(std::move(expr)));
@@ -111,7 +109,7 @@ Result ExpressionParser::ParsePostfix(ExprPtr expr) {
   }
 }
 
-Result ExpressionParser::ParseFiltersAndTests(ExprPtr expr) {
+ParsedExpr ExpressionParser::ParseFiltersAndTests(ExprPtr expr) {
   while (true) {
     if (tokens_.IsOperator("|")) {
       OCTAVO_ASSIGN_OR_RETURN(expr, ParseFilters(std::move(expr), false));
@@ -125,7 +123,7 @@ Result ExpressionParser::ParseFiltersAndTests(ExprPtr expr) {
   }
 }
 
-Result ExpressionParser::ParseAttribute(ExprPtr object) {
+ParsedExpr ExpressionParser::ParseAttribute(ExprPtr object) {
   const int line = tokens_.Take().line;
   const Token token = tokens_.Take();
   if (token.kind == TokenKind::kNumber && token.number.As<int64_t>() != nullptr) {
@@ -143,7 +141,7 @@ Result ExpressionParser::ParseAttribute(ExprPtr object) {
 }
 
 // [index], [start:stop:step], and [a, b], whose index is a tuple
-Result ExpressionParser::ParseBrackets(ExprPtr object) {
+ParsedExpr ExpressionParser::ParseBrackets(ExprPtr object) {
   const int line = tokens_.Take().line;
   if (tokens_.IsOperator(":")) return ParseSlice(line, std::move(object), nullptr);
   std::vector<ExprPtr> indices;
@@ -164,7 +162,7 @@ Result ExpressionParser::ParseBrackets(ExprPtr object) {
   return MakeExpr(line, ItemOf{std::move(object), std::move(tuple)});
 }
 
-Result ExpressionParser::ParseSlice(int line, ExprPtr object, ExprPtr start) {
+ParsedExpr ExpressionParser::ParseSlice(int line, ExprPtr object, ExprPtr start) {
   auto at_end = [&] { return tokens_.IsOperator(":") || tokens_.IsOperator("]"); };
   SliceOf slice{std::move(object), std::move(start), nullptr, nullptr};
   OCTAVO_RETURN_IF_ERROR(tokens_.ExpectOperator(":"));
@@ -178,7 +176,7 @@ Result ExpressionParser::ParseSlice(int line, ExprPtr object, ExprPtr start) {
   return MakeExpr(line, std::move(slice));
 }
 
-Result ExpressionParser::ParseCall(ExprPtr callee) {
+ParsedExpr ExpressionParser::ParseCall(ExprPtr callee) {
   const int line = tokens_.line();
   OCTAVO_ASSIGN_OR_RETURN(CallArguments arguments, ParseArguments());
   return MakeExpr(line, Call{std::move(callee), std::move(arguments)});
@@ -219,7 +217,7 @@ absl::StatusOr<CallArguments> ExpressionParser::ParseArguments() {
   return arguments;
 }
 
-Result ExpressionParser::ParseFilters(ExprPtr subject, bool bare) {
+ParsedExpr ExpressionParser::ParseFilters(ExprPtr subject, bool bare) {
   while (bare || tokens_.SkipOperator("|")) {
     bare = false;
     const int line = tokens_.line();
@@ -240,7 +238,7 @@ Result ExpressionParser::ParseFilters(ExprPtr subject, bool bare) {
   return subject;
 }
 
-Result ExpressionParser::ParseTest(ExprPtr subject) {
+ParsedExpr ExpressionParser::ParseTest(ExprPtr subject) {
   const int line = tokens_.Take().line;
   const bool negated = tokens_.SkipName("not");
   if (!tokens_.Is(TokenKind::kName)) return tokens_.Unexpected("the name of a test");
