@@ -13,7 +13,7 @@ import unittest
 
 import grpc
 
-from client import reason_of
+from client import reason_of, scrape, total
 from harness import ClusterTest, wait_until
 from serve_test import Gateway, Resident
 
@@ -93,6 +93,9 @@ class TakeoverTest(ClusterTest):
     def kill_coordinator(self):
         self.assertEqual(self.cluster.run.kill("octavo-coordinator"), 1)
 
+    def figure(self, name):
+        return total(scrape(self.cluster.record["metrics"]), name)
+
     def model_now(self):
         try:
             return next((m for m in self.cluster.client.models() if m.state == "ready"), None)
@@ -122,8 +125,11 @@ class TakeoverTest(ClusterTest):
 
     def test_streams_of_a_dead_coordinator_are_taken_up_again(self):
         epoch = self.model_now().group_epoch
+        recoveries = self.figure("octavo_coordinator_recoveries_total")
         streams = self.disturb(self.cluster.client, lambda index: f"again-{index}", self.kill_coordinator)
         self.assertGreater(sum(s.broken for s in streams), STREAMS // 2)
+        self.assertEqual(self.figure("octavo_coordinator_recoveries_total") - recoveries, 2)
+        self.assertGreater(self.figure("octavo_coordinator_recovery_seconds"), 0)
         # The group is the one that served before: nothing was loaded again.
         self.assertEqual(self.model_now().group_epoch, epoch)
 
