@@ -14,7 +14,7 @@ import unittest
 import grpc
 
 from client import reason_of, scrape, total
-from harness import ClusterTest, wait_until
+from harness import ClusterTest, Run, wait_until
 from serve_test import Gateway, Resident
 
 SYNTH = ["--family", "llama", "--layers", 2, "--hidden", 256, "--intermediate", 512, "--heads", 4, "--kv-heads", 2,
@@ -132,6 +132,23 @@ class TakeoverTest(ClusterTest):
         self.assertGreater(self.figure("octavo_coordinator_recovery_seconds"), 0)
         # The group is the one that served before: nothing was loaded again.
         self.assertEqual(self.model_now().group_epoch, epoch)
+
+    def test_a_chat_asks_for_the_rest_of_its_answer(self):
+        ask = ["chat", "--target", self.cluster.record["address"], "--message", "Tell me more.", "--seed", 4,
+               "--temperature", 0.9, "--max-tokens", 1500, "--min-tokens", 1500]
+        token = {"OCTAVO_TOKEN": self.cluster.record["token"]}
+        expected = self.run_ok(*ask, env=token).stdout()
+        size = len(expected.encode())
+        run = Run(*ask, env=token)
+        for part in (0.2, 0.6):
+            # Not by reading: the file's offset is the program's, too.
+            wait_until(lambda due=part * size: os.fstat(run.out.fileno()).st_size >= due, 30, "text came")
+            self.assertIsNone(run.process.poll(), "the answer ended before the fault")
+            self.kill_coordinator()
+        self.assertEqual(run.wait(60), 0, run.stderr())
+        wait_until(self.model_now, 20, "a coordinator that knows the model")
+        self.assertEqual(run.stdout(), expected)
+        self.assertIn("the connection broke", run.stderr())
 
     def kill_coordinator_and_leader(self):
         leader = self.model_now().worker_ids[0]
