@@ -200,10 +200,12 @@ inline constexpr MetricDef kEngineState{
     kGauge,
     kWorker,
     {"model", "state"}};
-inline constexpr MetricDef kWeightBytes{"octavo_weight_bytes",
-                                        "Bytes of weights this rank holds, by model.",
-                                        kGauge,
-                                        kWorker,
-                                        {"model"}};
+inline constexpr MetricDef kWeightBytes{
+    "octavo_weight_bytes",
+    "Bytes of the matrices that this rank holds, by model and by how they are stored (bf16, fp8, "
+    "int8).",
+    kGauge,
+    kWorker,
+    {"model", "dtype"}};
 
 }  // namespace octavo::metric

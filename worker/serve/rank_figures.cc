@@ -116,7 +116,8 @@ void RankHost::CountBroken(const absl::Status& why, bool first) {
 }
 
 void RankHost::ShowHeld(const std::string& model_id) {
-  uint64_t epoch = 0, weights = 0, bf16 = 0, fp8 = 0, fit = 0;
+  uint64_t epoch = 0, bf16 = 0, fp8 = 0, fit = 0;
+  WeightBytes weights;
   uint32_t size = 0;
   std::map<std::string_view, int> states = {{"loading", 0}, {"serving", 0}, {"draining", 0}};
   for (const auto& serving : All()) {
@@ -145,7 +146,9 @@ void RankHost::ShowHeld(const std::string& model_id) {
   for (const auto& [state, groups] : states) {
     metrics_->Set(metric::kEngineState, groups, {model_id, state});
   }
-  metrics_->Set(metric::kWeightBytes, static_cast<double>(weights), {model_id});
+  metrics_->Set(metric::kWeightBytes, static_cast<double>(weights.bf16), {model_id, "bf16"});
+  metrics_->Set(metric::kWeightBytes, static_cast<double>(weights.fp8), {model_id, "fp8"});
+  metrics_->Set(metric::kWeightBytes, static_cast<double>(weights.int8), {model_id, "int8"});
   metrics_->Set(metric::kKvBytes, static_cast<double>(bf16), {model_id, "bf16"});
   metrics_->Set(metric::kKvBytes, static_cast<double>(fp8), {model_id, "fp8"});
   ShowLoad(model_id);

@@ -42,7 +42,7 @@ struct FollowerLink {
 struct RankModel {
   std::function<absl::Status(const v1::Step&, Logits*)> run;
   uint32_t kv_block_count = 0;
-  uint64_t weight_bytes = 0;
+  WeightBytes weight_bytes = {};
   int threads = 1;  // of `spread`
   // Work between steps, as Engine::Hooks.spread.
   std::function<void(int64_t, const std::function<void(int64_t, int)>&)> spread = {};

@@ -68,6 +68,9 @@ TEST(GroupFigures, FollowAGroupFromLoadingToItsEnd) {
   ASSERT_TRUE(cluster.Ready(1));
   EXPECT_EQ(ValueOf(cluster, 0, metric::kGroupSize, {"rule"}), 2);
   EXPECT_EQ(ValueOf(cluster, 1, metric::kGroupSize, {"rule"}), 2);
+  EXPECT_EQ(ValueOf(cluster, 1, metric::kWeightBytes, {"rule", "bf16"}), 7);
+  EXPECT_EQ(ValueOf(cluster, 1, metric::kWeightBytes, {"rule", "fp8"}), 5);
+  EXPECT_EQ(ValueOf(cluster, 1, metric::kWeightBytes, {"rule", "int8"}), 0);
   // 128 blocks of 32, sequences of 4,096.
   EXPECT_EQ(ValueOf(cluster, 0, metric::kKvConcurrency, {"rule"}), 1);
   EXPECT_EQ(ValueOf(cluster, 1, metric::kKvConcurrency, {"rule"}), 0);
@@ -86,6 +89,7 @@ TEST(GroupFigures, FollowAGroupFromLoadingToItsEnd) {
   EXPECT_EQ(states(), (std::vector<double>{0, 0, 0}));
   for (size_t rank = 0; rank < 2; ++rank) {
     EXPECT_EQ(ValueOf(cluster, rank, metric::kGroupSize, {"rule"}), 0);
+    EXPECT_EQ(ValueOf(cluster, rank, metric::kWeightBytes, {"rule", "bf16"}), 0);
     EXPECT_EQ(ValueOf(cluster, rank, metric::kKvConcurrency, {"rule"}), 0);
     EXPECT_EQ(ValueOf(cluster, rank, metric::kCollectiveAborts, {"coordinator"}), 1);
   }

@@ -162,7 +162,7 @@ inline Rank::Rank(Cluster* cluster, size_t index) {
         .run = [this, group](const v1::Step& step,
                              Logits* out) { return RunRule(*this, *group, step, out); },
         .kv_block_count = 128,
-        .weight_bytes = 7};
+        .weight_bytes = {.bf16 = 7, .fp8 = 5}};
   };
   options.grace = milliseconds(400);
   options.link = [](const std::vector<std::string>& addresses) {
