@@ -2,11 +2,14 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <iostream>
 #include <memory>
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "CLI/CLI.hpp"
@@ -16,6 +19,7 @@
 #include "cli/session.h"
 #include "cli/stop_signal.h"
 #include "core/base/error.h"
+#include "core/base/ids.h"
 #include "core/base/status.h"
 #include "core/rpc/channel.h"
 #include "core/rpc/status.h"
@@ -45,30 +49,83 @@ struct ChatFlags {
   bool stats = false;
 };
 
+// How long an answer may bring nothing, after its connection broke, before it is given up.
+constexpr std::chrono::seconds kPatience{60};
+constexpr std::chrono::milliseconds kBackoffFirst{50};
+constexpr std::chrono::milliseconds kBackoffMax{1'000};
+
 struct Answer {
   std::string text;
+  uint32_t tokens = 0;
   v1::Finished finished;
 };
+
+// Streams an answer, or the rest of one, to standard output.
+absl::Status Hear(const Session& session, const StopSignal& stop,
+                  const v1::GenerateRequest& request, Answer* answer) {
+  grpc::ClientContext context;
+  std::stop_callback cancel(stop.token(), [&context] { context.TryCancel(); });
+  auto reader = v1::Inference::NewStub(session.channel())->Generate(&context, request);
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) {
+    if (response.has_finished()) answer->finished = response.finished();
+    if (!response.has_delta()) continue;
+    answer->text += response.delta().text();
+    answer->tokens += static_cast<uint32_t>(response.delta().tokens_size());
+    fmt::print("{}", response.delta().text());
+    std::fflush(stdout);
+  }
+  const absl::Status ended = FromGrpc(reader->Finish());
+  if (stop.requested()) return MakeError(Reason::kCancelled, "interrupted");
+  return ended;
+}
+
+// What gets the rest of an answer: text goes with tokens, so that their count says it all. Of one
+// that brought nothing yet the rest is all of it, under another id: the first may still be in use.
+v1::GenerateRequest RestOf(const v1::GenerateRequest& request, const Answer& answer) {
+  v1::GenerateRequest rest;
+  if (answer.tokens == 0) rest = request;
+  rest.set_model(request.model());
+  rest.set_request_id(answer.tokens == 0 ? RandomHex(16) : request.request_id());
+  if (answer.tokens > 0) rest.add_from_index(answer.tokens);
+  return rest;
+}
+
+// Hear, and again for the rest whenever the connection breaks.
+absl::Status HearToTheEnd(const Session& session, const StopSignal& stop,
+                          v1::GenerateRequest request, Answer* answer) {
+  request.set_request_id(RandomHex(16));
+  absl::Status ended = Hear(session, stop, request, answer);
+  auto news = std::chrono::steady_clock::now();
+  std::chrono::milliseconds backoff = kBackoffFirst;
+  bool broken = false;
+  // A coordinator that is back may need a moment to find the group and what was told.
+  while (!ended.ok() && (ReasonOf(ended) == Reason::kUnreachable ||
+                         (broken && ReasonOf(ended) == Reason::kNotReady))) {
+    if (!std::exchange(broken, true)) {
+      fmt::print(stderr, "[the connection broke; waiting for the rest of the answer]\n");
+    }
+    if (std::chrono::steady_clock::now() - news > kPatience) return ended;
+    if (stop.WaitFor(backoff)) return MakeError(Reason::kCancelled, "interrupted");
+    backoff = std::min(2 * backoff, kBackoffMax);
+    const uint32_t before = answer->tokens;
+    const v1::GenerateRequest rest = RestOf(request, *answer);
+    if (before == 0) request.set_request_id(rest.request_id());
+    ended = Hear(session, stop, rest, answer);
+    if (answer->tokens == before) continue;
+    news = std::chrono::steady_clock::now();
+    backoff = kBackoffFirst;
+  }
+  return ended;
+}
 
 // Streams one answer to standard output.
 absl::StatusOr<Answer> Ask(const Session& session, const StopSignal& stop,
                            const v1::GenerateRequest& request) {
-  grpc::ClientContext context;
-  std::stop_callback cancel(stop.token(), [&context] { context.TryCancel(); });
-  auto reader = v1::Inference::NewStub(session.channel())->Generate(&context, request);
   Answer answer;
-  v1::GenerateResponse response;
-  while (reader->Read(&response)) {
-    if (response.has_finished()) answer.finished = response.finished();
-    if (!response.has_delta()) continue;
-    answer.text += response.delta().text();
-    fmt::print("{}", response.delta().text());
-    std::fflush(stdout);
-  }
+  const absl::Status ended = HearToTheEnd(session, stop, request, &answer);
   fmt::print("\n");
   std::fflush(stdout);
-  const absl::Status ended = FromGrpc(reader->Finish());
-  if (stop.requested()) return MakeError(Reason::kCancelled, "interrupted");
   OCTAVO_RETURN_IF_ERROR(ended);
   return answer;
 }

@@ -78,8 +78,8 @@ ChildSpec LocalCluster::CoordinatorSpec() const {
   spec.program = bin_dir_ + "/octavo-coordinator";
   const std::string listen =
       address_.empty() ? fmt::format("{}:{}", options_.listen_host, options_.port) : address_;
-  spec.args = {"--listen",    listen,    "--metrics-listen",
-               "127.0.0.1:0", "--state", options_.state_dir};
+  const std::string metrics = metrics_address_.empty() ? "127.0.0.1:0" : metrics_address_;
+  spec.args = {"--listen", listen, "--metrics-listen", metrics, "--state", options_.state_dir};
   if (!options_.log_level.empty()) {
     spec.args.insert(spec.args.end(), {"--log-level", options_.log_level});
   }
@@ -135,7 +135,8 @@ absl::Status LocalCluster::StartAll() {
                           coordinator.child.AwaitReady(coordinator.spec, kReadyTimeout));
   coordinator.ready_known = true;
   address_ = coordinator.ready.address;
-  // From now on it listens on this very port.
+  metrics_address_ = coordinator.ready.metrics;
+  // From now on it listens on these very ports.
   coordinator.spec.args = CoordinatorSpec().args;
   for (int i = 0; i < options_.workers; ++i) {
     OCTAVO_RETURN_IF_ERROR(spawn(slots_[static_cast<size_t>(i) + 1], WorkerSpec(i)));

@@ -97,6 +97,7 @@ class LocalCluster {
   std::string bin_dir_;
   std::string token_;
   std::string address_;
+  std::string metrics_address_;  // of the coordinator, too
   Pipe life_line_;
   mutable Mutex mutex_;
   std::vector<Slot> slots_ OCTAVO_GUARDED_BY(mutex_);  // 0: coordinator

@@ -51,7 +51,10 @@ struct SpawnSetup {
 };
 
 Reason ReasonOfExit(int exit_code) {
-  if (exit_code == InfoOf(Reason::kBusy).exit_code) return Reason::kBusy;
+  // Of reasons that share a code, those for which a program does not start.
+  for (const Reason likely : {Reason::kBusy, Reason::kHardware}) {
+    if (exit_code == InfoOf(likely).exit_code) return likely;
+  }
   for (const ReasonInfo& info : AllReasons()) {
     if (info.exit_code == exit_code) return info.reason;
   }

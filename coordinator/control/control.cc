@@ -1,5 +1,6 @@
 #include "coordinator/control/control.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "coordinator/control/group_journal.h"
@@ -48,6 +49,7 @@ absl::StatusOr<std::unique_ptr<Control>> Control::Start(const ControlOptions& op
                                                         StateStore* store, ModelTable* models,
                                                         Metrics* metrics) {
   std::unique_ptr<Control> control(new Control(options, store, models, metrics));
+  const Clock::Nanos begin = options.clock->Now();
   OCTAVO_ASSIGN_OR_RETURN(control->incarnation_, NextIncarnation(*store));
   {
     MutexLock lock(control->mutex_);
@@ -57,6 +59,8 @@ absl::StatusOr<std::unique_ptr<Control>> Control::Start(const ControlOptions& op
     for (const std::string& worker : draining) control->members_.SetDraining(worker, true);
     control->UpdateGauges();
   }
+  metrics->Add(metric::kRecoveries, static_cast<double>(control->incarnation_ - 1));
+  metrics->Set(metric::kRecoverySeconds, Seconds(options.clock->Now() - begin));
   if (options.own_thread) {
     Control* self = control.get();
     control->thread_ = std::thread([self] { self->Loop(); });
@@ -271,6 +275,12 @@ void Control::UpdateGauges() {
        {WorkerState::kReady, WorkerState::kLost, WorkerState::kQuarantined}) {
     metrics_->Set(metric::kWorkers, counts[state], {NameOf(state)});
   }
+  Clock::Nanos oldest = options_.clock->Now();
+  const Clock::Nanos now = oldest;
+  for (const auto& [id, worker] : attached_) {
+    oldest = std::min(oldest, members_.Find(id)->last_beat);
+  }
+  metrics_->Set(metric::kHeartbeatAge, Seconds(now - oldest));
   jobs_->UpdateGauges();
   groups_->UpdateGauges();
 }

@@ -140,6 +140,7 @@ void GroupDesk::Erase(Group& group) {
       writes.push_back(EraseLeaving(group.info.group_epoch()));
       break;
   }
+  ShowInfo(group, false);
   groups_.erase(group.info.load());
   ShareBeside();
 }
@@ -236,11 +237,24 @@ void GroupDesk::Describe(v1::WorkerInfo& worker) const {
   }
 }
 
+void GroupDesk::ShowInfo(const Group& group, bool there) {
+  const v1::ModelInfo& info = group.info;
+  if (info.format().empty()) return;  // nothing is known of it yet
+  parts_.metrics->Set(metric::kModelInfo, there ? 1 : 0,
+                      {info.model_id(), info.family(), info.format()});
+}
+
 void GroupDesk::UpdateGauges() {
   std::map<std::string, int> counts;
   for (const auto& [load, group] : groups_) ++counts[group.info.state()];
   for (const char* state : {kLoading, kReady, kReforming, kRecovering, kDraining, kFailed}) {
     parts_.metrics->Set(metric::kModels, counts[state], {state});
+  }
+  // Two groups of one model may differ in this alone.
+  for (const bool there : {false, true}) {
+    for (const auto& [load, group] : groups_) {
+      if (group.formed == there) ShowInfo(group, there);
+    }
   }
 }
 

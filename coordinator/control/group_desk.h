@@ -135,6 +135,7 @@ class GroupDesk {
   // Its ranks are told to unload.
   void Erase(Group& group);
   void SetState(Group& group, const std::string& state);
+  void ShowInfo(const Group& group, bool there);  // kModelInfo
   void Publish(const Group& group);
   // Tells the router of what is beside the models.
   void ShareBeside();

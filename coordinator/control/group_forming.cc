@@ -144,6 +144,7 @@ void GroupDesk::Form(Group& group, const GroupPlan& plan) {
   group.info.set_kv_cache_tokens(int64_t{plan.plan.kv_block_count()} * kKvBlockTokens);
   group.info.set_rank_bytes(LargestRank(plan.plan));
   group.info.set_format(plan.format);
+  group.info.set_family(plan.plan.model().family());
   group.info.set_cache_type(plan.plan.cache_scales().empty() ? v1::CACHE_BF16 : v1::CACHE_FP8);
   group.info.mutable_worker_ids()->Assign(group.workers.begin(), group.workers.end());
   v1::LoadRank load;

@@ -52,6 +52,20 @@ bool IsGroupGone(const absl::Status& status) {
          (ReasonOf(status) == Reason::kGroupLost || ReasonOf(status) == Reason::kStateMismatch);
 }
 
+// Counts a request among those that wait for a group.
+class AwaitsGroup {
+ public:
+  explicit AwaitsGroup(Metrics& metrics) : metrics_(metrics) {
+    metrics_.Shift(metric::kRequestsAwaitGroup, 1);
+  }
+  ~AwaitsGroup() { metrics_.Shift(metric::kRequestsAwaitGroup, -1); }
+  AwaitsGroup(const AwaitsGroup&) = delete;
+  AwaitsGroup& operator=(const AwaitsGroup&) = delete;
+
+ private:
+  Metrics& metrics_;
+};
+
 }  // namespace
 
 Choices::Choices(const Parts& parts) : parts_(parts), start_(Steady::now()) {}
@@ -76,6 +90,22 @@ void Choices::Add(v1::EngineRequest request, Assembler assembler, Past past) {
 }
 
 absl::Status Choices::Run(Leader leader) {
+  const absl::Status status = RunOverGroups(std::move(leader));
+  CountDiscarded(status);
+  return status;
+}
+
+void Choices::CountDiscarded(const absl::Status& status) {
+  const Reason reason = status.ok() ? Reason::kInternal : ReasonOf(status);
+  const char* why = nullptr;
+  if (reason == Reason::kCancelled) why = "disconnect";
+  if (reason == Reason::kDeadline) why = "deadline";
+  if (status.ok() && finish() == v1::FINISH_CANCELLED) why = "cancel";
+  if (status.ok() && finish() == v1::FINISH_DEADLINE) why = "deadline";
+  if (why != nullptr) parts_.metrics.Add(metric::kDiscardedTokens, tokens(), {why});
+}
+
+absl::Status Choices::RunOverGroups(Leader leader) {
   for (const auto& choice : choices_) {
     if (choice->event.tokens_size() > 0) Forward(*choice, false);
   }
@@ -147,6 +177,7 @@ absl::Status Choices::EndAs(const absl::Status& ended) {
 
 absl::StatusOr<Choices::Leader> Choices::AwaitGroup(const v1::ModelInfo& lost) {
   const auto start = Steady::now();
+  const AwaitsGroup awaits(parts_.metrics);
   while (true) {
     OCTAVO_RETURN_IF_ERROR(parts_.calls.Resume(parts_.call));
     absl::StatusOr<Leader> leader = parts_.find_leader();

@@ -77,6 +77,9 @@ class Choices {
   using Steady = std::chrono::steady_clock;
   struct Choice;
 
+  // Run without its counts.
+  absl::Status RunOverGroups(Leader leader);
+  void CountDiscarded(const absl::Status& status);
   // Run as far as one group goes.
   absl::Status StreamFrom(const Leader& leader);
   // The group that comes after `lost`, of the same checkpoint. kNotReady: of another one, which a

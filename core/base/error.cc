@@ -52,7 +52,7 @@ constexpr std::array kReasons = {
                "the deadline passed"},
     ReasonInfo{Reason::kQueueFull, "QUEUE_FULL", Code::kResourceExhausted, 429, 75, true,
                "the queue is full"},
-    ReasonInfo{Reason::kOutOfMemory, "OUT_OF_MEMORY", Code::kResourceExhausted, 507, 75, false,
+    ReasonInfo{Reason::kOutOfMemory, "OUT_OF_MEMORY", Code::kResourceExhausted, 507, 78, false,
                "it does not fit the declared memory"},
     ReasonInfo{Reason::kNotFound, "NOT_FOUND", Code::kNotFound, 404, 66, false,
                "no such model, job or worker"},

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/base/status.h"
 #include "core/metrics/state.h"
@@ -79,16 +80,28 @@ void Metrics::Set(const MetricDef& def, double value, Labels labels) {
   state_->Find(def, labels).gauge->Set(value);
 }
 
+void Metrics::Shift(const MetricDef& def, double by, Labels labels) {
+  OCTAVO_CHECK(def.type == MetricType::kGauge);
+  state_->Find(def, labels).gauge->Increment(by);
+}
+
 void Metrics::Observe(const MetricDef& def, double value, Labels labels) {
   OCTAVO_CHECK(def.type == MetricType::kHistogram);
   state_->Find(def, labels).histogram->Observe(value);
+}
+
+void Metrics::ObserveMany(const MetricDef& def, std::span<const uint64_t> counts, double sum,
+                          Labels labels) {
+  OCTAVO_CHECK(def.type == MetricType::kHistogram && counts.size() == def.buckets.size() + 1);
+  state_->Find(def, labels)
+      .histogram->ObserveMultiple(std::vector<double>(counts.begin(), counts.end()), sum);
 }
 
 double Metrics::ValueOf(const MetricDef& def, Labels labels) const {
   const State::Series series = state_->Find(def, labels);
   if (series.counter != nullptr) return series.counter->Value();
   if (series.gauge != nullptr) return series.gauge->Value();
-  return 0;
+  return static_cast<double>(series.histogram->Collect().histogram.sample_count);
 }
 
 void Metrics::UpdateMemory() {

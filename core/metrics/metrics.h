@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <span>
 #include <string_view>
 
 #include "core/metrics/names.h"
@@ -27,10 +28,16 @@ class Metrics {
   void Add(const MetricDef& def, double by = 1, Labels labels = {});
   // Gauge.
   void Set(const MetricDef& def, double value, Labels labels = {});
+  void Shift(const MetricDef& def, double by, Labels labels = {});
   // Histogram.
   void Observe(const MetricDef& def, double value, Labels labels = {});
+  // Histogram, of many values that were counted elsewhere: so many for each bucket of `def` and one
+  // count more for those beyond, and their sum.
+  void ObserveMany(const MetricDef& def, std::span<const uint64_t> counts, double sum,
+                   Labels labels = {});
 
-  // The current value of a counter or gauge; 0 where it was never touched. For tests and reports.
+  // The current value of a counter or gauge, how many values a histogram has; 0 where it was never
+  // touched. For tests and reports.
   double ValueOf(const MetricDef& def, Labels labels = {}) const;
 
   // Resident memory of this process from /proc/self/status, into kRss and kRssPeak.

@@ -73,14 +73,17 @@ TEST_F(ProcessTest, AStoppedChildThatIgnoresTermIsKilled) {
 }
 
 TEST_F(ProcessTest, AnEarlyExitCarriesReasonAndLastError) {
-  const ChildSpec spec =
-      Script("echo 'error: first' >&2; echo 'error: the journal is locked' >&2; exit 75");
-  auto child = Child::Spawn(spec, life_.read.get());
-  ASSERT_TRUE(child.ok());
-  const auto ready = child->AwaitReady(spec, milliseconds(10'000));
-  ASSERT_FALSE(ready.ok());
-  EXPECT_EQ(ReasonOf(ready.status()), Reason::kBusy);
-  EXPECT_EQ(std::string(ready.status().message()), "the journal is locked");
+  for (const Reason reason : {Reason::kBusy, Reason::kHardware, Reason::kUsage}) {
+    const ChildSpec spec = Script(
+        fmt::format("echo 'error: first' >&2; echo 'error: the journal is locked' >&2; exit {}",
+                    InfoOf(reason).exit_code));
+    auto child = Child::Spawn(spec, life_.read.get());
+    ASSERT_TRUE(child.ok());
+    const auto ready = child->AwaitReady(spec, milliseconds(10'000));
+    ASSERT_FALSE(ready.ok());
+    EXPECT_EQ(ReasonOf(ready.status()), reason);
+    EXPECT_EQ(std::string(ready.status().message()), "the journal is locked");
+  }
 }
 
 TEST_F(ProcessTest, SilenceIsUnreachable) {

@@ -2,10 +2,11 @@
 
 import random
 import threading
+import time
 import unittest
 
-from client import scrape
-from harness import ClusterTest, Run
+from client import scrape, total
+from harness import ClusterTest, Run, wait_until
 from serve_test import STATIC_YAML, SYNTH, Resident
 
 # Around the ends of key-value blocks (32 tokens), and of several lengths.
@@ -61,10 +62,9 @@ class BatchingTest(ClusterTest):
             thread.join()
         return found
 
-    def leader_metric(self, info, name):
+    def leader_metric(self, info, name, *labels):
         leader = next(w for w in self.client.workers() if w.hello.worker_id == info.worker_ids[0])
-        return sum(float(line.split()[-1]) for line in scrape(leader.hello.metrics_address).splitlines()
-                   if line.split("{")[0].split(" ")[0] == name)
+        return total(scrape(leader.hello.metrics_address), name, *labels)
 
     def test_tokens_are_those_of_each_request_alone(self):
         for name, folder in self.folders.items():
@@ -78,6 +78,64 @@ class BatchingTest(ClusterTest):
                     self.assertEqual(after[0] - before[0], sum(LENGTHS) + sum(r["max_tokens"] - 1 for r in REQUESTS))
                     self.assertLess(after[1] - before[1], 0.5 * sum(r["max_tokens"] for r in REQUESTS))
                     self.client.unload(info.model_id)
+
+    def test_operators_see_what_steps_and_collectives_take(self):
+        info = self.client.load(self.folders["bf16"], 2)
+        workers = {w.hello.worker_id: w.hello.metrics_address for w in self.client.workers()}
+
+        def look(rank=0):
+            return scrape(workers[info.worker_ids[rank]])
+        tokens = sum(LENGTHS) + sum(r["max_tokens"] - 1 for r in REQUESTS)
+        model = f'model="{info.model_id}"'
+        before, follower_before = look(), look(1)
+        self.together()
+
+        def settled():  # some figures are a tenth of a second old
+            text = look()
+            return text if total(text, "octavo_engine_decode_seconds_count") - total(
+                before, "octavo_engine_decode_seconds_count") == len(REQUESTS) and total(
+                    text, "octavo_kv_cache_usage_ratio", model) == 0 else None
+        wait_until(settled, 10, "all have ended")
+        time.sleep(0.5)
+        after, follower = look(), look(1)
+
+        def more(name, *labels, old=before, new=after):
+            return total(new, name, *labels) - total(old, name, *labels)
+        self.assertEqual(more("octavo_engine_tokens_total"), tokens)
+        for kind in ("prefill", "decode"):
+            self.assertGreater(more("octavo_engine_tokens_total", f'kind="{kind}"'), 0, kind)
+        self.assertGreater(more("octavo_engine_steps_total", 'kind="mixed"'), 0)
+        self.assertEqual(more("octavo_engine_queue_seconds_count"), len(REQUESTS))
+        self.assertEqual(more("octavo_engine_prefill_seconds_count"), len(REQUESTS))
+        sources = {source: more("octavo_engine_prompt_tokens_total", f'source="{source}"')
+                   for source in ("compute", "prefix_cache", "replay")}
+        self.assertEqual(sources, {"compute": sum(LENGTHS), "prefix_cache": 0, "replay": 0})
+        for phase in ("schedule", "prepare", "compute", "collective", "collect", "sample", "emit"):
+            self.assertGreater(more("octavo_engine_phase_seconds_total", f'phase="{phase}"'), 0, phase)
+        # Every rank: steps are computing and collectives; all gather the same bytes in as many calls.
+        for old, new in [(before, after), (follower_before, follower)]:
+            spent = sum(more("octavo_engine_phase_seconds_total", f'phase="{phase}"', old=old, new=new)
+                        for phase in ("compute", "collective"))
+            self.assertAlmostEqual(spent, more("octavo_engine_step_seconds_sum", old=old, new=new), places=6)
+        for name in ("octavo_collective_bytes_total", "octavo_collective_duration_seconds_count"):
+            self.assertGreater(more(name, 'op="all_gather"'), 0)
+            self.assertEqual(more(name, 'op="all_gather"'),
+                             more(name, 'op="all_gather"', old=follower_before, new=follower))
+        self.assertEqual(total(after, "octavo_group_size", model), 2)
+        self.assertEqual(total(after, "octavo_engine_state", model, 'state="serving"'), 1)
+        blocks = total(after, "octavo_kv_cache_blocks", model)
+        self.assertEqual(total(after, "octavo_kv_cache_max_concurrency", model), blocks // -(-info.max_model_len // 32))
+        coordinator = scrape(self.cluster.record["metrics"])
+        said = next(line for line in coordinator.splitlines() if line.startswith("octavo_model_info{") and model in line)
+        self.assertIn(f'family="{SYNTH[SYNTH.index("--family") + 1]}"', said)
+        self.assertIn('format="bf16"', said)
+        self.assertEqual(float(said.split()[-1]), 1)
+        self.client.unload(info.model_id)
+        gone = wait_until(lambda: (lambda text: text if total(text, "octavo_group_size", model) == 0 else None)(look()),
+                          10, "the model is gone")
+        for name in ("octavo_engine_state", "octavo_kv_cache_max_concurrency", "octavo_engine_requests_waiting"):
+            self.assertEqual(total(gone, name, model), 0, name)
+        self.assertEqual(total(scrape(self.cluster.record["metrics"]), "octavo_model_info", model), 0)
 
     def test_logits_are_the_same_while_others_are_computed(self):
         self.client.load(self.folders["static"], 2)
@@ -146,7 +204,10 @@ class BatchingTest(ClusterTest):
                 expected = self.alone(name)
                 info = self.load_with_few_blocks(name)
                 before = self.leader_metric(info, "octavo_engine_preemptions_total")
+                replayed = self.leader_metric(info, "octavo_engine_prompt_tokens_total", 'source="replay"')
                 self.assertEqual(self.together(), expected)
+                wait_until(lambda: self.leader_metric(info, "octavo_engine_prompt_tokens_total", 'source="replay"')
+                           > replayed, 10, "replayed tokens were counted")
                 self.assertGreater(self.leader_metric(info, "octavo_engine_preemptions_total"), before)
                 self.client.unload(info.model_id)
 

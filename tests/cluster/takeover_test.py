@@ -13,8 +13,8 @@ import unittest
 
 import grpc
 
-from client import reason_of
-from harness import ClusterTest, wait_until
+from client import reason_of, scrape, total
+from harness import ClusterTest, Run, wait_until
 from serve_test import Gateway, Resident
 
 SYNTH = ["--family", "llama", "--layers", 2, "--hidden", 256, "--intermediate", 512, "--heads", 4, "--kv-heads", 2,
@@ -93,6 +93,9 @@ class TakeoverTest(ClusterTest):
     def kill_coordinator(self):
         self.assertEqual(self.cluster.run.kill("octavo-coordinator"), 1)
 
+    def figure(self, name):
+        return total(scrape(self.cluster.record["metrics"]), name)
+
     def model_now(self):
         try:
             return next((m for m in self.cluster.client.models() if m.state == "ready"), None)
@@ -122,10 +125,30 @@ class TakeoverTest(ClusterTest):
 
     def test_streams_of_a_dead_coordinator_are_taken_up_again(self):
         epoch = self.model_now().group_epoch
+        recoveries = self.figure("octavo_coordinator_recoveries_total")
         streams = self.disturb(self.cluster.client, lambda index: f"again-{index}", self.kill_coordinator)
         self.assertGreater(sum(s.broken for s in streams), STREAMS // 2)
+        self.assertEqual(self.figure("octavo_coordinator_recoveries_total") - recoveries, 2)
+        self.assertGreater(self.figure("octavo_coordinator_recovery_seconds"), 0)
         # The group is the one that served before: nothing was loaded again.
         self.assertEqual(self.model_now().group_epoch, epoch)
+
+    def test_a_chat_asks_for_the_rest_of_its_answer(self):
+        ask = ["chat", "--target", self.cluster.record["address"], "--message", "Tell me more.", "--seed", 4,
+               "--temperature", 0.9, "--max-tokens", 1500, "--min-tokens", 1500]
+        token = {"OCTAVO_TOKEN": self.cluster.record["token"]}
+        expected = self.run_ok(*ask, env=token).stdout()
+        size = len(expected.encode())
+        run = Run(*ask, env=token)
+        for part in (0.2, 0.6):
+            # Not by reading: the file's offset is the program's, too.
+            wait_until(lambda due=part * size: os.fstat(run.out.fileno()).st_size >= due, 30, "text came")
+            self.assertIsNone(run.process.poll(), "the answer ended before the fault")
+            self.kill_coordinator()
+        self.assertEqual(run.wait(60), 0, run.stderr())
+        wait_until(self.model_now, 20, "a coordinator that knows the model")
+        self.assertEqual(run.stdout(), expected)
+        self.assertIn("the connection broke", run.stderr())
 
     def kill_coordinator_and_leader(self):
         leader = self.model_now().worker_ids[0]

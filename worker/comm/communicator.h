@@ -1,7 +1,8 @@
 #pragma once
 
 // An ordered group of ranks that exchange bytes during one model step. One of the seven virtual
-// seams: LocalGroup (threads of one process), GlooGroup (processes, hosts).
+// seams: LocalGroup (threads of one process), GlooGroup (processes, hosts); MeteredGroup counts
+// what goes to one of them.
 //
 // Every rank calls the same operations in the same order with the same sizes; operations of one
 // group never run at the same time. Sums are not a collective: callers gather partial sums and

@@ -88,8 +88,6 @@ void ModelRunner::Spread(int64_t count, const std::function<void(int64_t i, int 
 const v1::ServePlan& ModelRunner::plan() const { return state_->plan; }
 uint32_t ModelRunner::kv_block_count() const { return state_->plan.kv_block_count(); }
 uint64_t ModelRunner::resident_bytes() const { return state_->arena.used_bytes(); }
-uint64_t ModelRunner::weight_bytes() const {
-  return state_->weights.step_bytes(state_->plan.model().experts_per_token());
-}
+WeightBytes ModelRunner::weight_bytes() const { return state_->weights.held(); }
 
 }  // namespace octavo

@@ -17,6 +17,7 @@
 #include "octavo/v1/engine.pb.h"
 #include "octavo/v1/plan.pb.h"
 #include "worker/comm/communicator.h"
+#include "worker/runner/weight_bytes.h"
 
 namespace octavo {
 
@@ -62,8 +63,7 @@ class ModelRunner {
   const v1::ServePlan& plan() const;
   uint32_t kv_block_count() const;
   uint64_t resident_bytes() const;
-  // Bytes of weights that one decoded token reads on this rank.
-  uint64_t weight_bytes() const;
+  WeightBytes weight_bytes() const;
 
  private:
   struct State;

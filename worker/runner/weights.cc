@@ -259,16 +259,31 @@ class Loader {
 
 }  // namespace
 
-uint64_t WeightSet::step_bytes(int64_t experts_per_token) const {
-  uint64_t bytes = head.bytes();
+WeightBytes WeightSet::held() const {
+  WeightBytes bytes;
+  bytes.bf16 += embedding.size();
+  const auto add = [&](const Linear& linear) {
+    switch (linear.packed.type) {
+      case WeightType::kBf16:
+        bytes.bf16 += linear.bytes();
+        return;
+      case WeightType::kFp8:
+        bytes.fp8 += linear.bytes();
+        return;
+      case WeightType::kInt8:
+        bytes.int8 += linear.bytes();
+        return;
+    }
+  };
+  add(head);
   for (const LayerWeights& layer : layers) {
     for (const Linear* linear :
          {&layer.query, &layer.key, &layer.value, &layer.output, &layer.router}) {
-      bytes += linear->bytes();
+      add(*linear);
     }
-    const ExpertWeights& one = layer.experts.front();
-    const auto visits = static_cast<uint64_t>(layer.has_router() ? experts_per_token : 1);
-    bytes += visits * (one.gate.bytes() + one.up.bytes() + one.down.bytes());
+    for (const ExpertWeights& expert : layer.experts) {
+      for (const Linear* linear : {&expert.gate, &expert.up, &expert.down}) add(*linear);
+    }
   }
   return bytes;
 }

@@ -15,6 +15,7 @@
 #include "worker/device/thread_pool.h"
 #include "worker/runner/linear.h"
 #include "worker/runner/shard_files.h"
+#include "worker/runner/weight_bytes.h"
 
 namespace octavo {
 
@@ -44,9 +45,7 @@ struct WeightSet {
   std::vector<uint16_t> final_norm;
   std::vector<LayerWeights> layers;
 
-  // Bytes of packed weights that one token's step reads, where it visits `experts_per_token` of a
-  // mixture's experts.
-  uint64_t step_bytes(int64_t experts_per_token) const;
+  WeightBytes held() const;
   // Copies one row, by its index within this rank's rows, to `out` ([hidden] BF16).
   void EmbeddingRow(int64_t row, int64_t hidden, uint16_t* out) const;
 };

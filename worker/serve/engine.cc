@@ -162,6 +162,8 @@ EngineFigures Engine::figures() const {
   MutexLock lock(mutex_);
   EngineFigures figures = figures_;
   figures.queued = scheduler_.queue_size();
+  figures.draining = draining_;
+  figures.queue_wants_blocks = scheduler_.waits_for_blocks();
   figures.running = scheduler_.running_size();
   figures.kv_blocks = scheduler_.pool().block_count();
   figures.kv_blocks_free = scheduler_.pool().free_count();
@@ -173,7 +175,9 @@ void Engine::Loop(const std::stop_token& stop) {
   const FpEnv environment;
   while (!stop.stop_requested()) {
     v1::Step step;
+    Look();
     if (!Decide(step)) continue;
+    Look(EnginePhase::kSchedule);
     absl::StatusOr<std::span<const float>> logits = RunEverywhere(step);
     absl::Status status = logits.status();
     if (status.ok()) status = Absorb(step, *logits);
@@ -185,6 +189,15 @@ void Engine::Loop(const std::stop_token& stop) {
       return;
     }
   }
+}
+
+void Engine::Look(std::optional<EnginePhase> phase) {
+  const auto now = std::chrono::steady_clock::now();
+  if (phase.has_value()) {
+    nanos_[static_cast<size_t>(*phase)] += static_cast<uint64_t>(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(now - looked_).count());
+  }
+  looked_ = now;
 }
 
 bool Engine::Decide(v1::Step& step) {
@@ -207,8 +220,13 @@ bool Engine::Decide(v1::Step& step) {
   figures_.preemptions += decision.preempted.size();
   for (const Scheduler::Started& started : decision.started) {
     const auto it = active_.find(started.id);
-    if (it == active_.end() || std::exchange(it->second->started, true)) continue;
-    it->second->call->SetCachedTokens(static_cast<uint32_t>(started.reused));
+    if (it == active_.end()) continue;
+    Active& active = *it->second;
+    const bool again = active.started || active.request.output_size() > 0;
+    figures_.let_in_found += started.reused;
+    (again ? figures_.let_in_again : figures_.let_in_new) += started.tokens - started.reused;
+    if (std::exchange(active.started, true)) continue;
+    active.call->Begin(static_cast<uint32_t>(started.reused));
     figures_.prefix_tokens += started.shares ? started.tokens : 0;
     figures_.prefix_tokens_found += started.reused;
   }
@@ -224,9 +242,12 @@ bool Engine::Decide(v1::Step& step) {
 
 absl::StatusOr<std::span<const float>> Engine::RunEverywhere(const v1::Step& step) {
   OCTAVO_RETURN_IF_ERROR(hooks_.send(step));
+  Look(EnginePhase::kPrepare);
   OCTAVO_ASSIGN_OR_RETURN(const std::span<const float> logits, hooks_.run(step));
+  Look();
   OCTAVO_ASSIGN_OR_RETURN(const std::vector<v1::StepDone> done, hooks_.collect(step.index()));
   OCTAVO_RETURN_IF_ERROR(CompareStates(step, done));
+  Look(EnginePhase::kCollect);
   return logits;
 }
 

@@ -5,6 +5,8 @@
 //
 // Knows neither gRPC nor how steps travel: that comes in as callbacks.
 
+#include <array>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -27,6 +29,10 @@
 
 namespace octavo {
 
+// Where the leader's loop spends its time, besides in Hooks.run.
+enum class EnginePhase { kSchedule, kPrepare, kCollect, kSample, kEmit };
+inline constexpr size_t kEnginePhases = 5;
+
 // What the engine has done so far and what it holds now; for metrics.
 struct EngineFigures {
   uint64_t steps = 0;
@@ -36,7 +42,15 @@ struct EngineFigures {
   // Of sequences when they first ran: tokens looked for in the prefix cache, and found.
   uint64_t prefix_tokens = 0;
   uint64_t prefix_tokens_found = 0;
+  // Of sequences whenever they were let in, their tokens: not computed yet; found in the prefix
+  // cache; to be computed again, after a preemption or in another group.
+  uint64_t let_in_new = 0;
+  uint64_t let_in_found = 0;
+  uint64_t let_in_again = 0;
+  std::array<uint64_t, kEnginePhases> nanos = {};  // of steps, by EnginePhase
   size_t queued = 0;
+  bool queue_wants_blocks = false;  // Scheduler::waits_for_blocks
+  bool draining = false;
   size_t running = 0;
   uint32_t kv_blocks = 0;
   uint32_t kv_blocks_free = 0;    // the next ones, too
@@ -138,6 +152,8 @@ class Engine {
   bool Decide(v1::Step& step);
   // Has every rank run `step`.
   absl::StatusOr<std::span<const float>> RunEverywhere(const v1::Step& step);
+  // Counts the time since the last look as that of `phase`; of nothing, where none is given.
+  void Look(std::optional<EnginePhase> phase = std::nullopt);
   absl::Status CompareStates(const v1::Step& step, const std::vector<v1::StepDone>& done);
   // What the logits of a step mean for its sequences.
   absl::Status Absorb(const v1::Step& step, std::span<const float> logits);
@@ -172,7 +188,10 @@ class Engine {
   absl::Status failure_ OCTAVO_GUARDED_BY(mutex_);
   EngineFigures figures_ OCTAVO_GUARDED_BY(mutex_);
 
-  uint64_t next_step_ = 0;  // the loop's own
+  // The loop's own.
+  uint64_t next_step_ = 0;
+  std::chrono::steady_clock::time_point looked_;
+  std::array<uint64_t, kEnginePhases> nanos_ = {};
   StepState state_;
   std::vector<Sampler> samplers_;  // by thread
   std::jthread thread_;

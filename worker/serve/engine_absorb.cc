@@ -15,6 +15,7 @@ absl::Status Engine::Absorb(const v1::Step& step, std::span<const float> logits)
   {
     MutexLock lock(mutex_);
     ++figures_.steps;
+    figures_.nanos = nanos_;  // as of the step before, where this one is not over yet
   }
   for (const v1::StepChunk& chunk : step.chunks()) {
     const size_t own_residuals = residual_row;
@@ -41,11 +42,14 @@ absl::Status Engine::Absorb(const v1::Step& step, std::span<const float> logits)
                                ? AbsorbScore(*active, chunk, mine)
                                : AbsorbChunk(active, chunk, mine, &draws));
   }
+  Look(EnginePhase::kEmit);
   DrawTokens(draws);
+  Look(EnginePhase::kSample);
   for (Draw& draw : draws) {
     OCTAVO_RETURN_IF_ERROR(draw.token.status());
     AbsorbToken(*draw.active, *std::move(draw.token));
   }
+  Look(EnginePhase::kEmit);
   return absl::OkStatus();
 }
 

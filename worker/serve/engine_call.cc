@@ -35,6 +35,7 @@ void EngineCall::AddToken(v1::EngineToken token, v1::FinishReason end, int32_t s
   MutexLock lock(mutex_);
   if (finished_ || !failure_.ok()) return;
   *event_.add_tokens() = std::move(token);
+  (first_.has_value() ? last_ : first_) = Steady::now();
   if (end != v1::FINISH_UNSPECIFIED) {
     finished_ = true;
     event_.set_finish(end);
@@ -43,9 +44,22 @@ void EngineCall::AddToken(v1::EngineToken token, v1::FinishReason end, int32_t s
   changed_.NotifyAll();
 }
 
-void EngineCall::SetCachedTokens(uint32_t tokens) {
+void EngineCall::Begin(uint32_t cached) {
   MutexLock lock(mutex_);
-  event_.set_cached_tokens(tokens);
+  event_.set_cached_tokens(cached);
+  begun_ = Steady::now();
+}
+
+EngineCall::Times EngineCall::times() const {
+  const auto seconds = [](Steady::duration time) {
+    return std::chrono::duration<double>(time).count();
+  };
+  MutexLock lock(mutex_);
+  Times times;
+  if (begun_.has_value()) times.queued = seconds(*begun_ - made_);
+  if (begun_.has_value() && first_.has_value()) times.prefill = seconds(*first_ - *begun_);
+  if (last_.has_value()) times.decode = seconds(*last_ - *first_);
+  return times;
 }
 
 void EngineCall::AddPrompt(const v1::EngineEvent& part) {

@@ -41,11 +41,19 @@ class EngineCall {
   // Of a score call that kFinished.
   v1::EngineScoreResponse TakeScore();
 
+  // Seconds that it was queued, that its first token took from there, and that the others took from
+  // the first; what has not come to its end is absent.
+  struct Times {
+    std::optional<double> queued, prefill, decode;
+  };
+  Times times() const;
+
   // The engine's side.
   // With the last token goes the end, as Finish says it: who has all tokens knows that it has.
   void AddToken(v1::EngineToken token, v1::FinishReason end = v1::FINISH_UNSPECIFIED,
                 int32_t stop_id = -1);
-  void SetCachedTokens(uint32_t tokens);        // before the first token
+  // Left the queue, `cached` tokens of it in the prefix cache; once, before the first token.
+  void Begin(uint32_t cached);
   void AddPrompt(const v1::EngineEvent& part);  // its `prompt` is set
   void AddRows(Rows rows);                      // REQUIRES: !HasRows()
   bool HasRows() const;
@@ -55,7 +63,10 @@ class EngineCall {
   void Fail(const absl::Status& status);  // does nothing when finished
 
  private:
+  using Steady = std::chrono::steady_clock;
+
   const uint64_t id_;
+  const Steady::time_point made_ = Steady::now();
   mutable Mutex mutex_;
   CondVar changed_;
   // REQUIRES mutex_ held.
@@ -66,6 +77,9 @@ class EngineCall {
   v1::EngineScoreResponse score_ OCTAVO_GUARDED_BY(mutex_);
   bool finished_ OCTAVO_GUARDED_BY(mutex_) = false;
   absl::Status failure_ OCTAVO_GUARDED_BY(mutex_);
+  std::optional<Steady::time_point> begun_ OCTAVO_GUARDED_BY(mutex_);
+  std::optional<Steady::time_point> first_ OCTAVO_GUARDED_BY(mutex_);  // token
+  std::optional<Steady::time_point> last_ OCTAVO_GUARDED_BY(mutex_);   // after that
 };
 
 }  // namespace octavo

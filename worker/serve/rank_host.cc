@@ -31,7 +31,7 @@ RankHost::RankHost(Options options, std::function<void(v1::Report)> send, Metric
 
 RankHost::~RankHost() {
   for (const auto& serving : All()) {
-    EndGroup(serving->load.group_epoch(), "the worker is stopping");
+    EndGroup(serving->load.group_epoch(), "the worker is stopping", "");
   }
   thread_.request_stop();
   {
@@ -53,26 +53,29 @@ void RankHost::Load(const v1::LoadRank& load) {
 }
 
 void RankHost::AbortGroup(const v1::AbortGroup& abort) {
-  Dismiss(abort.group_epoch(), abort.why());
+  Dismiss(abort.group_epoch(), abort.why(), "coordinator");
 }
 
 void RankHost::Unload(const v1::UnloadRank& unload) {
-  Dismiss(unload.group_epoch(), "the model was unloaded");
+  Dismiss(unload.group_epoch(), "the model was unloaded", "");
 }
 
-void RankHost::Dismiss(uint64_t epoch, const std::string& why) {
-  EndGroup(epoch, why);
+void RankHost::Dismiss(uint64_t epoch, const std::string& why, std::string_view cause) {
+  EndGroup(epoch, why, cause);
   if (Find(epoch) != nullptr) Push({.epoch = epoch});
 }
 
 void RankHost::Drain(const v1::DrainRank& drain) {
   const std::shared_ptr<Serving> serving = Find(drain.group_epoch());
   if (serving == nullptr) return;
-  MutexLock lock(serving->mutex);
-  if (serving->engine == nullptr) return;
-  spdlog::info("group {} takes no more requests", drain.group_epoch());
-  serving->engine->Drain();
-  serving->draining = true;
+  {
+    MutexLock lock(serving->mutex);
+    if (serving->engine == nullptr) return;
+    spdlog::info("group {} takes no more requests", drain.group_epoch());
+    serving->engine->Drain();
+    serving->draining = true;
+  }
+  ShowHeld(serving->load.model_id());
 }
 
 void RankHost::Push(const Command& command) {
@@ -95,9 +98,11 @@ std::vector<std::shared_ptr<RankHost::Serving>> RankHost::All() const {
   return all;
 }
 
-void RankHost::EndGroup(uint64_t epoch, const std::string& why) {
+void RankHost::EndGroup(uint64_t epoch, const std::string& why, std::string_view cause) {
   rendezvous_.Abort(epoch);
-  if (const auto serving = Find(epoch); serving != nullptr) serving->End(why);
+  const auto serving = Find(epoch);
+  if (serving == nullptr || !serving->End(why) || cause.empty()) return;
+  metrics_->Add(metric::kCollectiveAborts, 1, {cause});
 }
 
 void RankHost::WorkLoop(const std::stop_token& stop) {
@@ -120,7 +125,10 @@ void RankHost::WorkLoop(const std::stop_token& stop) {
 void RankHost::Idle() {
   EndOrphans();
   ReportDrained();
-  for (const auto& serving : All()) Show(*serving);
+  for (const auto& serving : All()) {
+    Show(*serving);
+    ShowCosts(*serving);
+  }
 }
 
 void RankHost::Obey(const Command& command) {
@@ -133,7 +141,7 @@ void RankHost::Obey(const Command& command) {
   if (status.ok()) return Report(command.epoch, rank, v1::RANK_READY, status);
   spdlog::error("rank {} of group {} failed: {}", rank, command.epoch,
                 std::string(status.message()));
-  EndGroup(command.epoch, std::string(status.message()));
+  EndGroup(command.epoch, std::string(status.message()), "load");
   TakeApart(command.epoch);
   Report(command.epoch, rank, v1::RANK_FAILED, status);
 }
@@ -166,6 +174,7 @@ void RankHost::TakeApart(uint64_t epoch) {
   const uint32_t rank = last->load.rank();
   const std::string model = last->load.model_id();
   const std::weak_ptr<Serving> gone = last;
+  ShowCosts(*last);
   last.reset();  // outside the lock: the engine's thread may need it to end
   const auto until = std::chrono::steady_clock::now() + kReleaseTimeout;
   while (!gone.expired() && std::chrono::steady_clock::now() < until) {
@@ -180,6 +189,7 @@ absl::Status RankHost::Assemble(const std::shared_ptr<Serving>& serving) {
   const v1::LoadRank& load = serving->load;
   spdlog::info("loading rank {} of {} of {} (group {})", load.rank(), load.plan().rank_count(),
                load.model_dir(), load.group_epoch());
+  ShowHeld(load.model_id());
   OCTAVO_RETURN_IF_ERROR(Join(*serving));
   OCTAVO_ASSIGN_OR_RETURN(serving->model, options_.load(load, serving->communicator.get()));
   if (load.rank() == 0) {
@@ -213,7 +223,8 @@ absl::Status RankHost::Join(Serving& serving) {
                                            rendezvous_.ForGroup(load.group_epoch())));
   MutexLock lock(serving.mutex);
   if (serving.over) return MakeError(Reason::kGroupLost, serving.why);
-  serving.communicator = std::move(communicator);
+  serving.communicator =
+      std::make_unique<MeteredGroup>(std::move(communicator), metric::kCollectiveBuckets);
   return absl::OkStatus();
 }
 
@@ -245,7 +256,7 @@ void RankHost::Lead(const std::shared_ptr<Serving>& serving) {
                     .collect = link.collect,
                     .broken =
                         [this, raw, epoch](const absl::Status& why) {
-                          raw->End(std::string(why.message()));
+                          CountBroken(why, raw->End(std::string(why.message())));
                           Report(epoch, 0, v1::RANK_FAILED, why);
                         }},
       Clock::System());

@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -22,6 +23,7 @@
 #include "core/metrics/metrics.h"
 #include "kernels/isa.h"
 #include "octavo/v1/cluster.pb.h"
+#include "worker/comm/metered_group.h"
 #include "worker/runner/runner.h"
 #include "worker/serve/engine.h"
 #include "worker/serve/rendezvous_client.h"
@@ -40,7 +42,7 @@ struct FollowerLink {
 struct RankModel {
   std::function<absl::Status(const v1::Step&, Logits*)> run;
   uint32_t kv_block_count = 0;
-  uint64_t weight_bytes = 0;
+  WeightBytes weight_bytes = {};
   int threads = 1;  // of `spread`
   // Work between steps, as Engine::Hooks.spread.
   std::function<void(int64_t, const std::function<void(int64_t, int)>&)> spread = {};
@@ -109,9 +111,10 @@ class RankHost {
   void Idle();
   // Ends a group at once: its calls fail, blocked collectives return, a load not yet begun never
   // begins. Memory is freed later, by TakeApart.
-  void EndGroup(uint64_t epoch, const std::string& why);
+  // `cause`, for metrics, is empty where nothing is wrong.
+  void EndGroup(uint64_t epoch, const std::string& why, std::string_view cause);
   // Both.
-  void Dismiss(uint64_t epoch, const std::string& why);
+  void Dismiss(uint64_t epoch, const std::string& why, std::string_view cause);
   void TakeApart(uint64_t epoch);
   // Ends the groups whose coordinator did not come back.
   void EndOrphans();
@@ -123,6 +126,13 @@ class RankHost {
   absl::StatusOr<std::span<const float>> TimedRun(Serving& serving, const v1::Step& step);
   // Metrics of the engine, where this rank has one: after every step, and while it idles.
   void Show(Serving& serving);
+  // Counters of time and of collectives: ten times a second and when the rank is taken apart, for
+  // they are many.
+  void ShowCosts(Serving& serving);
+  // A step of a group that this rank leads failed; `first`: that is what ended the group.
+  void CountBroken(const absl::Status& why, bool first);
+  void ShowEngineCosts(Serving& serving, EngineFigures& counted);
+  void ShowCollectives(Serving& serving, std::vector<CollectiveFigures>& counted);
   // Gauges of a model, over the groups that serve it, two while one takes over from the other: what
   // they hold, which loading and unloading change, and what they do.
   void ShowHeld(const std::string& model_id);

@@ -39,7 +39,7 @@ void RankHost::Orphaned() {
                    options_.grace.count());
     } else {
       // Forming needs the coordinator.
-      Dismiss(epoch, "this worker lost its coordinator");
+      Dismiss(epoch, "this worker lost its coordinator", "coordinator-lost");
     }
   }
   if (!serves) return;
@@ -59,7 +59,7 @@ void RankHost::EndOrphans() {
 
 void RankHost::Detached() {
   for (const auto& serving : All()) {
-    Dismiss(serving->load.group_epoch(), "this worker lost its coordinator");
+    Dismiss(serving->load.group_epoch(), "this worker lost its coordinator", "coordinator-lost");
   }
 }
 

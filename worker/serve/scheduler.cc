@@ -134,6 +134,7 @@ bool Scheduler::GrowOrPreempt(Sequence& sequence, Decision& decision) {
 void Scheduler::AddPrefills(uint32_t& room, Decision& decision) {
   // Blocks that were just taken from one are not for another to start with.
   bool open = decision.preempted.empty();
+  waits_for_blocks_ = !open;
   bool scores = false;
   for (auto next = running_.begin(); room > 0;) {
     if (open && !queue_.empty() && (next == running_.end() || Before(queue_.front(), *next))) {
@@ -165,6 +166,7 @@ bool Scheduler::LetIn(Sequences::iterator next, Decision& decision) {
   }
   if (!pool_.Grow(sequence.blocks, sequence.rows > 0 ? sequence.room : length)) {
     GiveBack(sequence);
+    waits_for_blocks_ = true;
     return false;
   }
   sequence.computed = kept * kKvBlockTokens;

@@ -108,6 +108,9 @@ class Scheduler {
 
   size_t queue_size() const { return queue_.size(); }
   size_t running_size() const { return running_.size(); }
+  // What the first of the queue waits for, as of the last decision: blocks, or, where this is
+  // false, a place among those that run.
+  bool waits_for_blocks() const { return waits_for_blocks_; }
   const BlockPool& pool() const { return pool_; }
   const SchedulerLimits& limits() const { return limits_; }
 
@@ -158,6 +161,7 @@ class Scheduler {
   Sequences queue_;
   Sequences running_;
   uint64_t arrivals_ = 0;
+  bool waits_for_blocks_ = false;
 };
 
 }  // namespace octavo

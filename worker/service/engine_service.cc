@@ -153,10 +153,12 @@ class EngineService final : public v1::Engine::Service {
     v1::FinishReason finish = v1::FINISH_UNSPECIFIED;
     absl::Status status;
     milliseconds poll = kPoll;
+    int coalesced = 0;
     while (finish == v1::FINISH_UNSPECIFIED && status.ok()) {
       v1::EngineEvent event;
       const News news = (*call)->Wait(poll, &event);
       poll = news == News::kNothing ? std::min(2 * poll, kPollMax) : kPoll;
+      coalesced += event.tokens_size() > 1 ? 1 : 0;
       // Logged before it is told: whoever was told it finds it there.
       if (ticket.has_value() && news != News::kNothing) log_.Append(*ticket, event);
       if (news == News::kFailed) {
@@ -172,6 +174,8 @@ class EngineService final : public v1::Engine::Service {
       }
     }
     metrics_->Add(metric::kEngineRequests, 1, {OutcomeOf(status, finish)});
+    metrics_->Add(metric::kCoalescedWrites, coalesced);
+    ShowTimes((*call)->times());
     return status;
   }
 
@@ -222,6 +226,12 @@ class EngineService final : public v1::Engine::Service {
       if (!writer.Write(chunk)) break;
     }
     return absl::OkStatus();
+  }
+
+  void ShowTimes(const EngineCall::Times& times) {
+    if (times.queued) metrics_->Observe(metric::kEngineQueueSeconds, *times.queued);
+    if (times.prefill) metrics_->Observe(metric::kEnginePrefillSeconds, *times.prefill);
+    if (times.decode) metrics_->Observe(metric::kEngineDecodeSeconds, *times.decode);
   }
 
   absl::Status CountRejected(const absl::Status& status) {

@@ -16,7 +16,9 @@ TEST_F(GroupRecoveryTest, ALoadedModelIsLoadedAgainUnderALaterEpoch) {
   const uint64_t epoch = FormPair(*a, *b);
   control_->Leave(b->session);
   control_->Step();
+  EXPECT_EQ(metrics_.ValueOf(metric::kRecoveries), 0);
   Restart();
+  EXPECT_EQ(metrics_.ValueOf(metric::kRecoveries), 1);
   EXPECT_EQ(Model().state(), "reforming");
   EXPECT_EQ(ReasonOf(models_->Route("m").status()), Reason::kNotReady);
   clock_.Advance(std::chrono::hours(1));  // nobody waits for it, so that it waits for ever

@@ -79,9 +79,16 @@ TEST_F(GroupsTest, ADeadRankAbortsTheOthersAndTheGroupFormsAgain) {
   auto b = FakeWorker::Join(*control_, "2", 0);
   ASSERT_TRUE(control_->LoadModel(Request(2)).ok());
   const uint64_t epoch = FormPair(*a, *b);
+  EXPECT_EQ(metrics_.ValueOf(metric::kModelInfo, {"m", "llama", "bf16"}), 1);
+  clock_.Advance(std::chrono::milliseconds(200));
+  a->Beat();
+  control_->Step();
+  EXPECT_NEAR(metrics_.ValueOf(metric::kHeartbeatAge), 0.2, 1e-9);
   control_->Leave(b->session);
   control_->Step();
+  EXPECT_EQ(metrics_.ValueOf(metric::kHeartbeatAge), 0);
   EXPECT_TRUE(Aborted(*a, epoch));
+  EXPECT_EQ(metrics_.ValueOf(metric::kModelInfo, {"m", "llama", "bf16"}), 0);
   EXPECT_EQ(Model().state(), "reforming");
   EXPECT_EQ(Model().failure().reason(), "GROUP_LOST");
   EXPECT_EQ(ReasonOf(models_->Route("m").status()), Reason::kNotReady);

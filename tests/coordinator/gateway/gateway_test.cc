@@ -68,6 +68,8 @@ TEST_F(GatewayTest, AClientThatHangsUpFreesTheEngine) {
   EXPECT_TRUE(Eventually([&] {
     return metrics_.ValueOf(metric::kRequests, {"generate", "CANCELLED"}) == 1;
   }));
+  EXPECT_GE(metrics_.ValueOf(metric::kDiscardedTokens, {"disconnect"}), 3);
+  EXPECT_EQ(metrics_.ValueOf(metric::kDiscardedTokens, {"cancel"}), 0);
 }
 
 TEST_F(GatewayTest, AbortFinishesTheStreamAsCancelled) {
@@ -89,6 +91,7 @@ TEST_F(GatewayTest, AbortFinishesTheStreamAsCancelled) {
   EXPECT_TRUE(answer.status.ok()) << answer.status;
   EXPECT_EQ(answer.finished.reason(), v1::FINISH_CANCELLED);
   EXPECT_EQ(answer.finished.usage().completion_tokens(), answer.tokens.size());
+  EXPECT_EQ(metrics_.ValueOf(metric::kDiscardedTokens, {"cancel"}), answer.tokens.size());
   grpc::ClientContext second;
   ASSERT_TRUE(stub_->Abort(&second, abort, &aborted).ok());
   EXPECT_FALSE(aborted.found());
@@ -172,6 +175,8 @@ TEST_F(GatewayTest, RefusesWithoutTokenModelOrTime) {
   grpc::ClientContext hurried;
   SetTimeout(hurried, milliseconds(60));
   EXPECT_EQ(ReasonOf(Generate(Prompt("x"), &hurried).status), Reason::kDeadline);
+  EXPECT_TRUE(
+      Eventually([&] { return metrics_.ValueOf(metric::kDiscardedTokens, {"deadline"}) > 0; }));
   EXPECT_TRUE(Eventually([&] { return leader_.running == 0; }));
 }
 

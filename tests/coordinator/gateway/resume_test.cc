@@ -44,8 +44,10 @@ TEST_F(ResumeTest, AStreamGoesOnWithTheGroupThatFormsNext) {
     EXPECT_TRUE(Eventually([&] { return leader_.running == 0; }));
     std::this_thread::sleep_for(milliseconds(100));
     EXPECT_EQ(leader_.running, 0);
+    EXPECT_EQ(metrics_.ValueOf(metric::kRequestsAwaitGroup), 1);
     Put("ready", 2);
   });
+  EXPECT_EQ(metrics_.ValueOf(metric::kRequestsAwaitGroup), 0);
   ASSERT_TRUE(answer.status.ok()) << answer.status;
   EXPECT_EQ(answer.text, undisturbed.text);
   EXPECT_EQ(IdsOf(answer.tokens), leader_.answer);

@@ -9,6 +9,7 @@
 #include <functional>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "core/metrics/exposer.h"
 #include "gmock/gmock.h"
@@ -41,7 +42,9 @@ void TouchAll(Metrics& metrics) {
   for (const MetricDef* def : metric::kAllMetrics) {
     const bool one = !def->labels[0].empty();
     const bool two = !def->labels[1].empty();
+    const bool three = !def->labels[2].empty();
     auto with_labels = [&](const std::function<void(Metrics::Labels)>& touch) {
+      if (three) return touch({"a", "b", "c"});
       if (two) return touch({"a", "b"});
       if (one) return touch({"a"});
       return touch({});
@@ -77,6 +80,27 @@ TEST(Metrics, CountsByLabel) {
   EXPECT_EQ(metrics.ValueOf(metric::kReceipts, {"stale"}), 1);
   metrics.Set(metric::kJobRate, 17);
   EXPECT_EQ(metrics.ValueOf(metric::kJobRate), 17);
+  metrics.Shift(metric::kJobRate, 3);
+  metrics.Shift(metric::kJobRate, -19);
+  EXPECT_EQ(metrics.ValueOf(metric::kJobRate), 1);
+}
+
+TEST(Metrics, TakesValuesThatWereCountedElsewhere) {
+  Metrics metrics(MetricHome::kWorker, "test");
+  std::vector<uint64_t> counts(std::size(metric::kCollectiveBuckets) + 1);
+  counts.front() = 3;
+  counts.back() = 2;
+  metrics.ObserveMany(metric::kCollectiveSeconds, counts, 20.5, {"all_gather"});
+  metrics.Observe(metric::kCollectiveSeconds, 0.5, {"all_gather"});
+  EXPECT_EQ(metrics.ValueOf(metric::kCollectiveSeconds, {"all_gather"}), 6);
+  auto exposer = Exposer::Start(&metrics, "127.0.0.1:0");
+  ASSERT_TRUE(exposer.ok()) << exposer.status();
+  const std::string answer = HttpGet((*exposer)->port(), "/metrics");
+  const std::string series = "octavo_collective_duration_seconds";
+  EXPECT_THAT(answer, HasSubstr(series + "_bucket{op=\"all_gather\",le=\"5e-06\"} 3"));
+  EXPECT_THAT(answer, HasSubstr(series + "_bucket{op=\"all_gather\",le=\"5\"} 4"));
+  EXPECT_THAT(answer, HasSubstr(series + "_bucket{op=\"all_gather\",le=\"+Inf\"} 6"));
+  EXPECT_THAT(answer, HasSubstr(series + "_sum{op=\"all_gather\"} 21"));
 }
 
 TEST(Metrics, LabelValuesAreBounded) {

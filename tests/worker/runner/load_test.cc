@@ -178,7 +178,7 @@ TEST(Run, RefusesStepsOutsideThePlan) {
   auto runner = LoadRank(model, plan, 0, group[0].get());
   ASSERT_TRUE(runner.ok());
   EXPECT_EQ((*runner)->kv_block_count(), 8u);
-  EXPECT_GT((*runner)->resident_bytes(), (*runner)->weight_bytes());
+  EXPECT_GT((*runner)->resident_bytes(), (*runner)->weight_bytes().all());
   Logits logits;
   const auto run = [&](uint32_t start, std::vector<int32_t> tokens, std::vector<uint32_t> blocks) {
     v1::Step step;

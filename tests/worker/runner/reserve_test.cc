@@ -97,6 +97,13 @@ TEST(Reserve, StaysWithinThePlan) {
     ASSERT_TRUE(runner.ok()) << runner.status();
     const v1::RankPlan& rank = plan->ranks(0);
     EXPECT_GT((*runner)->resident_bytes(), rank.weight_bytes() + rank.kv_bytes());
+    // Nearly all of what the plan counts are matrices.
+    const WeightBytes held = (*runner)->weight_bytes();
+    EXPECT_NEAR(static_cast<double>(held.all()), static_cast<double>(rank.weight_bytes()),
+                0.02 * static_cast<double>(rank.weight_bytes()));
+    EXPECT_EQ(held.fp8 > 0, format == Format::kFp8Static);
+    EXPECT_GT(held.bf16, 0u);  // the embedding and the head at least
+    EXPECT_EQ(held.int8, 0u);
     EXPECT_LE((*runner)->resident_bytes(),
               rank.weight_bytes() + rank.kv_bytes() + rank.scratch_bytes());
   }

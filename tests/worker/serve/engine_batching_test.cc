@@ -47,6 +47,7 @@ TEST(EngineBatching, ManySequencesShareAStepAndKeepTheirTokens) {
   ExpectTheTokensOfEachAlone(group, MixedRequests(12, 30));
   EXPECT_LT(group.steps, 12 * 30 / 3);
   EXPECT_EQ(group.engine->figures().preemptions, 0u);
+  EXPECT_EQ(group.engine->figures().let_in_again, 0u);
 }
 
 TEST(EngineBatching, TokensAreTheSameOnAnyNumberOfThreads) {
@@ -66,8 +67,17 @@ TEST(EngineBatching, PreemptedSequencesGoOnAsIfNothingHadHappened) {
   limits.block_count = 7;
   FakeGroup group(1, limits);
   group.delay_ms = 1;
-  ExpectTheTokensOfEachAlone(group, MixedRequests(8, 90));
-  EXPECT_GT(group.engine->figures().preemptions, 0u);
+  const std::vector<v1::EngineRequest> requests = MixedRequests(8, 90);
+  ExpectTheTokensOfEachAlone(group, requests);
+  const EngineFigures figures = group.engine->figures();
+  EXPECT_GT(figures.preemptions, 0u);
+  // Every prompt is let in as new once; what was found in the cache is not computed, new or again.
+  uint64_t prompts = 0;
+  for (const v1::EngineRequest& request : requests) {
+    prompts += static_cast<uint64_t>(request.prompt_size());
+  }
+  EXPECT_EQ(figures.let_in_new + figures.prefix_tokens_found, prompts);
+  EXPECT_GT(figures.let_in_again, 0u);
 }
 
 TEST(EngineBatching, WhatTheCacheHasIsSaidOnce) {

@@ -34,6 +34,7 @@ struct Rank {
   Metrics metrics{MetricHome::kWorker, "worker"};
   std::atomic<bool> stuck = false;
   std::atomic<float> certainty = 9.0f;
+  std::atomic<milliseconds> step_time = milliseconds(1);
   std::unique_ptr<RankHost> host;
   std::unique_ptr<grpc::Service> service;
   std::unique_ptr<RpcServer> server;
@@ -138,7 +139,8 @@ inline absl::Status RunRule(const Rank& rank, Communicator& group, const v1::Ste
                             Logits* out) {
   while (rank.stuck) std::this_thread::sleep_for(milliseconds(1));
   if (absl::Status met = group.Barrier(); !met.ok()) return met;
-  std::this_thread::sleep_for(milliseconds(1));
+  const milliseconds pause = rank.step_time;
+  if (pause.count() > 0) std::this_thread::sleep_for(pause);
   *out = {.rows = 0, .vocab = kVocab, .values = {}};
   for (const v1::StepChunk& chunk : step.chunks()) {
     for (int i = 0; i < chunk.tokens_size(); ++i) {
@@ -160,7 +162,7 @@ inline Rank::Rank(Cluster* cluster, size_t index) {
         .run = [this, group](const v1::Step& step,
                              Logits* out) { return RunRule(*this, *group, step, out); },
         .kv_block_count = 128,
-        .weight_bytes = 7};
+        .weight_bytes = {.bf16 = 7, .fp8 = 5}};
   };
   options.grace = milliseconds(400);
   options.link = [](const std::vector<std::string>& addresses) {
