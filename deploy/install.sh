@@ -19,7 +19,7 @@ packages=(
   # text for perplexity
   debian-handbook
   # scripts
-  python3 python3-venv python3-pip python3-grpcio python3-protobuf curl unzip util-linux procps
+  python3 python3-venv python3-pip python3-grpcio python3-protobuf curl unzip util-linux procps iproute2
 )
 
 if [[ ! -r /etc/debian_version ]]; then

@@ -46,6 +46,9 @@ constexpr std::chrono::milliseconds kSameGroup{2'000};
 // stream that waits its turn is not to blame for them.
 constexpr int kIdleGroupsMax = 2;
 constexpr std::chrono::seconds kIdleTime{10};
+// A client whose deadline passes hears of it from its own library, which knows no reason: it is
+// told this long before.
+constexpr std::chrono::milliseconds kLastWord{200};
 
 bool IsGroupGone(const absl::Status& status) {
   return !status.ok() &&
@@ -194,8 +197,8 @@ absl::StatusOr<Choices::Leader> Choices::AwaitGroup(const v1::ModelInfo& lost) {
       return leader;
     }
     if (!leader.ok() && ReasonOf(leader.status()) != Reason::kNotReady) return leader.status();
-    if (parts_.client.deadline() <= std::chrono::system_clock::now()) {
-      return MakeError(Reason::kDeadline, "the deadline passed while a group formed again");
+    if (parts_.client.deadline() - kLastWord <= std::chrono::system_clock::now()) {
+      return MakeError(Reason::kGroupLost, "no group came before the deadline");
     }
     std::this_thread::sleep_for(kGroupPoll);
   }

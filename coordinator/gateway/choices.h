@@ -63,9 +63,9 @@ class Choices {
   // Streams until every choice has its Finished. Where one fails, the others are cancelled and its
   // error is returned; so is kCancelled when the client hangs up, and what LiveCalls ended the call
   // for. An aborted call is no error: what is not finished yet is FINISH_CANCELLED then.
-  // kGroupLost: no group came within kGroupWait, or groups were lost again and again before they
-  // brought a token. kNotReady: the group takes no more requests, or another version is in its
-  // place, and the client was told nothing.
+  // kGroupLost: no group came within kGroupWait or until shortly before the client's deadline, or
+  // groups were lost again and again before they brought a token. kNotReady: the group takes no
+  // more requests, or another version is in its place, and the client was told nothing.
   absl::Status Run(Leader leader);
 
   // Of choice 0, after Run.

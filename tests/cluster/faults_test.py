@@ -29,22 +29,22 @@ STREAMS = 32
 TOKENS = 200
 
 
-def request(index):
+def request(index, tokens=TOKENS):
     """One of many: greedy and sampled, short and long prompts, penalties, one in four of two choices."""
     draw = random.Random(index)
     return {"token_ids": {"ids": draw.choices(range(3, 250), k=draw.randrange(1, 120))}, "ignore_eos": True,
-            "max_tokens": draw.randrange(TOKENS // 2, TOKENS), "seed": index, "temperature": (0, 0.9)[index % 2],
+            "max_tokens": draw.randrange(tokens // 2, tokens), "seed": index, "temperature": (0, 0.9)[index % 2],
             "min_p": (0, 0.02)[index % 3 == 0], "presence_penalty": (0, 0.5)[index % 5 == 0],
             "n": (1, 2)[index % 4 == 0], "priority": draw.randrange(3)}
 
 
-def run(client, index):
+def run(client, index, tokens_max=TOKENS):
     """Tokens by choice; asks again only where nothing had been promised yet."""
     until = time.monotonic() + 60
     while True:
         tokens = {}
         try:
-            for response in client.generate(**request(index)):
+            for response in client.generate(**request(index, tokens_max)):
                 tokens.setdefault(response.delta.index, []).extend(t.id for t in response.delta.tokens)
             return tokens
         except grpc.RpcError as error:

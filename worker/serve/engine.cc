@@ -124,7 +124,7 @@ absl::StatusOr<std::shared_ptr<EngineCall>> Engine::Queue(Active active, NewSequ
   OCTAVO_RETURN_IF_ERROR(failure_);
   if (draining_) return MakeError(Reason::kNotReady, "the group takes no more requests");
   sequence.id = next_id_++;
-  active.call = std::make_shared<EngineCall>(sequence.id);
+  active.call = std::make_shared<EngineCall>(sequence.id, mark_);
   OCTAVO_RETURN_IF_ERROR(scheduler_.Add(std::move(sequence), clock_.Now()));
   auto call = active.call;
   active_[call->id()] = std::make_shared<Active>(std::move(active));
@@ -165,6 +165,7 @@ EngineFigures Engine::figures() const {
   figures.draining = draining_;
   figures.queue_wants_blocks = scheduler_.waits_for_blocks();
   figures.running = scheduler_.running_size();
+  figures.calls = static_cast<size_t>(mark_.use_count() - 1);
   figures.kv_blocks = scheduler_.pool().block_count();
   figures.kv_blocks_free = scheduler_.pool().free_count();
   figures.kv_blocks_cached = scheduler_.pool().cached_count();

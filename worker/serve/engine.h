@@ -52,6 +52,7 @@ struct EngineFigures {
   bool queue_wants_blocks = false;  // Scheduler::waits_for_blocks
   bool draining = false;
   size_t running = 0;
+  size_t calls = 0;  // those, and ended ones whose callers have not let go of them
   uint32_t kv_blocks = 0;
   uint32_t kv_blocks_free = 0;    // the next ones, too
   uint32_t kv_blocks_cached = 0;  // kept for whoever begins alike
@@ -184,6 +185,7 @@ class Engine {
   Scheduler scheduler_ OCTAVO_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, std::shared_ptr<Active>> active_ OCTAVO_GUARDED_BY(mutex_);
   uint64_t next_id_ OCTAVO_GUARDED_BY(mutex_) = 1;
+  const std::shared_ptr<const bool> mark_ = std::make_shared<const bool>(true);  // of its calls
   bool draining_ OCTAVO_GUARDED_BY(mutex_) = false;
   absl::Status failure_ OCTAVO_GUARDED_BY(mutex_);
   EngineFigures figures_ OCTAVO_GUARDED_BY(mutex_);

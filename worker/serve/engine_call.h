@@ -7,7 +7,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -29,7 +31,8 @@ class EngineCall {
     std::vector<uint16_t> residuals = {};
   };
 
-  explicit EngineCall(uint64_t id) : id_(id) {}
+  // `mark` lives as long as the call: that is how the engine knows how many there are.
+  EngineCall(uint64_t id, std::shared_ptr<const void> mark) : id_(id), mark_(std::move(mark)) {}
   uint64_t id() const { return id_; }
 
   // Waits for at most `timeout`. kEvent: tokens (or a prompt's) came, moved to *event, or rows of
@@ -66,6 +69,7 @@ class EngineCall {
   using Steady = std::chrono::steady_clock;
 
   const uint64_t id_;
+  const std::shared_ptr<const void> mark_;
   const Steady::time_point made_ = Steady::now();
   mutable Mutex mutex_;
   CondVar changed_;

@@ -147,15 +147,11 @@ void RankHost::Obey(const Command& command) {
 }
 
 void RankHost::ReportDrained() {
-  std::vector<std::shared_ptr<Serving>> all = All();
-  for (std::shared_ptr<Serving>& serving : all) {
-    // One holder is the map, one is here; any other is an answer on its way to a caller.
-    if (serving.use_count() > 2) continue;
+  for (const std::shared_ptr<Serving>& serving : All()) {
     {
       MutexLock lock(serving->mutex);
       if (!serving->draining || serving->over) continue;
-      const EngineFigures figures = serving->engine->figures();
-      if (figures.running + figures.queued > 0) continue;
+      if (serving->engine->figures().calls > 0) continue;
       serving->draining = false;
     }
     Report(serving->load.group_epoch(), serving->load.rank(), v1::RANK_DRAINED, absl::OkStatus());

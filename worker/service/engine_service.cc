@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <utility>
 
 #include "core/base/checksum.h"
 #include "core/base/error.h"
@@ -144,10 +145,15 @@ class EngineService final : public v1::Engine::Service {
 
   absl::Status Generate(grpc::ServerContext& context, const v1::EngineRequest& request,
                         grpc::ServerWriter<v1::EngineEvent>& writer) {
-    OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<Engine> engine,
-                            host_->engine(request.group_epoch()));
+    OCTAVO_ASSIGN_OR_RETURN(std::shared_ptr<Engine> engine, host_->engine(request.group_epoch()));
     auto call = engine->Generate(request, DeadlineOf(context));
     OCTAVO_RETURN_IF_ERROR(CountRejected(call.status()));
+    // A caller that is cut off holds a write up for seconds, which must not hold the group's
+    // memory.
+    const std::weak_ptr<Engine> group = std::exchange(engine, nullptr);
+    const auto cancel = [&group, &call] {
+      if (const auto there = group.lock()) there->Cancel(**call);
+    };
     std::optional<TokenLog::Ticket> ticket;
     if (!request.note().empty()) ticket = log_.Begin(request);
     v1::FinishReason finish = v1::FINISH_UNSPECIFIED;
@@ -164,10 +170,10 @@ class EngineService final : public v1::Engine::Service {
       if (news == News::kFailed) {
         status = (*call)->failure();
       } else if (ticket.has_value() && !log_.Holds(*ticket)) {
-        engine->Cancel(**call);
+        cancel();
         status = MakeError(Reason::kBusy, "a later stream took this request up");
       } else if (context.IsCancelled() || (news != News::kNothing && !writer.Write(event))) {
-        engine->Cancel(**call);
+        cancel();
         status = MakeError(Reason::kCancelled, "the caller went away");
       } else if (news == News::kFinished) {
         finish = event.finish();

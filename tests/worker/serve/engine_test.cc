@@ -149,6 +149,26 @@ TEST(Engine, CancelActsWithinAStepAndFreesTheNext) {
   EXPECT_EQ(Ids(FakeGroup::Drain(*second)), (std::vector<int32_t>{9, 10}));
 }
 
+TEST(Engine, CountsCallsUntilTheirCallersLetGo) {
+  FakeGroup group;
+  EXPECT_EQ(group.engine->figures().calls, 0u);
+  auto first = *group.engine->Generate(Request({3}, 1));
+  auto second = *group.engine->Generate(Request({8}, 1));
+  FakeGroup::Drain(*first);
+  FakeGroup::Drain(*second);
+  // The engine's own hold ends with the step that brought the end.
+  const auto until = Clock::System().Now() + std::chrono::seconds(10);
+  first.reset();
+  while (group.engine->figures().calls != 1 && Clock::System().Now() < until) {
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  EXPECT_EQ(group.engine->figures().calls, 1u);
+  // A call may outlive its engine.
+  group.engine.reset();
+  v1::EngineEvent event;
+  EXPECT_EQ(second->Wait(milliseconds(1), &event), News::kFinished);
+}
+
 TEST(Engine, DeadlinesEndQueuedAndRunningCalls) {
   FakeGroup group;
   group.delay_ms = 5;
