@@ -101,7 +101,11 @@ absl::Status Choices::Run(Leader leader) {
 void Choices::CountDiscarded(const absl::Status& status) {
   const Reason reason = status.ok() ? Reason::kInternal : ReasonOf(status);
   const char* why = nullptr;
-  if (reason == Reason::kCancelled) why = "disconnect";
+  if (reason == Reason::kCancelled) {
+    // A client whose deadline passed hangs up, too, a little before it passes here.
+    const bool late = parts_.client.deadline() - kLastWord <= std::chrono::system_clock::now();
+    why = late ? "deadline" : "disconnect";
+  }
   if (reason == Reason::kDeadline) why = "deadline";
   if (status.ok() && finish() == v1::FINISH_CANCELLED) why = "cancel";
   if (status.ok() && finish() == v1::FINISH_DEADLINE) why = "deadline";

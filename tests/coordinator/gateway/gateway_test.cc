@@ -173,7 +173,7 @@ TEST_F(GatewayTest, RefusesWithoutTokenModelOrTime) {
   EXPECT_EQ(ReasonOf(Generate(other).status), Reason::kNotFound);
   MakeLong();
   grpc::ClientContext hurried;
-  SetTimeout(hurried, milliseconds(60));
+  SetTimeout(hurried, milliseconds(300));  // enough for some tokens
   EXPECT_EQ(ReasonOf(Generate(Prompt("x"), &hurried).status), Reason::kDeadline);
   EXPECT_TRUE(
       Eventually([&] { return metrics_.ValueOf(metric::kDiscardedTokens, {"deadline"}) > 0; }));
