@@ -117,7 +117,6 @@ absl::Status Choices::RunOverGroups(Leader leader) {
     if (choice->event.tokens_size() > 0) Forward(*choice, false);
   }
   int idle = 0;
-  bool again = false;  // the same group was asked again
   auto news = Steady::now();
   while (true) {
     const uint64_t before = events_;
@@ -128,14 +127,15 @@ absl::Status Choices::RunOverGroups(Leader leader) {
     ++idle;
     if (events_ > before) {
       idle = 0;
-      again = false;
       news = Steady::now();
     }
     if (idle > kIdleGroupsMax && Steady::now() - news > kIdleTime) return status;
     absl::StatusOr<Leader> next = AwaitGroup(leader.model);
     if (!next.ok()) return IsGroupGone(next.status()) ? status : EndAs(next.status());
-    if (next->model.group_epoch() == leader.model.group_epoch() && std::exchange(again, true)) {
-      return status;
+    if (next->model.group_epoch() == leader.model.group_epoch()) {
+      // It was not lost, only out of reach: a connection that the network broke comes back.
+      --idle;
+      if (Steady::now() - news > kGroupWait) return status;
     }
     leader = *std::move(next);
     parts_.metrics.Add(metric::kStreamsResumed, 1);

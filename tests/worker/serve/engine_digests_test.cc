@@ -184,7 +184,10 @@ TEST_P(EngineDigests, AmongSixtyFour) {
     SCOPED_TRACE(ranks);
     TinyGroup group(known().model, {.ranks = ranks, .every_row = ranks == 3});
     Together(group, kRequests);
-    EXPECT_LT(group.engine->figures().steps, 200u);
+    // One after the other they take a step for each token; how many meet is a matter of time.
+    uint64_t alone = 0;
+    for (const v1::EngineRequest& request : known().requests) alone += request.max_tokens();
+    EXPECT_LT(group.engine->figures().steps, alone / 2);
   }
 }
 
