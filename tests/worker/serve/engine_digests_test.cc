@@ -134,10 +134,13 @@ class EngineDigests : public ::testing::TestWithParam<bool> {
   void Together(TinyGroup& group, size_t count) {
     std::vector<Live> live;
     std::vector<std::shared_ptr<EngineCall>> scores;
-    for (size_t i = 0; i < count; ++i) {
-      live.push_back({i, *group.engine->Generate(known().requests[i])});
-      for (const uint32_t chunk : {0u, 1u, 7u, 64u}) {
-        if (i == chunk / 2) scores.push_back(*group.engine->Score(Score(known().model, chunk)));
+    {
+      const MutexLock held(group.gate);
+      for (size_t i = 0; i < count; ++i) {
+        live.push_back({i, *group.engine->Generate(known().requests[i])});
+        for (const uint32_t chunk : {0u, 1u, 7u, 64u}) {
+          if (i == chunk / 2) scores.push_back(*group.engine->Score(Score(known().model, chunk)));
+        }
       }
     }
     Compare(group, live);
@@ -184,10 +187,7 @@ TEST_P(EngineDigests, AmongSixtyFour) {
     SCOPED_TRACE(ranks);
     TinyGroup group(known().model, {.ranks = ranks, .every_row = ranks == 3});
     Together(group, kRequests);
-    // One after the other they take a step for each token; how many meet is a matter of time.
-    uint64_t alone = 0;
-    for (const v1::EngineRequest& request : known().requests) alone += request.max_tokens();
-    EXPECT_LT(group.engine->figures().steps, alone / 2);
+    EXPECT_LT(group.engine->figures().steps, 200u);
   }
 }
 

@@ -85,6 +85,9 @@ class TinyGroup {
     return rows_;
   }
 
+  // Steps begin while nobody holds it: what is asked meanwhile is asked at once.
+  Mutex gate;
+
   std::unique_ptr<Engine> engine;
 
  private:
@@ -107,6 +110,7 @@ class TinyGroup {
   }
 
   absl::Status Send(const v1::Step& step) {
+    { const MutexLock open(gate); }
     for (auto& follower : followers_) {
       done_.push_back(
           std::async(std::launch::async, [&follower, step] { return follower->Execute(step); }));
