@@ -7,6 +7,7 @@
 #   octavo_program(octavo-worker SRCS main.cc DEPS ... [UNITY])   goes to <build>/bin and is installed; COLD
 #   octavo_test(core/base/error_test SRCS error_test.cc DEPS core/base [LABELS cluster] [TIMEOUT 60])
 #     a GoogleTest binary in <build>/tests, one CTest test; COLD.
+#   octavo_cuda_library(kernels/cuda SRCS a.cu DEPS core/tensor/bare)   with OCTAVO_CUDA (preset cuda)
 #   octavo_fuzz(safetensors SRCS safetensors_fuzz.cc DEPS core/checkpoint)
 #     a libFuzzer binary <build>/tests/safetensors_fuzz; only with OCTAVO_FUZZ (preset fuzz).
 
@@ -25,6 +26,7 @@ endif()
 
 option(OCTAVO_WERROR "Treat warnings as errors" ON)
 option(OCTAVO_UNITY "Compile sources of large rooms several at once" ON)
+option(OCTAVO_CUDA "Kernels for NVIDIA GPUs, and what uses them" OFF)
 option(OCTAVO_FUZZ "Only the rooms that read untrusted files, instrumented for libFuzzer" OFF)
 set(OCTAVO_SANITIZE "" CACHE STRING "Sanitizers for every target, e.g. address,undefined")
 
@@ -155,4 +157,18 @@ function(octavo_fuzz name)
   _octavo_common(${name}_fuzz)
   _octavo_link(${name}_fuzz ${ARG_DEPS})
   target_link_options(${name}_fuzz PRIVATE -fsanitize=fuzzer)
+endfunction()
+
+# Arithmetic as on the CPU: subnormals are zeros, quotients and roots are rounded correctly, nothing is contracted. Code for
+# sm_90a, and PTX of compute_80 for whatever else there is.
+function(octavo_cuda_library room)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
+  _octavo_target_name(target "${room}")
+  add_library(${target} STATIC EXCLUDE_FROM_ALL ${ARG_SRCS})
+  target_include_directories(${target} PUBLIC "${PROJECT_SOURCE_DIR}")
+  target_compile_options(${target} PRIVATE
+    -ftz=true -prec-div=true -prec-sqrt=true -fmad=false --expt-relaxed-constexpr -diag-suppress=1046 -Werror=all-warnings
+    --generate-code=arch=compute_90a,code=sm_90a --generate-code=arch=compute_80,code=compute_80
+    -Xcompiler=-Wall,-Wextra,-ffp-contract=off -Xptxas=-v)
+  _octavo_link(${target} ${ARG_DEPS})
 endfunction()

@@ -12,7 +12,7 @@ FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 KERNEL_FUNCTION_LINES_MAX = 150  # a straight kernel body may be longer
 COLUMNS_MAX = 100
-SOURCE = (".h", ".cc")
+SOURCE = (".h", ".cc", ".cu")
 TEXT = SOURCE + (".py", ".sh", ".md", ".proto", ".txt", ".cmake", ".json", ".yaml", ".yml", ".in")
 SIZED = SOURCE + (".py", ".sh", ".proto")
 NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "manager"}
@@ -214,14 +214,14 @@ def check_built(root, files, report):
     listed = {os.path.dirname(f): "\n".join(read_lines(root, f)) for f in files
               if os.path.basename(f) == "CMakeLists.txt"}
     for path in files:
-        if not path.endswith(".cc"):
+        if not path.endswith((".cc", ".cu")):
             continue
         folder, name = os.path.dirname(path), os.path.basename(path)
         while True:
             relative = os.path.relpath(path, folder) if folder else path
             text = listed.get(folder, "")
             stem = re.escape(os.path.splitext(relative)[0])
-            if re.search(rf"(^|[\s/{{}}$\"]){stem}(\.cc)?($|[\s\")])", text) or name in text:
+            if re.search(rf"(^|[\s/{{}}$\"]){stem}(\.cc|\.cu)?($|[\s\")])", text) or name in text:
                 break
             if not folder:
                 report(path, 1, "no CMakeLists.txt names this file")

@@ -32,7 +32,7 @@ inline constexpr float kExpC4 = 0x1.6d4324p-10f;
 inline constexpr float kExpC5 = 0x1.a124f2p-13f;
 
 // e^x. NaN gives NaN.
-[[gnu::always_inline]] inline float Exp(float x) {
+[[gnu::always_inline]] OCTAVO_EVERYWHERE inline float Exp(float x) {
   if (!(x >= kExpMin)) return x != x ? x : 0.0f;
   if (x > kExpMax) return FloatFromBits(kF32InfBits);
   const float shifted = __builtin_fmaf(x, kExpLog2E, kExpRound);
@@ -54,12 +54,14 @@ inline constexpr float kExpC5 = 0x1.a124f2p-13f;
 }
 
 // 1 / sqrt(x). REQUIRES x > 0.
-[[gnu::always_inline]] inline float Rsqrt(float x) { return 1.0f / __builtin_sqrtf(x); }
+[[gnu::always_inline]] OCTAVO_EVERYWHERE inline float Rsqrt(float x) {
+  return 1.0f / __builtin_sqrtf(x);
+}
 
 namespace elementary_internal {
 
 // ln x for a positive normal F64; relative error under 2^-48.
-[[gnu::always_inline]] inline double Log64(double x) {
+[[gnu::always_inline]] OCTAVO_EVERYWHERE inline double Log64(double x) {
   const uint64_t bits = BitsOf(x);
   int64_t exponent = static_cast<int64_t>(bits >> 52) - 1023;
   double m = DoubleFromBits((bits & 0x000fffffffffffffu) | 0x3ff0000000000000u);
@@ -76,7 +78,7 @@ namespace elementary_internal {
 }
 
 // e^x for |x| < 700; relative error under 2^-50.
-[[gnu::always_inline]] inline double Exp64(double x) {
+[[gnu::always_inline]] OCTAVO_EVERYWHERE inline double Exp64(double x) {
   const double shifted = x * 1.4426950408889634 + 0x1.8p+52;
   const double n = shifted - 0x1.8p+52;
   double r = __builtin_fma(n, -0x1.62e42fefap-1, x);  // ln 2, upper 36 bits
@@ -90,7 +92,7 @@ namespace elementary_internal {
 }  // namespace elementary_internal
 
 // Natural logarithm. Log(0) = -infinity, Log(+infinity) = +infinity; NaN for negative x and NaN.
-[[gnu::always_inline]] inline float Log(float x) {
+[[gnu::always_inline]] OCTAVO_EVERYWHERE inline float Log(float x) {
   const uint32_t bits = BitsOf(x);
   if ((bits & kF32MagnitudeMask) < kF32MinNormalBits) return -FloatFromBits(kF32InfBits);
   if (bits == kF32InfBits) return x;
@@ -99,7 +101,7 @@ namespace elementary_internal {
 }
 
 // base ^ exponent. REQUIRES base > 0 and a result within the normal F32 range.
-[[gnu::always_inline]] inline float Pow(double base, double exponent) {
+[[gnu::always_inline]] OCTAVO_EVERYWHERE inline float Pow(double base, double exponent) {
   return static_cast<float>(
       elementary_internal::Exp64(exponent * elementary_internal::Log64(base)));
 }
@@ -110,7 +112,7 @@ struct SinCosPair {
 };
 
 // REQUIRES |x| <= 2^20 (larger arguments lose accuracy); NaN and infinity give NaN.
-[[gnu::always_inline]] inline SinCosPair SinCos(float x) {
+[[gnu::always_inline]] OCTAVO_EVERYWHERE inline SinCosPair SinCos(float x) {
   const double wide = x;
   const double shifted = wide * 0.6366197723675814 + 0x1.8p+52;  // 2 / pi
   const double n = shifted - 0x1.8p+52;

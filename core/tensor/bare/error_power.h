@@ -30,7 +30,7 @@ struct ErrorPowerParts {
 };
 
 // REQUIRES: d normal and > 0.
-[[gnu::always_inline]] inline ErrorPowerParts SplitErrorPower(float d) {
+[[gnu::always_inline]] OCTAVO_EVERYWHERE inline ErrorPowerParts SplitErrorPower(float d) {
   const uint32_t bits = BitsOf(d);
   const uint32_t shifted = (bits >> 23) + 3;         // e + 130
   const uint32_t quotient = (shifted * 205u) >> 10;  // floor(shifted / 5) = a + 26
@@ -42,14 +42,14 @@ struct ErrorPowerParts {
 }
 
 // d^2.4 for d >= 0.
-[[gnu::always_inline]] inline float ErrorPower(float d) {
+[[gnu::always_inline]] OCTAVO_EVERYWHERE inline float ErrorPower(float d) {
   if (d < kErrorPowerMin) return 0.0f;
   const ErrorPowerParts parts = SplitErrorPower(d > kErrorPowerMax ? kErrorPowerMax : d);
   return FloatFromBits(BitsOf(parts.value) + (static_cast<uint32_t>(parts.exponent) << 23));
 }
 
 // The same in F64 without limits: the power of a scale. REQUIRES: d normal and > 0.
-[[gnu::always_inline]] inline double ErrorPowerOfScale(float d) {
+[[gnu::always_inline]] OCTAVO_EVERYWHERE inline double ErrorPowerOfScale(float d) {
   const ErrorPowerParts parts = SplitErrorPower(d);
   return static_cast<double>(parts.value) *
          DoubleFromBits(static_cast<uint64_t>(parts.exponent + 1023) << 52);

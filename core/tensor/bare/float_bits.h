@@ -8,6 +8,14 @@
 
 #include <cstdint>
 
+// Marks what a GPU computes too and what is no constant expression for every compiler. (Functions
+// that are constexpr need no mark there.)
+#if defined(__CUDACC__)
+#define OCTAVO_EVERYWHERE __host__ __device__
+#else
+#define OCTAVO_EVERYWHERE
+#endif
+
 namespace octavo {
 
 [[gnu::always_inline]] inline constexpr uint32_t BitsOf(float value) {

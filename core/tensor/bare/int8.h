@@ -13,7 +13,8 @@ inline constexpr int kInt8CodeMin = -127;
 
 // Clamps to [code_min, 127], then rounds to the nearest integer, ties to even. REQUIRES: not a NaN;
 // rounding mode to nearest (FpEnv, which is also the default of every thread).
-[[gnu::always_inline]] inline int8_t Int8FromF32(float value, int code_min = kInt8CodeMin) {
+[[gnu::always_inline]] OCTAVO_EVERYWHERE inline int8_t Int8FromF32(float value,
+                                                                   int code_min = kInt8CodeMin) {
   const float low = static_cast<float>(code_min);
   float clamped = value < low ? low : value;
   clamped = clamped > kInt8Max ? kInt8Max : clamped;

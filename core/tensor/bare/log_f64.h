@@ -7,6 +7,8 @@
 namespace octavo {
 
 // ln x, relative error under 2^-48. REQUIRES: x positive, normal and finite.
-[[gnu::always_inline]] inline double LogF64(double x) { return elementary_internal::Log64(x); }
+[[gnu::always_inline]] OCTAVO_EVERYWHERE inline double LogF64(double x) {
+  return elementary_internal::Log64(x);
+}
 
 }  // namespace octavo

@@ -1,0 +1,288 @@
+// Fibers that stand for the threads of a block.
+
+#include "kernels/cuda/simt/host.h"
+
+#include <ucontext.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "core/tensor/bare/fp_env.h"
+
+namespace octavo::simt {
+namespace host {
+
+Position here;
+
+namespace {
+
+constexpr size_t kStackBytes = 128 * 1024;
+constexpr int kFill = 0xff;  // a NaN in every type
+constexpr size_t kGuard = 1024;
+
+[[noreturn]] void Die(const char* what) {
+  std::fprintf(stderr, "kernel error: %s (block %d, %d; thread %d)\n", what, here.block, here.row,
+               here.thread);
+  std::abort();
+}
+
+struct PendingCopy {
+  void* to;
+  const void* from;
+  bool valid;
+  int group;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  bool done = false;
+  uint64_t exchanges = 0;  // of its warp, that it has taken part in
+  uint64_t barriers = 0;
+  int groups = 0;  // of copies, closed
+  std::vector<PendingCopy> copies;
+};
+
+struct Lanes {  // what a warp exchanges; two of them in turn, so that the slow can still read
+  alignas(32) std::byte slots[2][kWarp][kSlotBytes];
+  int arrived[2] = {0, 0};
+  uint64_t round = 0;  // exchanges that are complete
+};
+
+struct BlockState {
+  std::vector<Fiber> fibers;
+  std::vector<Lanes> warps;
+  std::vector<std::byte> shared;
+  size_t shared_bytes = 0;
+  int arrived = 0;
+  uint64_t barriers = 0;  // that are complete
+  ucontext_t scheduler;
+  void (*body)(const void*) = nullptr;
+  const void* kernel = nullptr;
+  bool progress = false;
+};
+
+BlockState* state = nullptr;
+
+Fiber& Self() { return state->fibers[static_cast<size_t>(here.thread)]; }
+
+void Yield() {
+  const Position mine = here;
+  swapcontext(&Self().context, &state->scheduler);
+  here = mine;
+}
+
+void FiberMain() {
+  state->body(state->kernel);
+  if (!Self().copies.empty()) Die("it ends with asynchronous copies under way");
+  Self().done = true;
+  state->progress = true;
+  swapcontext(&Self().context, &state->scheduler);
+}
+
+void CheckGuards() {
+  const std::byte* end = state->shared.data() + kGuard + state->shared_bytes;
+  for (size_t i = 0; i < kGuard; ++i) {
+    if (state->shared[i] != std::byte{kFill} || end[i] != std::byte{kFill}) {
+      Die("a write outside of shared memory");
+    }
+  }
+}
+
+void RunBlock(std::mt19937& random) {
+  BlockState& block = *state;
+  std::memset(block.shared.data(), kFill, block.shared.size());
+  for (Lanes& warp : block.warps) warp = {};
+  block.arrived = 0;
+  block.barriers = 0;
+  for (Fiber& fiber : block.fibers) {
+    fiber.done = false;
+    fiber.exchanges = fiber.barriers = 0;
+    fiber.groups = 0;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, FiberMain, 0);
+  }
+  const size_t count = block.fibers.size();
+  for (bool all_done = false; !all_done;) {
+    block.progress = false;
+    all_done = true;
+    const size_t start = random() % count;
+    const bool down = random() % 2 == 0;
+    for (size_t i = 0; i < count; ++i) {
+      const size_t at = (start + (down ? count - i : i)) % count;
+      if (block.fibers[at].done) continue;
+      here.thread = static_cast<int>(at);
+      swapcontext(&block.scheduler, &block.fibers[at].context);
+      all_done = all_done && block.fibers[at].done;
+    }
+    if (!all_done && !block.progress) Die("threads wait for what the others never reach");
+  }
+  CheckGuards();
+}
+
+}  // namespace
+
+const std::byte* Exchange(const void* value, size_t size) {
+  Lanes& warp = state->warps[static_cast<size_t>(Warp())];
+  const uint64_t mine = Self().exchanges++;
+  const size_t side = mine % 2;
+  std::byte(&slots)[kWarp][kSlotBytes] = warp.slots[side];
+  if (size > 0) std::memcpy(slots[Lane()], value, size);
+  state->progress = true;
+  if (++warp.arrived[side] == kWarp) {
+    warp.arrived[side] = 0;
+    ++warp.round;
+  }
+  while (warp.round <= mine) Yield();
+  return slots[0];
+}
+
+std::byte* SharedBytes() { return state->shared.data() + kGuard; }
+
+void Copy16(void* shared, const void* global, bool valid) {
+  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 ||
+      (valid && reinterpret_cast<uintptr_t>(global) % 16 != 0)) {
+    Die("an asynchronous copy that is not aligned to 16 bytes");
+  }
+  std::memset(shared, kFill, 16);  // what it holds until the copy is waited for
+  Self().copies.push_back({shared, global, valid, Self().groups});
+}
+
+void Commit() { ++Self().groups; }
+
+void Wait(int pending) {
+  Fiber& self = Self();
+  const int done = self.groups - pending;
+  std::erase_if(self.copies, [done](const PendingCopy& copy) {
+    if (copy.group >= done) return false;
+    if (copy.valid) {
+      std::memcpy(copy.to, copy.from, 16);
+    } else {
+      std::memset(copy.to, 0, 16);
+    }
+    return true;
+  });
+}
+
+void RunGrid(const Grid& grid, int threads, void (*body)(const void*), const void* kernel) {
+  const FpEnv environment;
+  BlockState block;
+  block.fibers.resize(static_cast<size_t>(threads));
+  for (Fiber& fiber : block.fibers)
+    fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+  block.warps.resize(static_cast<size_t>(threads / kWarp));
+  block.shared_bytes = static_cast<size_t>(grid.shared_bytes);
+  block.shared.resize(block.shared_bytes + 2 * kGuard);
+  block.body = body;
+  block.kernel = kernel;
+  state = &block;
+  std::mt19937 random(static_cast<uint32_t>(grid.blocks * 7919 + threads));
+  for (int row = 0; row < grid.rows; ++row) {
+    for (int at = 0; at < grid.blocks; ++at) {
+      here = {.thread = 0, .block = at, .row = row, .blocks = grid.blocks};
+      RunBlock(random);
+    }
+  }
+  state = nullptr;
+}
+
+float Half(uint16_t bits, bool bf16) { return bf16 ? F32FromBf16(bits) : F32FromF16(bits); }
+
+// PTX ISA, "Matrix fragments for mma.m16n8k16": lane = 4 g + t holds of A the rows g and g + 8 at
+// columns 2t, 2t + 1 and those + 8; of B the column g at the same k; of C the columns 2t, 2t + 1.
+void Mma16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool bf16) {
+  uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  uint32_t all[kWarp][6];
+  const std::byte* slots = Exchange(mine, sizeof(mine));
+  for (int lane = 0; lane < kWarp; ++lane) {
+    std::memcpy(all[lane], slots + static_cast<size_t>(lane) * kSlotBytes, sizeof(mine));
+  }
+  const auto part = [](uint32_t word, int k) {
+    return static_cast<uint16_t>(word >> (k % 2 * 16));
+  };
+  for (int i = 0; i < 4; ++i) {
+    const int row = Lane() / 4 + (i / 2) * 8;
+    const int column = Lane() % 4 * 2 + i % 2;
+    double sum = c[i];
+    for (int k = 0; k < 16; ++k) {
+      const uint32_t* from_a = all[row % 8 * 4 + k % 8 / 2];
+      const uint32_t* from_b = all[column * 4 + k % 8 / 2];
+      sum += static_cast<double>(Half(part(from_a[row / 8 + k / 8 * 2], k), bf16)) *
+             static_cast<double>(Half(part(from_b[4 + k / 8], k), bf16));
+    }
+    c[i] = static_cast<float>(sum);
+  }
+}
+
+}  // namespace host
+
+void SyncBlock() {
+  using host::state;
+  const uint64_t mine = host::Self().barriers++;
+  state->progress = true;
+  if (++state->arrived == static_cast<int>(state->fibers.size())) {
+    state->arrived = 0;
+    ++state->barriers;
+  }
+  while (state->barriers <= mine) host::Yield();
+}
+
+void LoadMatrix4(uint32_t (&r)[4], const void* row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) host::Die("a matrix row not aligned to 16 bytes");
+  const std::byte* slots = host::Exchange(&row, sizeof(row));
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    const std::byte* from;
+    std::memcpy(&from, slots + static_cast<size_t>(matrix * 8 + Lane() / 4) * host::kSlotBytes,
+                sizeof(from));
+    std::memcpy(&r[matrix], from + Lane() % 4 * 4, 4);
+  }
+}
+
+// PTX ISA, "Matrix fragments for mma.m16n8k32": as above with four k in a word, and those + 16.
+void MmaS8(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  uint32_t all[kWarp][6];
+  const std::byte* slots = host::Exchange(mine, sizeof(mine));
+  for (int lane = 0; lane < kWarp; ++lane) {
+    std::memcpy(all[lane], slots + static_cast<size_t>(lane) * host::kSlotBytes, sizeof(mine));
+  }
+  const auto part = [](uint32_t word, int k) { return static_cast<int8_t>(word >> (k % 4 * 8)); };
+  for (int i = 0; i < 4; ++i) {
+    const int row = Lane() / 4 + (i / 2) * 8;
+    const int column = Lane() % 4 * 2 + i % 2;
+    for (int k = 0; k < 32; ++k) {
+      c[i] += part(all[row % 8 * 4 + k % 16 / 4][row / 8 + k / 16 * 2], k) *
+              part(all[column * 4 + k % 16 / 4][4 + k / 16], k);
+    }
+  }
+}
+
+constexpr int kUnifiedFill = 0xa5;
+
+UnifiedBytes::UnifiedBytes(size_t size) : base_(nullptr), size_(size) {
+  base_ = static_cast<std::byte*>(std::aligned_alloc(256, (size + 2 * kMargin + 255) / 256 * 256));
+  if (base_ == nullptr) host::Die("no memory");
+  std::memset(base_, kUnifiedFill, size + 2 * kMargin);
+}
+
+UnifiedBytes::~UnifiedBytes() { std::free(base_); }
+
+bool UnifiedBytes::Intact() const {
+  for (size_t i = 0; i < kMargin; ++i) {
+    if (base_[i] != std::byte{kUnifiedFill} ||
+        base_[kMargin + size_ + i] != std::byte{kUnifiedFill}) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool Finish() { return true; }
+
+}  // namespace octavo::simt
