@@ -63,10 +63,10 @@ enum class TokenScales : uint8_t {
   kStaticInt8,   // codes int8(x * factor)
 };
 
-// One row of BF16 is one token. `scales` gets one F32 a row, or ceil(columns / 128) with groups,
-// nothing with static ones. `worst` becomes at least the largest magnitude's bits where one is no
-// finite number (then the row's codes mean nothing), else it stays as it is; static kinds do not
-// look.
+// One row of BF16 is one token; fewer than 2^31 of them. `scales` gets one F32 a row, or
+// ceil(columns / 128) with groups, nothing with static ones. `worst` becomes at least the largest
+// magnitude's bits where one is no finite number (then the row's codes mean nothing), else it stays
+// as it is; static kinds do not look.
 struct QuantizeTokens {
   TokenScales kind = TokenScales::kDynamicFp8;
   const uint16_t* x = nullptr;

@@ -70,22 +70,20 @@ struct TokenKernel {
   }
 
   OCTAVO_DEVICE void operator()() const {
-    for (int64_t row = simt::Block(); row < call.rows; row += simt::Blocks()) {
-      const uint16_t* from = call.x + row * call.columns;
-      uint8_t* to = call.codes + row * call.columns;
-      if constexpr (kKind == TokenScales::kGroupsFp8) {
-        Groups(row, from, to);
-      } else if constexpr (kStatic) {
-        Cast(from, call.columns, simt::ThreadIndex(), kThreads, {0, call.factor}, to);
-      } else {
-        auto* scratch = simt::SharedMemory<uint32_t>();
-        const uint32_t most =
-            BlockMax<kThreads>(Most(from, call.columns, simt::ThreadIndex(), kThreads), scratch);
-        const Rule rule = RuleOf(most);
-        Cast(from, call.columns, simt::ThreadIndex(), kThreads, rule, to);
-        if (simt::ThreadIndex() == 0) WriteScale(rule, most, row);
-        simt::SyncBlock();  // scratch is free for the next row
-      }
+    const int64_t row = simt::Block();
+    const uint16_t* from = call.x + row * call.columns;
+    uint8_t* to = call.codes + row * call.columns;
+    if constexpr (kKind == TokenScales::kGroupsFp8) {
+      Groups(row, from, to);
+    } else if constexpr (kStatic) {
+      Cast(from, call.columns, simt::ThreadIndex(), kThreads, {0, call.factor}, to);
+    } else {
+      auto* scratch = simt::SharedMemory<uint32_t>();
+      const uint32_t most =
+          BlockMax<kThreads>(Most(from, call.columns, simt::ThreadIndex(), kThreads), scratch);
+      const Rule rule = RuleOf(most);
+      Cast(from, call.columns, simt::ThreadIndex(), kThreads, rule, to);
+      if (simt::ThreadIndex() == 0) WriteScale(rule, most, row);
     }
   }
 };
@@ -94,9 +92,8 @@ namespace {
 
 template <TokenScales kKind>
 void LaunchTokens(const QuantizeTokens& call, simt::Stream stream) {
-  constexpr int64_t kBlocksMax = 1 << 16;
   simt::Launch(TokenKernel<kKind>{call},
-               {.blocks = static_cast<int>(call.rows < kBlocksMax ? call.rows : kBlocksMax),
+               {.blocks = static_cast<int>(call.rows),
                 .shared_bytes = TokenKernel<kKind>::kThreads / simt::kWarp * 4},
                stream);
 }

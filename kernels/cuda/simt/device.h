@@ -10,6 +10,8 @@
 #include "kernels/cuda/simt/grid.h"
 
 #define OCTAVO_DEVICE __device__ __forceinline__
+#define OCTAVO_UNROLL _Pragma("unroll")
+#define OCTAVO_ROLLED _Pragma("unroll 1")
 
 namespace octavo::simt {
 
@@ -59,6 +61,13 @@ OCTAVO_DEVICE void WaitCopies() {
 
 OCTAVO_DEVICE void LoadMatrix4(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(SharedAddress(row))
+               : "memory");
+}
+
+OCTAVO_DEVICE void LoadMatrix4Transposed(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(SharedAddress(row))
                : "memory");

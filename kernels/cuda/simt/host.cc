@@ -40,6 +40,9 @@ struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   bool done = false;
+  // What it waits for: *count > above.
+  const uint64_t* count = nullptr;
+  uint64_t above = 0;
   uint64_t exchanges = 0;  // of its warp, that it has taken part in
   uint64_t barriers = 0;
   int groups = 0;  // of copies, closed
@@ -62,15 +65,17 @@ struct BlockState {
   ucontext_t scheduler;
   void (*body)(const void*) = nullptr;
   const void* kernel = nullptr;
-  bool progress = false;
 };
 
 BlockState* state = nullptr;
 
 Fiber& Self() { return state->fibers[static_cast<size_t>(here.thread)]; }
 
-void Yield() {
+void WaitUntilAbove(const uint64_t& count, uint64_t above) {
+  if (count > above) return;
   const Position mine = here;
+  Self().count = &count;
+  Self().above = above;
   swapcontext(&Self().context, &state->scheduler);
   here = mine;
 }
@@ -79,7 +84,6 @@ void FiberMain() {
   state->body(state->kernel);
   if (!Self().copies.empty()) Die("it ends with asynchronous copies under way");
   Self().done = true;
-  state->progress = true;
   swapcontext(&Self().context, &state->scheduler);
 }
 
@@ -100,6 +104,7 @@ void RunBlock(std::mt19937& random) {
   block.barriers = 0;
   for (Fiber& fiber : block.fibers) {
     fiber.done = false;
+    fiber.count = nullptr;
     fiber.exchanges = fiber.barriers = 0;
     fiber.groups = 0;
     getcontext(&fiber.context);
@@ -108,20 +113,37 @@ void RunBlock(std::mt19937& random) {
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, FiberMain, 0);
   }
+  // Some warps run ahead of others, as far as barriers let them.
+  std::vector<uint32_t> slowness(block.warps.size());
+  for (uint32_t& slow : slowness) slow = random() % 3 * 7;
   const size_t count = block.fibers.size();
   for (bool all_done = false; !all_done;) {
-    block.progress = false;
+    std::vector<bool> held(block.warps.size());
+    for (size_t warp = 0; warp < held.size(); ++warp) held[warp] = random() % 16 < slowness[warp];
+    bool progress = false;
     all_done = true;
     const size_t start = random() % count;
     const bool down = random() % 2 == 0;
+    bool any_held = false;
     for (size_t i = 0; i < count; ++i) {
       const size_t at = (start + (down ? count - i : i)) % count;
       if (block.fibers[at].done) continue;
-      here.thread = static_cast<int>(at);
-      swapcontext(&block.scheduler, &block.fibers[at].context);
-      all_done = all_done && block.fibers[at].done;
+      if (held[at / kWarp]) {
+        any_held = true;
+        all_done = false;
+        continue;
+      }
+      Fiber& fiber = block.fibers[at];
+      if (fiber.count == nullptr || *fiber.count > fiber.above) {
+        here.thread = static_cast<int>(at);
+        swapcontext(&block.scheduler, &fiber.context);
+        progress = true;
+      }
+      all_done = all_done && fiber.done;
     }
-    if (!all_done && !block.progress) Die("threads wait for what the others never reach");
+    if (!all_done && !progress && !any_held) {
+      Die("threads wait for what the others never reach");
+    }
   }
   CheckGuards();
 }
@@ -134,12 +156,11 @@ const std::byte* Exchange(const void* value, size_t size) {
   const size_t side = mine % 2;
   std::byte(&slots)[kWarp][kSlotBytes] = warp.slots[side];
   if (size > 0) std::memcpy(slots[Lane()], value, size);
-  state->progress = true;
   if (++warp.arrived[side] == kWarp) {
     warp.arrived[side] = 0;
     ++warp.round;
   }
-  while (warp.round <= mine) Yield();
+  WaitUntilAbove(warp.round, mine);
   return slots[0];
 }
 
@@ -225,22 +246,45 @@ void Mma16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool b
 void SyncBlock() {
   using host::state;
   const uint64_t mine = host::Self().barriers++;
-  state->progress = true;
   if (++state->arrived == static_cast<int>(state->fibers.size())) {
     state->arrived = 0;
     ++state->barriers;
   }
-  while (state->barriers <= mine) host::Yield();
+  host::WaitUntilAbove(state->barriers, mine);
 }
 
-void LoadMatrix4(uint32_t (&r)[4], const void* row) {
+namespace {
+
+// Where row `row` of matrix `matrix` begins: lane 8 * matrix + row said so.
+const std::byte* MatrixRow(const std::byte* slots, int matrix, int row) {
+  const std::byte* at = nullptr;
+  std::memcpy(&at, slots + static_cast<size_t>(matrix * 8 + row) * host::kSlotBytes, sizeof(at));
+  return at;
+}
+
+const std::byte* ExchangeRows(const void* row) {
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0) host::Die("a matrix row not aligned to 16 bytes");
-  const std::byte* slots = host::Exchange(&row, sizeof(row));
+  return host::Exchange(&row, sizeof(row));
+}
+
+}  // namespace
+
+// PTX ISA, "ldmatrix": lane 4 g + t gets of every matrix row g, columns 2t and 2t + 1.
+void LoadMatrix4(uint32_t (&r)[4], const void* row) {
+  const std::byte* slots = ExchangeRows(row);
   for (int matrix = 0; matrix < 4; ++matrix) {
-    const std::byte* from;
-    std::memcpy(&from, slots + static_cast<size_t>(matrix * 8 + Lane() / 4) * host::kSlotBytes,
-                sizeof(from));
-    std::memcpy(&r[matrix], from + Lane() % 4 * 4, 4);
+    std::memcpy(&r[matrix], MatrixRow(slots, matrix, Lane() / 4) + Lane() % 4 * 4, 4);
+  }
+}
+
+// With .trans: column g, rows 2t and 2t + 1.
+void LoadMatrix4Transposed(uint32_t (&r)[4], const void* row) {
+  const std::byte* slots = ExchangeRows(row);
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    for (int half = 0; half < 2; ++half) {
+      std::memcpy(reinterpret_cast<std::byte*>(&r[matrix]) + half * 2,
+                  MatrixRow(slots, matrix, Lane() % 4 * 2 + half) + Lane() / 4 * 2, 2);
+    }
   }
 }
 

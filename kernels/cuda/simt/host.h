@@ -16,6 +16,8 @@
 #include "kernels/cuda/simt/grid.h"
 
 #define OCTAVO_DEVICE inline
+#define OCTAVO_UNROLL
+#define OCTAVO_ROLLED
 
 namespace octavo::simt {
 
@@ -98,6 +100,7 @@ void WaitCopies() {
 }
 
 void LoadMatrix4(uint32_t (&r)[4], const void* row);
+void LoadMatrix4Transposed(uint32_t (&r)[4], const void* row);
 inline void MmaF16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   host::Mma16(c, a, b, false);
 }

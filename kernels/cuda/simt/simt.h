@@ -11,6 +11,9 @@
 // the PTX manual says of it. The same sources make both, so that kernels are tested where no GPU
 // is: indices, barriers, masks and rounding, not timing and not the order inside a tensor core.
 //
+// OCTAVO_UNROLL stands before a loop of constant length over what must stay in registers,
+// OCTAVO_ROLLED before one that would take too many of them.
+//
 // Words (namespace octavo::simt):
 //   ThreadIndex() Lane() Warp() Block() BlockRow() Blocks()
 //   SyncBlock() SyncWarp()             all threads of the block, of the warp, reach it
@@ -21,6 +24,7 @@
 //   CopyAsync16(shared, global, valid) 16 bytes, zeros where not valid; arrives at a WaitCopies
 //   CommitCopies() WaitCopies<N>()     closes a group of copies; all but the last N groups are here
 //   LoadMatrix4(r, row)                four 8x8 matrices of 16-bit elements, one row per lane
+//   LoadMatrix4Transposed(r, row)      the same, each matrix transposed
 //   MmaF16 MmaBf16 (c, a, b)           16x8 += 16x16 * 16x8, F32 sums
 //   MmaS8(c, a, b)                     16x8 += 16x32 * 32x8, INT32 sums
 
