@@ -166,9 +166,10 @@ function(octavo_cuda_library room)
   _octavo_target_name(target "${room}")
   add_library(${target} STATIC EXCLUDE_FROM_ALL ${ARG_SRCS})
   target_include_directories(${target} PUBLIC "${PROJECT_SOURCE_DIR}")
-  target_compile_options(${target} PRIVATE
-    -ftz=true -prec-div=true -prec-sqrt=true -fmad=false --expt-relaxed-constexpr -diag-suppress=1046 -Werror=all-warnings
-    --generate-code=arch=compute_90a,code=sm_90a --generate-code=arch=compute_80,code=compute_80
-    -Xcompiler=-Wall,-Wextra,-ffp-contract=off -Xptxas=-v)
+  set(options -ftz=true -prec-div=true -prec-sqrt=true -fmad=false --expt-relaxed-constexpr -diag-suppress=1046
+    -Werror=all-warnings --generate-code=arch=compute_90a,code=sm_90a --generate-code=arch=compute_80,code=compute_80
+    -Xcompiler=-Wall,-Wextra,-ffp-contract=off)
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:${options}>"
+    "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Werror;-ffp-contract=off>")
   _octavo_link(${target} ${ARG_DEPS})
 endfunction()

@@ -1,7 +1,8 @@
 #!/bin/bash
 # Installs what is missing, builds Octavo and runs its tests. usage: tests/run.sh [--oracles] [--full] [--skip-ctest] [-- CTEST_ARGS...]
 #
-#   (nothing)     deploy/install.sh, release build, then every CTest test: real processes included, no network
+#   (nothing)     deploy/install.sh, release build, then every CTest test: real processes included, no network; where nvcc is
+#                 on PATH, octavo-gpu-check is built too and its kernels' registers and spills are checked
 #   --oracles     also the live oracles: every tests/oracle/check_*.py in a pinned virtual environment
 #                 (build/cache/venv, made by tests/oracle/install.sh; without network that is a failure, not a skip)
 #   --full        also ASan + UBSan and TSan over their tests, and tests/fuzz/run.sh; the CTest tests kill 20 jobs of each kind at
@@ -20,7 +21,7 @@ while (($#)); do
     --full) full=1 ;;
     --skip-ctest) ctest=0 ;;
     --) shift; break ;;
-    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "error: unknown flag $1 (see --help)" >&2; exit 64 ;;
   esac
   shift
@@ -39,9 +40,11 @@ count() {  # count NAME STATUS: one test that is not CTest's
   fi
 }
 
-build() {  # build PRESET
-  cmake --preset "$1" >"build/$1.configure.log" 2>&1 || { cat "build/$1.configure.log" >&2; return 1; }
-  cmake --build --preset "$1" -j "$jobs"
+build() {  # build PRESET [BUILD_ARGS...]
+  local preset=$1
+  shift
+  cmake --preset "$preset" >"build/$preset.configure.log" 2>&1 || { cat "build/$preset.configure.log" >&2; return 1; }
+  cmake --build --preset "$preset" -j "$jobs" "$@"
 }
 
 run_ctest() {  # run_ctest PRESET CTEST_ARGS...: adds CTest's own counts
@@ -88,6 +91,12 @@ fi
 TMPDIR=$(python3 tests/cluster/scratch.py)
 export TMPDIR
 ((ctest)) && run_ctest release "$@"
+if ((ctest && $# == 0)) && command -v nvcc >/dev/null; then  # the GPU's kernels compile for it too, and take no more of it than they should
+  build cuda --target octavo-gpu-check
+  count "build cuda" $?
+  python3 tests/gpu/check_resources.py build/cuda
+  count "tests/gpu/check_resources.py" $?
+fi
 
 declare -a checks=()  # of the oracles: "VENV|CHECK ARGS..."
 

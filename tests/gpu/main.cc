@@ -1,11 +1,14 @@
-// octavo-gpu-check: runs the tests of the GPU kernels on the first GPU of this machine.
-// Exit status 0: all passed; 1: some failed; 77: there is no GPU, nothing was checked.
+// octavo-gpu-check [--bench] [GoogleTest's flags]: runs the tests of the GPU kernels on the first
+// GPU of this machine; --bench: then the benchmarks. Exit status 0: all passed; 1: some failed; 77:
+// there is no GPU, nothing was checked.
 
 #include <cuda_runtime.h>
 
 #include <cstdio>
+#include <string_view>
 
 #include "gtest/gtest.h"
+#include "tests/gpu/bench.h"
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
@@ -26,5 +29,7 @@ int main(int argc, char** argv) {
               device.major, device.minor, device.multiProcessorCount,
               static_cast<double>(device.totalGlobalMem) / (1 << 30), driver / 1000,
               driver % 1000 / 10);
-  return RUN_ALL_TESTS();
+  const bool bench = argc > 1 && std::string_view(argv[1]) == "--bench";
+  const int failed = RUN_ALL_TESTS();
+  return failed != 0 || (bench && !octavo::gpu::RunBenchmarks()) ? 1 : 0;
 }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/base/error.h"
+#include "core/base/log.h"
 #include "core/base/mutex.h"
 #include "gtest/gtest.h"
 #include "worker/comm/host_group.h"
@@ -86,6 +87,10 @@ Rendezvous FolderRendezvous(const std::filesystem::path& dir) {
 // Every test but the last few runs over both ways to meet.
 class ProcessGroup : public testing::TestWithParam<Collectives> {
  protected:
+  // As a program does in main. (TSan does not see how the first of several threads makes spdlog's
+  // registry: Debian's spdlog is not instrumented.)
+  static void SetUpTestSuite() { ASSERT_TRUE(InitLogging("process_group_test", "info").ok()); }
+
   static GroupOptions Options(int rank, int size) {
     return {.rank = rank, .size = size, .collectives = GetParam()};
   }
