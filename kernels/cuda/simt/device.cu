@@ -10,7 +10,7 @@ namespace octavo::simt {
 
 constexpr int kFill = 0xa5;
 
-UnifiedBytes::UnifiedBytes(size_t size) : base_(nullptr), size_(size) {
+UnifiedBytes::UnifiedBytes(size_t size) : size_(size) {
   void* memory = nullptr;
   const cudaError_t error = cudaMallocManaged(&memory, size + 2 * kMargin);
   if (error != cudaSuccess) {
@@ -19,6 +19,7 @@ UnifiedBytes::UnifiedBytes(size_t size) : base_(nullptr), size_(size) {
     std::exit(1);
   }
   base_ = static_cast<std::byte*>(memory);
+  data_ = base_ + kMargin;
   std::memset(base_, kFill, size + 2 * kMargin);
 }
 

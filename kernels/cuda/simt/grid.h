@@ -23,20 +23,21 @@ struct Grid {
 
 inline constexpr int kWarp = 32;
 
-// Memory that both the kernels and the caller see (managed memory on a GPU), with margins that
-// Intact looks at.
+// Memory that both the kernels and the caller see (managed memory on a GPU), 16-byte aligned, with
+// margins that Intact looks at. On the host twin no byte from 16 behind the end on can be read.
 class UnifiedBytes {
  public:
   explicit UnifiedBytes(size_t size);  // filled with 0xa5; ends the process where there is none
   ~UnifiedBytes();
   UnifiedBytes(const UnifiedBytes&) = delete;
   UnifiedBytes& operator=(const UnifiedBytes&) = delete;
-  std::byte* data() const { return base_ + kMargin; }
+  std::byte* data() const { return data_; }
   bool Intact() const;  // nothing was written before or behind
 
  private:
   static constexpr size_t kMargin = 256;
-  std::byte* base_;
+  std::byte* base_ = nullptr;
+  std::byte* data_ = nullptr;
   size_t size_;
 };
 

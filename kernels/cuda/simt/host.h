@@ -63,7 +63,7 @@ template <typename T>
 T Shuffle(T value, int lane) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8);
   T out;
-  std::memcpy(&out, host::Exchange(&value, sizeof(T)) + (lane % kWarp) * host::kSlotBytes,
+  std::memcpy(&out, host::Exchange(&value, sizeof(T)) + (lane & (kWarp - 1)) * host::kSlotBytes,
               sizeof(T));
   return out;
 }

@@ -17,7 +17,7 @@
 // Words (namespace octavo::simt):
 //   ThreadIndex() Lane() Warp() Block() BlockRow() Blocks()
 //   SyncBlock() SyncWarp()             all threads of the block, of the warp, reach it
-//   Shuffle(v, lane) ShuffleXor(v, m)  whole warps; v of 4 or 8 bytes
+//   Shuffle(v, lane) ShuffleXor(v, m)  whole warps, lane modulo 32; v of 4 or 8 bytes
 //   SharedMemory<T>()                  the block's dynamic shared memory, 128-byte aligned
 //   AtomicMax(p, v) AtomicAdd(p, v)    on uint32_t; return the old value
 //   AddRounded(a, b)                   F32 a + b that no compiler contracts
