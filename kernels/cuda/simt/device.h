@@ -49,9 +49,12 @@ OCTAVO_DEVICE uint32_t SharedAddress(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-OCTAVO_DEVICE void CopyAsync16(void* shared, const void* global, bool valid) {
+OCTAVO_DEVICE void CopyAsyncPart(void* shared, const void* global, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(SharedAddress(shared)),
-               "l"(global), "r"(valid ? 16 : 0));
+               "l"(global), "r"(bytes));
+}
+OCTAVO_DEVICE void CopyAsync16(void* shared, const void* global, bool valid) {
+  CopyAsyncPart(shared, global, valid ? 16 : 0);
 }
 OCTAVO_DEVICE void CommitCopies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 template <int kPending>
@@ -71,6 +74,13 @@ OCTAVO_DEVICE void LoadMatrix4Transposed(uint32_t (&r)[4], const void* row) {
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(SharedAddress(row))
                : "memory");
+}
+
+// A fused product with -0, which every GPU of ours has and which keeps the sign of a zero.
+OCTAVO_DEVICE uint32_t ScaleBf16Pair(uint32_t pair, uint32_t factors) {
+  uint32_t out;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;\n" : "=r"(out) : "r"(pair), "r"(factors), "r"(0x80008000u));
+  return out;
 }
 
 OCTAVO_DEVICE void MmaF16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -35,7 +36,7 @@ constexpr size_t kGuard = 1024;
 struct PendingCopy {
   void* to;
   const void* from;
-  bool valid;
+  int bytes;  // of 16; the others become zero
   int group;
 };
 
@@ -169,13 +170,14 @@ const std::byte* Exchange(const void* value, size_t size) {
 
 std::byte* SharedBytes() { return state->shared.data() + kGuard; }
 
-void Copy16(void* shared, const void* global, bool valid) {
+void Copy16(void* shared, const void* global, int bytes) {
+  if (bytes < 0 || bytes > 16) Die("an asynchronous copy of more or less than 0 to 16 bytes");
   if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 ||
-      (valid && reinterpret_cast<uintptr_t>(global) % 16 != 0)) {
+      (bytes > 0 && reinterpret_cast<uintptr_t>(global) % 16 != 0)) {
     Die("an asynchronous copy that is not aligned to 16 bytes");
   }
   std::memset(shared, kFill, 16);  // what it holds until the copy is waited for
-  Self().copies.push_back({shared, global, valid, Self().groups});
+  Self().copies.push_back({shared, global, bytes, Self().groups});
 }
 
 void Commit() { ++Self().groups; }
@@ -185,11 +187,9 @@ void Wait(int pending) {
   const int done = self.groups - pending;
   std::erase_if(self.copies, [done](const PendingCopy& copy) {
     if (copy.group >= done) return false;
-    if (copy.valid) {
-      std::memcpy(copy.to, copy.from, 16);
-    } else {
-      std::memset(copy.to, 0, 16);
-    }
+    const auto bytes = static_cast<size_t>(copy.bytes);
+    if (bytes > 0) std::memcpy(copy.to, copy.from, bytes);
+    std::memset(static_cast<std::byte*>(copy.to) + bytes, 0, 16 - bytes);
     return true;
   });
 }
@@ -289,6 +289,38 @@ void LoadMatrix4Transposed(uint32_t (&r)[4], const void* row) {
                   MatrixRow(slots, matrix, Lane() % 4 * 2 + half) + Lane() / 4 * 2, 2);
     }
   }
+}
+
+// In integers and F64: the environment of kernels would flush BF16's subnormals.
+uint32_t ScaleBf16Pair(uint32_t pair, uint32_t factors) {
+  const auto value = [](uint32_t bits) {
+    const int exponent = static_cast<int>(bits >> 7 & 0xff);
+    const double mantissa = (bits & 0x7f) + (exponent > 0 ? 128.0 : 0.0);
+    const double magnitude = std::ldexp(mantissa, (exponent > 0 ? exponent : 1) - 134);
+    return (bits & 0x8000) != 0 ? -magnitude : magnitude;
+  };
+  uint32_t out = 0;
+  for (int half = 0; half < 2; ++half) {
+    const double product = value(pair >> (16 * half)) * value(factors >> (16 * half));
+    const double magnitude = std::fabs(product);
+    // Steps of BF16: eight bits below the leading one, 2^-133 at least.
+    const int step = magnitude == 0 ? 0 : std::max(std::ilogb(magnitude) - 7, -133);
+    const double steps = std::nearbyint(std::ldexp(magnitude, -step));
+    const double rounded = std::ldexp(steps, step);
+    const int top = rounded == 0 ? -127 : std::max(std::ilogb(rounded), -127);
+    uint32_t bits;
+    if (top > 127) {
+      bits = 0x7f80;
+    } else if (top < -126) {
+      bits = static_cast<uint32_t>(std::ldexp(rounded, 133));
+    } else {
+      bits = (static_cast<uint32_t>(top + 127) << 7) +
+             (static_cast<uint32_t>(std::ldexp(rounded, 7 - top)) - 128);
+    }
+    if (std::signbit(product)) bits |= 0x8000;
+    out |= bits << (16 * half);
+  }
+  return out;
 }
 
 // PTX ISA, "Matrix fragments for mma.m16n8k32": as above with four k in a word, and those + 16.

@@ -1,10 +1,11 @@
 #pragma once
 
 // The twin of simt.h without a GPU. The threads of a block are fibers of the calling thread; one
-// runs until it waits for others, then the next. In which order they run between two barriers is
-// drawn anew for every block, so that a missing barrier shows. Shared memory is filled with NaNs
-// before every block. A block in which some wait for what the others will never do ends the
-// process with a message, and so does a use of shared memory beyond what was asked for.
+// runs until it waits for others, then the next. In which order they run between two barriers, and
+// which warps lag behind the others, is drawn anew for every block, so that a missing barrier
+// shows. Shared memory is filled with NaNs before every block. A block in which some wait for what
+// the others will never do ends the process with a message, and so does a use of shared memory
+// beyond what was asked for.
 //
 // For tests: one Launch at a time in a process.
 
@@ -38,7 +39,7 @@ inline constexpr size_t kSlotBytes = 32;
 const std::byte* Exchange(const void* value, size_t size);
 
 std::byte* SharedBytes();
-void Copy16(void* shared, const void* global, bool valid);
+void Copy16(void* shared, const void* global, int bytes);
 void Commit();
 void Wait(int pending);
 void RunGrid(const Grid& grid, int threads, void (*body)(const void*), const void* kernel);
@@ -91,7 +92,10 @@ inline uint32_t AtomicAdd(uint32_t* at, uint32_t value) {
 inline float AddRounded(float a, float b) { return a + b; }
 
 inline void CopyAsync16(void* shared, const void* global, bool valid) {
-  host::Copy16(shared, global, valid);
+  host::Copy16(shared, global, valid ? 16 : 0);
+}
+inline void CopyAsyncPart(void* shared, const void* global, int bytes) {
+  host::Copy16(shared, global, bytes);
 }
 inline void CommitCopies() { host::Commit(); }
 template <int kPending>
@@ -101,6 +105,7 @@ void WaitCopies() {
 
 void LoadMatrix4(uint32_t (&r)[4], const void* row);
 void LoadMatrix4Transposed(uint32_t (&r)[4], const void* row);
+uint32_t ScaleBf16Pair(uint32_t pair, uint32_t factors);
 inline void MmaF16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   host::Mma16(c, a, b, false);
 }

@@ -22,9 +22,11 @@
 //   AtomicMax(p, v) AtomicAdd(p, v)    on uint32_t; return the old value
 //   AddRounded(a, b)                   F32 a + b that no compiler contracts
 //   CopyAsync16(shared, global, valid) 16 bytes, zeros where not valid; arrives at a WaitCopies
+//   CopyAsyncPart(shared, global, n)   the same for the first n of 16 bytes, 0 to 16; then zeros
 //   CommitCopies() WaitCopies<N>()     closes a group of copies; all but the last N groups are here
 //   LoadMatrix4(r, row)                four 8x8 matrices of 16-bit elements, one row per lane
 //   LoadMatrix4Transposed(r, row)      the same, each matrix transposed
+//   ScaleBf16Pair(pair, factors)       two BF16 products, rounded once; subnormals count
 //   MmaF16 MmaBf16 (c, a, b)           16x8 += 16x16 * 16x8, F32 sums
 //   MmaS8(c, a, b)                     16x8 += 16x32 * 32x8, INT32 sums
 
