@@ -22,7 +22,7 @@ enum class NormKind : uint8_t { kRms, kLayer };
 // logits are asked for). Codes are made where `codes` says so; `out` may then be null. x and out
 // are [..][columns] BF16 without gaps; out may be x where source_rows is null.
 struct NormRows {
-  static constexpr int64_t kColumnsMax = 65536;  // what a block can hold
+  static constexpr int64_t kColumnsMax = 49152;  // what a block can hold
   NormKind kind = NormKind::kRms;
   const uint16_t* x = nullptr;
   const int32_t* source_rows = nullptr;

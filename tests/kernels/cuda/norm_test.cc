@@ -118,6 +118,25 @@ TEST(CudaNorm, CodesAreThoseOfTheRows) {
   }
 }
 
+// A block's 8 warps hold 256 columns each.
+TEST(CudaNorm, TheLargestMayLieAnywhere) {
+  const FpEnv environment;
+  for (const TokenScales scales : {TokenScales::kDynamicFp8, TokenScales::kDynamicInt8}) {
+    const Rows rows(8, 2048, 0, 77);
+    for (size_t row = 0; row < 8; ++row)
+      rows.x[row * 2048 + row * 256 + row * 37] = 0xc2c8;  // -100
+    for (size_t i = 0; i < 2048; ++i) rows.weight[i] = 0x3f80;
+    const CodedRows coded(scales, 8, 2048);
+    NormRows call = rows.Call(NormKind::kRms);
+    call.codes = coded.Call();
+    Launch(call, nullptr);
+    ASSERT_TRUE(simt::Finish());
+    for (size_t row = 0; row < 8; ++row) {
+      coded.ExpectRow(row, rows.Expected(NormKind::kRms, row).data());
+    }
+  }
+}
+
 TEST(CudaNorm, InPlace) {
   const FpEnv environment;
   for (const NormKind kind : kNorms) {
