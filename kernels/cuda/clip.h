@@ -16,12 +16,12 @@ struct ClipRule {
 
   static constexpr ClipRule Of(float limit) { return {BitsOf(limit), Bf16FromF32(limit)}; }
   // Of kernels that may have nothing to clip.
-  static constexpr ClipRule Off() { return {kF32InfBits, 0}; }
+  static constexpr ClipRule Off() { return {kF32MagnitudeMask, 0}; }
 
   OCTAVO_DEVICE uint16_t Clipped(uint16_t bits) const {
     const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fffu) << 16;
-    if (magnitude > kF32InfBits) return static_cast<uint16_t>(bits | 0x0040u);
     if (magnitude <= limit_bits) return bits;
+    if (magnitude > kF32InfBits) return static_cast<uint16_t>(bits | 0x0040u);
     return static_cast<uint16_t>((bits & 0x8000u) | limit_bf16);
   }
 };

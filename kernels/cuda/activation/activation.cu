@@ -30,7 +30,7 @@ struct SiluStretchKernel {
   SiluMultiply call;
 
   OCTAVO_DEVICE void operator()() const {
-    const int64_t stretches = CeilDiv(call.columns, kStretch);
+    const auto stretches = static_cast<int>(CeilDiv(call.columns, kStretch));
     const int64_t row = simt::Block() / stretches;
     const int64_t at = simt::Block() % stretches * kStretch + simt::ThreadIndex() * kRun;
     const Run out = SiluRun(call, row, at);
@@ -65,7 +65,7 @@ struct ClipKernel {
   ClipRule rule;
 
   OCTAVO_DEVICE void operator()() const {
-    const int64_t stretches = CeilDiv(call.columns, kStretch);
+    const auto stretches = static_cast<int>(CeilDiv(call.columns, kStretch));
     const int64_t row = simt::Block() / stretches;
     const int64_t at = simt::Block() % stretches * kStretch + simt::ThreadIndex() * kRun;
     const int count = RunLength(at, call.columns);
