@@ -79,4 +79,15 @@ struct QuantizeTokens {
 };
 void Launch(const QuantizeTokens& call, simt::Stream stream);
 
+// Where an operation that ends in rows of BF16 writes their codes itself: bits as if it wrote the
+// rows and QuantizeTokens read them. No codes are made where `codes` is null. `worst` may be null,
+// and static kinds look too where it is not.
+struct TokenCodes {
+  TokenScales kind = TokenScales::kDynamicFp8;
+  float factor = 1;
+  uint8_t* codes = nullptr;
+  float* scales = nullptr;
+  uint32_t* worst = nullptr;
+};
+
 }  // namespace octavo::cuda

@@ -1,45 +1,22 @@
 // Activations: a block takes a token; with groups of 128, a warp takes a group.
 
-#include "core/tensor/bare/fp8.h"
-#include "core/tensor/bare/int8.h"
 #include "core/tensor/bare/units.h"
 #include "kernels/cuda/quantize/quantize.h"
+#include "kernels/cuda/quantize/token_rule.h"
 #include "kernels/cuda/rows.h"
 
 namespace octavo::cuda {
 
-template <TokenScales kKind>
+template <typename Rule>
 struct TokenKernel {
   static constexpr int kThreads = 256;
-  static constexpr bool kStatic =
-      kKind == TokenScales::kStaticFp8 || kKind == TokenScales::kStaticInt8;
   QuantizeTokens call;
-
-  // By what a value is divided or multiplied, and the scale that is written.
-  struct Rule {
-    float scale;
-    float factor;
-  };
-  OCTAVO_DEVICE static Rule RuleOf(uint32_t amax_bits) {
-    if constexpr (kKind == TokenScales::kDynamicInt8) {
-      const Int8Dynamic rule = Int8DynamicScale(amax_bits);
-      return {rule.scale, rule.factor};
-    }
-    return {Fp8DynamicScale(amax_bits), 0};
-  }
-  OCTAVO_DEVICE static uint8_t Code(float x, const Rule& rule) {
-    if constexpr (kKind == TokenScales::kStaticFp8) return Fp8FromF32(x * rule.factor);
-    if constexpr (kKind == TokenScales::kDynamicInt8 || kKind == TokenScales::kStaticInt8) {
-      return static_cast<uint8_t>(Int8FromF32(x * rule.factor));
-    }
-    return Fp8FromF32(x / rule.scale);
-  }
 
   OCTAVO_DEVICE void Cast(const uint16_t* from, int64_t count, int worker, int workers,
                           const Rule& rule, uint8_t* to) const {
     ForEachRun(from, count, worker, workers, [&](const auto& values, int64_t column, int here) {
       uint8_t codes[8];
-      for (int i = 0; i < 8; ++i) codes[i] = Code(F32FromBf16(values[i]), rule);
+      for (int i = 0; i < 8; ++i) codes[i] = rule.Code(F32FromBf16(values[i]));
       StoreCodes(to + column, codes, here);
     });
   }
@@ -63,7 +40,7 @@ struct TokenKernel {
       const int64_t begin = group * kScaleBlock;
       const int64_t count = call.columns - begin < kScaleBlock ? call.columns - begin : kScaleBlock;
       const uint32_t most = WarpMax(Most(from + begin, count, simt::Lane(), simt::kWarp));
-      const Rule rule = RuleOf(most);
+      const Rule rule = Rule::Of(most);
       Cast(from + begin, count, simt::Lane(), simt::kWarp, rule, to + begin);
       if (simt::Lane() == 0) WriteScale(rule, most, row * groups + group);
     }
@@ -73,47 +50,30 @@ struct TokenKernel {
     const int64_t row = simt::Block();
     const uint16_t* from = call.x + row * call.columns;
     uint8_t* to = call.codes + row * call.columns;
-    if constexpr (kKind == TokenScales::kGroupsFp8) {
+    if constexpr (Rule::kKind == TokenScales::kGroupsFp8) {
       Groups(row, from, to);
-    } else if constexpr (kStatic) {
+    } else if constexpr (Rule::kStatic) {
       Cast(from, call.columns, simt::ThreadIndex(), kThreads, {0, call.factor}, to);
     } else {
       auto* scratch = simt::SharedMemory<uint32_t>();
       const uint32_t most =
           BlockMax<kThreads>(Most(from, call.columns, simt::ThreadIndex(), kThreads), scratch);
-      const Rule rule = RuleOf(most);
+      const Rule rule = Rule::Of(most);
       Cast(from, call.columns, simt::ThreadIndex(), kThreads, rule, to);
       if (simt::ThreadIndex() == 0) WriteScale(rule, most, row);
     }
   }
 };
 
-namespace {
-
-template <TokenScales kKind>
-void LaunchTokens(const QuantizeTokens& call, simt::Stream stream) {
-  simt::Launch(TokenKernel<kKind>{call},
-               {.blocks = static_cast<int>(call.rows),
-                .shared_bytes = TokenKernel<kKind>::kThreads / simt::kWarp * 4},
-               stream);
-}
-
-}  // namespace
-
 void Launch(const QuantizeTokens& call, simt::Stream stream) {
   if (call.columns == 0) return;
-  switch (call.kind) {
-    case TokenScales::kDynamicFp8:
-      return LaunchTokens<TokenScales::kDynamicFp8>(call, stream);
-    case TokenScales::kDynamicInt8:
-      return LaunchTokens<TokenScales::kDynamicInt8>(call, stream);
-    case TokenScales::kGroupsFp8:
-      return LaunchTokens<TokenScales::kGroupsFp8>(call, stream);
-    case TokenScales::kStaticFp8:
-      return LaunchTokens<TokenScales::kStaticFp8>(call, stream);
-    case TokenScales::kStaticInt8:
-      return LaunchTokens<TokenScales::kStaticInt8>(call, stream);
-  }
+  WithTokenRule(call.kind, [&](auto rule) {
+    using Kernel = TokenKernel<decltype(rule)>;
+    simt::Launch(
+        Kernel{call},
+        {.blocks = static_cast<int>(call.rows), .shared_bytes = Kernel::kThreads / simt::kWarp * 4},
+        stream);
+  });
 }
 
 }  // namespace octavo::cuda

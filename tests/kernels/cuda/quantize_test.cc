@@ -13,7 +13,7 @@
 #include "core/tensor/bare/units.h"
 #include "gtest/gtest.h"
 #include "kernels/quantize.h"
-#include "kernels/quantize_activation.h"
+#include "tests/kernels/cuda/expected_token.h"
 
 namespace octavo::cuda {
 namespace {
@@ -213,35 +213,6 @@ TEST(CudaQuantize, HistogramCountsEveryMagnitude) {
     ASSERT_TRUE(simt::Finish());
     for (size_t i = 0; i < expected.size(); ++i) ASSERT_EQ(counts[i], expected[i]) << i;
   }
-}
-
-// What the reference makes of a row.
-struct Token {
-  std::vector<float> scales;
-  std::vector<uint8_t> codes;
-};
-
-Token ExpectedToken(TokenScales kind, const uint16_t* row, size_t count, float factor) {
-  const QuantizeActivationOps& ops = QuantizeActivationOpsFor(Isa::kReference);
-  Token token{{}, std::vector<uint8_t>(count)};
-  auto* int8 = reinterpret_cast<int8_t*>(token.codes.data());
-  if (kind == TokenScales::kStaticFp8) {
-    ops.fp8_multiply(row, count, factor, token.codes.data());
-  } else if (kind == TokenScales::kStaticInt8) {
-    ops.int8_multiply(row, count, factor, int8);
-  } else if (kind == TokenScales::kDynamicInt8) {
-    const Int8Dynamic rule = Int8DynamicScale(ops.amax(row, count));
-    token.scales.push_back(rule.scale);
-    ops.int8_multiply(row, count, rule.factor, int8);
-  } else {
-    const size_t group = kind == TokenScales::kGroupsFp8 ? kActivationGroup : count;
-    for (size_t begin = 0; begin < count; begin += group) {
-      const size_t part = std::min(group, count - begin);
-      token.scales.push_back(Fp8DynamicScale(ops.amax(row + begin, part)));
-      ops.fp8_divide(row + begin, part, token.scales.back(), token.codes.data() + begin);
-    }
-  }
-  return token;
 }
 
 TEST(CudaQuantize, Tokens) {
