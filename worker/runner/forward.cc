@@ -13,22 +13,6 @@
 namespace octavo {
 namespace {
 
-RopeParameters RopeOf(const v1::ModelSpec& model) {
-  RopeParameters parameters;
-  parameters.theta = model.rope_theta();
-  parameters.head_dim = model.head_dim();
-  const v1::RopeScaling& scaling = model.rope_scaling();
-  if (scaling.type() == "linear") parameters.scaling = RopeScalingType::kLinear;
-  if (scaling.type() == "llama3") parameters.scaling = RopeScalingType::kLlama3;
-  if (parameters.scaling != RopeScalingType::kNone) {
-    parameters.factor = static_cast<float>(scaling.factor());
-  }
-  parameters.low_factor = static_cast<float>(scaling.low_freq_factor());
-  parameters.high_factor = static_cast<float>(scaling.high_freq_factor());
-  parameters.original_max_position = static_cast<float>(scaling.original_max_position());
-  return parameters;
-}
-
 std::vector<LeafRun> AttentionRuns(const v1::ServePlan& plan) {
   std::vector<LeafRun> runs;
   for (const v1::RankPlan& rank : plan.ranks()) {
@@ -48,6 +32,22 @@ std::vector<LeafRun> MlpRuns(const v1::ServePlan& plan) {
 }
 
 }  // namespace
+
+RopeParameters RopeOf(const v1::ModelSpec& model) {
+  RopeParameters parameters;
+  parameters.theta = model.rope_theta();
+  parameters.head_dim = model.head_dim();
+  const v1::RopeScaling& scaling = model.rope_scaling();
+  if (scaling.type() == "linear") parameters.scaling = RopeScalingType::kLinear;
+  if (scaling.type() == "llama3") parameters.scaling = RopeScalingType::kLlama3;
+  if (parameters.scaling != RopeScalingType::kNone) {
+    parameters.factor = static_cast<float>(scaling.factor());
+  }
+  parameters.low_factor = static_cast<float>(scaling.low_freq_factor());
+  parameters.high_factor = static_cast<float>(scaling.high_freq_factor());
+  parameters.original_max_position = static_cast<float>(scaling.original_max_position());
+  return parameters;
+}
 
 Forward::Forward(const v1::ServePlan& plan, uint32_t rank, const WeightSet* weights,
                  const KvCache* cache, Communicator* communicator, ThreadPool* pool, Arena* arena,

@@ -33,6 +33,9 @@
 
 namespace octavo {
 
+// How a model's heads are rotated.
+RopeParameters RopeOf(const v1::ModelSpec& model);
+
 class Forward {
  public:
   // All pointers outlive this.

@@ -1,14 +1,45 @@
-// Memory and errors of tests on a GPU.
+// Memory and errors on a GPU.
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/cuda/simt/memory.h"
 #include "kernels/cuda/simt/simt.h"
 
 namespace octavo::simt {
 
+namespace {
+
 constexpr int kFill = 0xa5;
+
+bool IsFine(cudaError_t error) {
+  if (error == cudaSuccess) return true;
+  std::fprintf(stderr, "error: CUDA: %s\n", cudaGetErrorString(error));
+  return false;
+}
+
+}  // namespace
+
+void* AllocateDevice(size_t bytes) {
+  void* memory = nullptr;
+  return cudaMalloc(&memory, bytes) == cudaSuccess ? memory : nullptr;
+}
+
+void FreeDevice(void* memory) { cudaFree(memory); }
+
+bool CopyToDevice(void* to, const void* from, size_t bytes, Stream stream) {
+  return IsFine(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream));
+}
+
+bool CopyFromDevice(void* to, const void* from, size_t bytes, Stream stream) {
+  return IsFine(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream)) &&
+         IsFine(cudaStreamSynchronize(stream));
+}
+
+bool ClearDevice(void* at, size_t bytes, Stream stream) {
+  return IsFine(cudaMemsetAsync(at, 0, bytes, stream));
+}
 
 UnifiedBytes::UnifiedBytes(size_t size) : size_(size) {
   void* memory = nullptr;
@@ -33,11 +64,6 @@ bool UnifiedBytes::Intact() const {
   return true;
 }
 
-bool Finish() {
-  cudaError_t error = cudaGetLastError();
-  if (error == cudaSuccess) error = cudaDeviceSynchronize();
-  if (error != cudaSuccess) std::fprintf(stderr, "error: CUDA: %s\n", cudaGetErrorString(error));
-  return error == cudaSuccess;
-}
+bool Finish() { return IsFine(cudaGetLastError()) && IsFine(cudaDeviceSynchronize()); }
 
 }  // namespace octavo::simt
