@@ -16,6 +16,7 @@ struct DenseMergeKernel {
   Sum* to = nullptr;          // [result][elements]; null: finish
   int64_t rows = 0;
   int64_t channels = 0;
+  DenseExperts experts = {};
   DenseFinish finish;
   int results = 1;
   LeafRun runs[DenseWork::kRunsMax] = {};  // of each result, in pieces
@@ -39,11 +40,14 @@ struct DenseMergeKernel {
     const int result = simt::BlockRow();
     for (int64_t i = int64_t{simt::Block()} * kThreads + simt::ThreadIndex(); i < elements;
          i += int64_t{simt::Blocks()} * kThreads) {
+      const int64_t row = i / channels;
+      const int expert = ExpertOf(experts, row);
+      if (experts.count > 0 && expert == experts.count) continue;
       const Sum sum = Merged(runs[result], i, stack);
       if (to != nullptr) {
         to[result * elements + i] = sum;
       } else {
-        FinishElement(finish, i / channels, i % channels, sum);
+        FinishElement(finish, FinishOf(experts, finish, channels, expert), row, i % channels, sum);
       }
     }
   }
@@ -91,7 +95,9 @@ struct DensePlan {
 DensePlan PlanOf(const Dense& call) {
   DensePlan plan{.tile = call.tile != DenseTile::kAny
                              ? call.tile
-                             : DenseTileFor(call.types, call.rows, call.channels, call.blocks)};
+                             : DenseTileFor(call.types,
+                                            CeilDiv(call.rows, std::max(call.experts.count, 1)),
+                                            call.channels, call.blocks)};
   const TileShape shape = ShapeOf(plan.tile);
   const bool whole = call.units.count == 0;
   const LeafRun here = whole ? LeafRun{0, 1} : call.run;
@@ -106,7 +112,7 @@ DensePlan PlanOf(const Dense& call) {
     plan.subtrees.push_back({node.begin - here.begin, node.end - here.begin});
     most_units = std::max(most_units, node.end - node.begin);
   }
-  const int64_t tiles = TileOrder::Of(shape, call.rows, call.channels).count();
+  const int64_t tiles = TileOrder::Of(shape, call.rows, call.channels, call.experts.count).count();
   work.pieces = static_cast<int>(plan.subtrees.size());
   std::copy(plan.subtrees.begin(), plan.subtrees.end(), work.runs);
   // Too few tiles to keep the GPU busy: every unit goes to blocks of its own.
@@ -131,6 +137,7 @@ void MergeUnits(const Dense& call, const DensePlan& plan, simt::Stream stream) {
                                .to = static_cast<Sum*>(call.sums),
                                .rows = call.rows,
                                .channels = call.channels,
+                               .experts = call.experts,
                                .finish = call.finish,
                                .results = static_cast<int>(plan.subtrees.size())};
   std::copy(plan.subtrees.begin(), plan.subtrees.end(), kernel.runs);
@@ -147,6 +154,7 @@ void MergePieces(const DenseMerge& call, simt::Stream stream) {
   DenseMergeKernel<Sum> kernel{.from = static_cast<const Sum*>(call.sums),
                                .rows = call.rows,
                                .channels = call.channels,
+                               .experts = call.experts,
                                .finish = call.finish};
   const int count = static_cast<int>(call.pieces.size());
   kernel.runs[0] = {0, count};
@@ -171,7 +179,7 @@ DenseTile DenseTileFor(DenseTypes types, int64_t rows, int64_t channels, int blo
   if (rows <= ShapeOf(DenseTile::kRows8).rows) return DenseTile::kRows8;
   if (rows <= ShapeOf(DenseTile::kRows16).rows) return DenseTile::kRows16;
   if (types == DenseTypes::kBf16Fp8) return DenseTile::kRows64;
-  const TileOrder large = TileOrder::Of(ShapeOf(DenseTile::kRows128), rows, channels);
+  const TileOrder large = TileOrder::Of(ShapeOf(DenseTile::kRows128), rows, channels, 0);
   const bool enough = rows > ShapeOf(DenseTile::kRows64).rows && large.count() >= blocks / 2;
   return enough ? DenseTile::kRows128 : DenseTile::kRows64;
 }

@@ -58,6 +58,17 @@ struct DenseFinish {
   int64_t stride = 0;
 };
 
+// Experts, each with weights of its own, over rows sorted by expert. Then w is [count][channels][k]
+// with rows w_stride apart, and w_scales, channel_scales and bias have `count` times what they have
+// otherwise, one expert after the other. An expert's rows get the bits that they would get alone.
+struct DenseExperts {
+  int count = 0;  // 0: none, all rows have the same weights
+  // [count + 1], ascending from 0: expert e has the rows offsets[e] to offsets[e + 1]. Rows from
+  // offsets[count] on are not written.
+  const int32_t* offsets = nullptr;
+  const float* row_scales = nullptr;  // [count], in place of finish.row_scale
+};
+
 struct Dense {
   DenseTypes types = DenseTypes::kFp8;
   int64_t rows = 0;
@@ -73,6 +84,8 @@ struct Dense {
   int64_t x_scale_stride = 0;
   const float* w_scales = nullptr;
   int64_t w_scale_stride = 0;
+
+  DenseExperts experts = {};
 
   // How all of K is cut, at most kDensePiecesMax units, and which units lie here. count 0: one
   // unit, which is here.
@@ -101,6 +114,7 @@ struct DenseMerge {
   const void* sums = nullptr;
   int64_t rows = 0;
   int64_t channels = 0;
+  DenseExperts experts = {};
   DenseFinish finish;
 };
 void Launch(const DenseMerge& call, simt::Stream stream);

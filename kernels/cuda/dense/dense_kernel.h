@@ -56,14 +56,33 @@ struct DenseKernel {
             end < work.call.depth ? end : work.call.depth};
   }
 
-  OCTAVO_DEVICE TileOperands OperandsOf(int64_t row, int64_t channel) const {
+  // Rows that are taken together: of one expert, at most kShape.rows from `begin`.
+  struct RowTile {
+    int64_t begin, end;  // begin == end: there is no such tile
+    int expert;
+  };
+  OCTAVO_DEVICE RowTile RowTileOf(int64_t index) const {
+    const DenseExperts& experts = work.call.experts;
+    if (experts.count == 0) return {index * kShape.rows, work.call.rows, 0};
+    for (int expert = 0; expert < experts.count; ++expert) {
+      const int64_t begin = experts.offsets[expert], end = experts.offsets[expert + 1];
+      const int64_t tiles = CeilDiv(end - begin, kShape.rows);
+      if (index < tiles) return {begin + index * kShape.rows, end, expert};
+      index -= tiles;
+    }
+    return {0, 0, 0};
+  }
+
+  OCTAVO_DEVICE TileOperands OperandsOf(const RowTile& rows_of, int64_t channel) const {
     const Dense& call = work.call;
+    const int64_t row = rows_of.begin;
     const int64_t x_row_bytes = call.x_stride * XBytes(kTypes);
     const int64_t w_row_bytes = call.w_stride * WBytes(kTypes);
-    const int64_t rows = call.rows - row, channels = call.channels - channel;
+    const int64_t rows = rows_of.end - row, channels = call.channels - channel;
     TileOperands tile{};
     tile.x = static_cast<const std::byte*>(call.x) + row * x_row_bytes;
-    tile.w = static_cast<const std::byte*>(call.w) + channel * w_row_bytes;
+    tile.w = static_cast<const std::byte*>(call.w) +
+             (rows_of.expert * call.channels + channel) * w_row_bytes;
     tile.x_row_bytes = x_row_bytes;
     tile.w_row_bytes = w_row_bytes;
     tile.rows = static_cast<int>(rows < kShape.rows ? rows : kShape.rows);
@@ -71,7 +90,9 @@ struct DenseKernel {
     if constexpr (kTypes == DenseTypes::kFp8Blocks) {
       tile.x_scales = call.x_scales + row * call.x_scale_stride;
       tile.x_scale_stride = call.x_scale_stride;
-      tile.w_scales = call.w_scales + channel / kScaleBlock * call.w_scale_stride;
+      tile.w_scales = call.w_scales + (rows_of.expert * CeilDiv(call.channels, kScaleBlock) +
+                                       channel / kScaleBlock) *
+                                          call.w_scale_stride;
     }
     return tile;
   }
@@ -139,9 +160,12 @@ struct DenseKernel {
   }
 
   // Through shared memory, so that neighbours write neighbouring channels.
-  OCTAVO_DEVICE void WriteTile(const TileOperands& tile, int64_t row0, int64_t channel0, int piece,
-                               std::byte* shared, const Sums& sums) const {
+  OCTAVO_DEVICE void WriteTile(const TileOperands& tile, const RowTile& rows, int64_t channel0,
+                               int piece, std::byte* shared, const Sums& sums) const {
     auto* out = reinterpret_cast<Sum*>(shared);
+    const int64_t row0 = rows.begin;
+    const Dense& call = work.call;
+    const ExpertFinish own = FinishOf(call.experts, call.finish, call.channels, rows.expert);
     simt::SyncBlock();  // all are done with the stages
     for (int m = 0; m < Product::kM; ++m) {
       for (int n = 0; n < Product::kN; ++n) {
@@ -156,10 +180,10 @@ struct DenseKernel {
       if (row >= tile.rows || channel >= tile.channels) continue;
       const Sum sum = out[SumOffset(kShape, row, channel)];
       if (work.sums != nullptr) {
-        static_cast<Sum*>(work.sums)[(piece * work.call.rows + row0 + row) * work.call.channels +
-                                     channel0 + channel] = sum;
+        static_cast<Sum*>(
+            work.sums)[(piece * call.rows + row0 + row) * call.channels + channel0 + channel] = sum;
       } else {
-        FinishElement(work.call.finish, row0 + row, channel0 + channel, sum);
+        FinishElement(call.finish, own, row0 + row, channel0 + channel, sum);
       }
     }
     simt::SyncBlock();  // shared memory is free for the next tile
@@ -167,17 +191,20 @@ struct DenseKernel {
 
   OCTAVO_DEVICE void operator()() const {
     auto* shared = simt::SharedMemory<std::byte>();
-    const TileOrder order = TileOrder::Of(kShape, work.call.rows, work.call.channels);
+    const TileOrder order =
+        TileOrder::Of(kShape, work.call.rows, work.call.channels, work.call.experts.count);
     const int64_t tiles = order.count();
     for (int64_t index = simt::Block(); index < tiles * work.pieces; index += simt::Blocks()) {
       const auto piece = static_cast<int>(index / tiles);
       const TileOrder::Place place = order.At(index % tiles);
-      const int64_t row = place.row * kShape.rows, channel = place.channel * kShape.channels;
-      const TileOperands tile = OperandsOf(row, channel);
+      const int64_t channel = place.channel * kShape.channels;
+      const RowTile rows = RowTileOf(place.row);
+      if (rows.begin == rows.end) continue;
+      const TileOperands tile = OperandsOf(rows, channel);
       Sums sums;
       Product::Clear(sums);
       AddPiece(tile, work.Piece(piece), shared, sums);
-      WriteTile(tile, row, channel, piece, shared, sums);
+      WriteTile(tile, rows, channel, piece, shared, sums);
     }
   }
 };

@@ -86,8 +86,11 @@ struct TileOrder {
     bool operator==(const Place&) const = default;
   };
 
-  static constexpr TileOrder Of(TileShape shape, int64_t rows, int64_t channels) {
-    return {CeilDiv(rows, shape.rows), CeilDiv(channels, shape.channels)};
+  // With experts, whose rows are cut into tiles each on their own, at least as many as there are.
+  static constexpr TileOrder Of(TileShape shape, int64_t rows, int64_t channels, int experts) {
+    const int64_t along_rows = experts == 0 ? CeilDiv(rows, shape.rows)
+                                            : rows / shape.rows + (experts < rows ? experts : rows);
+    return {along_rows, CeilDiv(channels, shape.channels)};
   }
   constexpr int64_t count() const { return along_rows * along_channels; }
   constexpr Place At(int64_t index) const {

@@ -48,7 +48,7 @@ TEST(CudaDenseTiles, PanelsHaveNoBankConflicts) {
 TEST(CudaDenseTiles, EveryTileOnce) {
   for (const int64_t rows : {1, 64, 65, 900}) {
     for (const int64_t channels : {1, 128, 1024, 1025, 3000}) {
-      const TileOrder order = TileOrder::Of(ShapeOf(DenseTile::kRows64), rows, channels);
+      const TileOrder order = TileOrder::Of(ShapeOf(DenseTile::kRows64), rows, channels, 0);
       std::vector<int> seen(Size(order.count()));
       for (int64_t i = 0; i < order.count(); ++i) {
         const TileOrder::Place place = order.At(i);
