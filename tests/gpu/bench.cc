@@ -123,7 +123,9 @@ bool RunBenchmarks() {
   const Ceilings ceilings = MeasureCeilings();
   std::vector<Figure> figures;
   MeasureQuantize(&figures);
+  MeasureRows(&figures);
   MeasureAttention(&figures);
+  MeasureDense(&figures);
   Print(ceilings, figures);
   return cudaGetLastError() == cudaSuccess;
 }

@@ -45,6 +45,8 @@ double Time(const std::function<void(cudaStream_t stream, int i)>& call);
 
 void MeasureQuantize(std::vector<Figure>* figures);
 void MeasureAttention(std::vector<Figure>* figures);
+void MeasureDense(std::vector<Figure>* figures);
+void MeasureRows(std::vector<Figure>* figures);
 
 // Measures everything and prints it. False where CUDA failed.
 bool RunBenchmarks();

@@ -2,8 +2,11 @@
 
 #include <numeric>
 
+#include "kernels/cuda/activation/activation.h"
 #include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/norm/norm.h"
 #include "kernels/cuda/quantize/quantize.h"
+#include "kernels/cuda/softmax/softmax.h"
 #include "tests/gpu/bench.h"
 
 namespace octavo::gpu {
@@ -134,6 +137,60 @@ Figure MeasureOne(const AttentionCase& shape) {
 void MeasureQuantize(std::vector<Figure>* figures) {
   MeasureCasts(figures);
   MeasureTokens(figures);
+}
+
+void MeasureRows(std::vector<Figure>* figures) {
+  constexpr int64_t kColumns = 6144, kInner = 16384, kVocabulary = 131072, kRowsMax = 4096;
+  const DeviceBytes x(kRowsMax * kInner * 4, Fill::kBf16);
+  const DeviceBytes weight(kColumns * 2, Fill::kBf16);
+  const DeviceBytes codes(kRowsMax * kInner, Fill::kZero);
+  const DeviceBytes scales(kRowsMax * 4, Fill::kZero);
+  const DeviceBytes ids(kRowsMax * 50 * 4, Fill::kZero);
+  const DeviceBytes worst(4, Fill::kZero);
+  const cuda::TokenCodes token{cuda::TokenScales::kDynamicFp8, 1, codes.as<uint8_t>(),
+                               scales.as<float>(), worst.as<uint32_t>()};
+  for (const int64_t rows : {int64_t{1}, int64_t{64}, kRowsMax}) {
+    const auto count = static_cast<double>(rows);
+    figures->push_back({"RMSNorm to FP8", Matrix(rows, kColumns),
+                        Time([&](cudaStream_t stream, int) {
+                          Launch(cuda::NormRows{.x = x.as<uint16_t>(),
+                                                .rows = rows,
+                                                .columns = kColumns,
+                                                .weight = weight.as<uint16_t>(),
+                                                .eps = 1e-5f,
+                                                .codes = token},
+                                 stream);
+                        }),
+                        count * kColumns * 3});
+    figures->push_back({"silu * up to FP8", Matrix(rows, kInner),
+                        Time([&](cudaStream_t stream, int) {
+                          Launch(cuda::SiluMultiply{.gate = x.as<uint16_t>(),
+                                                    .up = x.as<uint16_t>() + kInner,
+                                                    .rows = rows,
+                                                    .columns = kInner,
+                                                    .stride = 2 * kInner,
+                                                    .codes = token},
+                                 stream);
+                        }),
+                        count * kInner * 5});
+  }
+  for (const int64_t rows : {1, 64, 256}) {
+    const auto bytes = static_cast<double>(rows * kVocabulary * 4);
+    figures->push_back({"denominators", Matrix(rows, kVocabulary),
+                        Time([&](cudaStream_t stream, int) {
+                          Launch(cuda::LogSums{x.as<float>(), rows, kVocabulary, scales.as<float>(),
+                                               scales.as<float>(), ids.as<int32_t>()},
+                                 stream);
+                        }),
+                        bytes});
+    figures->push_back({"50 largest", Matrix(rows, kVocabulary),
+                        Time([&](cudaStream_t stream, int) {
+                          Launch(cuda::TopLogits{x.as<float>(), rows, kVocabulary, 50,
+                                                 codes.as<float>(), ids.as<int32_t>()},
+                                 stream);
+                        }),
+                        bytes});
+  }
 }
 
 void MeasureAttention(std::vector<Figure>* figures) {

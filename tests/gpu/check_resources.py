@@ -5,7 +5,9 @@ Compiles every .cu of BUILD_FOLDER's compile_commands.json again with -Xptxas=-v
 file: a kernel that is not in the table, needs more registers than it says there by more than 8, or more stack or spilled
 bytes, is a failure. --update writes the table. The figures are sm_90a's; nvcc need not be the table's."""
 
+import concurrent.futures
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -21,20 +23,27 @@ FIGURES = re.compile(
     r"Used (?P<registers>\d+) registers", re.S)
 
 
+def compile_one(entry):
+    """What ptxas says of one file, for sm_90a alone."""
+    words = [word for word in shlex.split(entry["command"]) if "compute_80" not in word]
+    with tempfile.TemporaryDirectory() as folder:
+        words[words.index("-o") + 1] = f"{folder}/out.o"
+        run = subprocess.run(words + ["-Xptxas=-v"], cwd=entry["directory"], capture_output=True, text=True, timeout=300)
+    if run.returncode != 0:
+        sys.exit(f"error: {entry['file']} does not compile\n{run.stderr}")
+    return run.stdout + run.stderr
+
+
 def compiled(build):
     """{kernel: (registers, stack bytes, spilled bytes)} of every .cu file."""
+    entries = [entry for entry in json.loads((build / "compile_commands.json").read_text())
+               if entry["file"].endswith(".cu") and "nvcc" in entry["command"]]
     found = {}
-    for entry in json.loads((build / "compile_commands.json").read_text()):
-        if not entry["file"].endswith(".cu") or "nvcc" not in entry["command"]:
-            continue
-        words = shlex.split(entry["command"])
-        with tempfile.TemporaryDirectory() as folder:
-            words[words.index("-o") + 1] = f"{folder}/out.o"
-            run = subprocess.run(words + ["-Xptxas=-v"], cwd=entry["directory"], capture_output=True, text=True, timeout=300)
-        if run.returncode != 0:
-            sys.exit(f"error: {entry['file']} does not compile\n{run.stderr}")
-        for match in FIGURES.finditer(run.stdout + run.stderr):
-            found[match["name"]] = (int(match["registers"]), int(match["stack"]), int(match["stores"]) + int(match["loads"]))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for said in pool.map(compile_one, entries):
+            for match in FIGURES.finditer(said):
+                spilled = int(match["stores"]) + int(match["loads"])
+                found[match["name"]] = (int(match["registers"]), int(match["stack"]), spilled)
     names = subprocess.run(["c++filt", *found], capture_output=True, text=True, check=True).stdout.split("\n")
     short = (re.sub(r"void octavo::simt::Run<octavo::cuda::(.*) >\(.*\)|void octavo::simt::Run<octavo::cuda::(.*)>\(.*\)",
                     r"\1\2", name).replace("octavo::", "").replace(" ", "") for name in names)
