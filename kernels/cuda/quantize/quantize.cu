@@ -69,25 +69,28 @@ struct AmaxTilesKernel {
   }
 };
 
+// A block counts one half of the magnitudes: all counters would not fit every GPU's shared memory.
 struct HistogramKernel {
   static constexpr int kThreads = 512;
+  static constexpr int kHalves = 2;
+  static constexpr int kCounters = MagnitudeHistogram::kCounters / kHalves;
   MagnitudeHistogram call;
 
   OCTAVO_DEVICE void operator()() const {
     auto* counters = simt::SharedMemory<uint32_t>();
-    for (int i = simt::ThreadIndex(); i < MagnitudeHistogram::kCounters; i += kThreads) {
-      counters[i] = 0;
-    }
+    const int first = simt::BlockRow() * kCounters;
+    for (int i = simt::ThreadIndex(); i < kCounters; i += kThreads) counters[i] = 0;
     simt::SyncBlock();
     ForEachRun(call.source, call.count, simt::Block() * kThreads + simt::ThreadIndex(),
                simt::Blocks() * kThreads, [&](const auto& values, int64_t, int count) {
                  for (int i = 0; i < 8; ++i) {
-                   if (i < count) simt::AtomicAdd(&counters[values[i] & 0x7fff], 1);
+                   const int at = (values[i] & 0x7fff) - first;
+                   if (i < count && at >= 0 && at < kCounters) simt::AtomicAdd(&counters[at], 1);
                  }
                });
     simt::SyncBlock();
-    for (int i = simt::ThreadIndex(); i < MagnitudeHistogram::kCounters; i += kThreads) {
-      if (counters[i] != 0) simt::AtomicAdd(&call.counts[i], counters[i]);
+    for (int i = simt::ThreadIndex(); i < kCounters; i += kThreads) {
+      if (counters[i] != 0) simt::AtomicAdd(&call.counts[first + i], counters[i]);
     }
   }
 };
@@ -159,12 +162,12 @@ void Launch(const AmaxTiles& call, simt::Stream stream) {
 }
 
 void Launch(const MagnitudeHistogram& call, simt::Stream stream) {
-  // Counters take 128 KiB of shared memory: one block on a multiprocessor.
-  constexpr int kBlocks = 128;
+  constexpr int64_t kBlocksMax = 128;
   const int64_t blocks = CeilDiv(call.count, HistogramKernel::kThreads * 8);
   simt::Launch(HistogramKernel{call},
-               {.blocks = static_cast<int>(blocks < kBlocks ? blocks : kBlocks),
-                .shared_bytes = MagnitudeHistogram::kCounters * 4},
+               {.blocks = static_cast<int>(blocks < kBlocksMax ? blocks : kBlocksMax),
+                .rows = HistogramKernel::kHalves,
+                .shared_bytes = HistogramKernel::kCounters * 4},
                stream);
 }
 

@@ -18,7 +18,7 @@ using Stream = CUstream_st*;
 struct Grid {
   int blocks = 1;        // Block() is 0 .. blocks - 1
   int rows = 1;          // BlockRow() is 0 .. rows - 1
-  int shared_bytes = 0;  // dynamic shared memory of a block
+  int shared_bytes = 0;  // dynamic shared memory of a block, at most 99 KiB
 };
 
 inline constexpr int kWarp = 32;

@@ -24,6 +24,7 @@ namespace {
 constexpr size_t kStackBytes = 128 * 1024;
 constexpr int kFill = 0xff;  // a NaN in every type
 constexpr size_t kGuard = 1024;
+constexpr int kSharedBytesMax = 99 * 1024;  // of a block on sm_86 and sm_89; others give more
 
 [[noreturn]] void Die(const char* what) {
   std::fprintf(stderr, "kernel error: %s (block %d, %d; thread %d)\n", what, here.block, here.row,
@@ -193,6 +194,7 @@ void Wait(int pending) {
 }
 
 void RunGrid(const Grid& grid, int threads, void (*body)(const void*), const void* kernel) {
+  if (grid.shared_bytes > kSharedBytesMax) Die("more shared memory than every GPU gives a block");
   const FpEnv environment;
   BlockState block;
   block.fibers.resize(static_cast<size_t>(threads));
