@@ -66,7 +66,7 @@ enum class TokenScales : uint8_t {
 // One row of BF16 is one token; fewer than 2^31 of them. `scales` gets one F32 a row, or
 // ceil(columns / 128) with groups, nothing with static ones. `worst` becomes at least the largest
 // magnitude's bits where one is no finite number (then the row's codes mean nothing), else it stays
-// as it is; static kinds do not look.
+// as it is; with static kinds it may be null, and nothing is looked for.
 struct QuantizeTokens {
   TokenScales kind = TokenScales::kDynamicFp8;
   const uint16_t* x = nullptr;

@@ -54,6 +54,9 @@ struct TokenKernel {
       Groups(row, from, to);
     } else if constexpr (Rule::kStatic) {
       Cast(from, call.columns, simt::ThreadIndex(), kThreads, {0, call.factor}, to);
+      if (call.worst == nullptr) return;
+      const uint32_t most = WarpMax(Most(from, call.columns, simt::ThreadIndex(), kThreads));
+      if (simt::Lane() == 0 && !IsFiniteAmax(most)) simt::AtomicMax(call.worst, most);
     } else {
       auto* scratch = simt::SharedMemory<uint32_t>();
       const uint32_t most =

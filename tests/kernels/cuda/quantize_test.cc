@@ -255,7 +255,8 @@ TEST(CudaQuantize, Tokens) {
 
 TEST(CudaQuantize, TokensTellOfNanAndInfinity) {
   for (const TokenScales kind :
-       {TokenScales::kDynamicFp8, TokenScales::kDynamicInt8, TokenScales::kGroupsFp8}) {
+       {TokenScales::kDynamicFp8, TokenScales::kDynamicInt8, TokenScales::kGroupsFp8,
+        TokenScales::kStaticFp8, TokenScales::kStaticInt8}) {
     for (const uint32_t bad : {0x7f80u, 0xff80u, 0x7fc0u, 0xffffu}) {
       Matrix matrix(SourceType::kBf16, 4, 333, 0, 11);
       matrix.Set(2 * 333 + 331, bad);
