@@ -22,8 +22,10 @@
 namespace octavo {
 namespace {
 
-// Distance from the true value in units of the last place of the F32 next to it.
+// Distance from the true value in units of the last place of the F32 next to it; infinite for what
+// is no finite number, which a maximum would pass over.
 double UlpError(float got, double want) {
+  if (!std::isfinite(got)) return std::numeric_limits<double>::infinity();
   const double magnitude = std::max(std::abs(want), 0x1p-126);
   int exponent = 0;
   std::frexp(magnitude, &exponent);
