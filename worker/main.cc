@@ -59,6 +59,8 @@ struct Flags {
 };
 
 constexpr uint64_t kMemoryMin = 192ull << 20;
+// Tasks at once, beyond the threads: one may wait for a read and one for a write.
+constexpr int kSlotsWaiting = 2;
 constexpr int kSlotsMax = 8;
 
 // Freed buffers go back to the system, and threads share heaps: resident memory stays what is used.
@@ -151,7 +153,7 @@ class Worker {
   }
 
   void Attach(const std::string& token, Isa isa) {
-    tasks_.emplace(std::min(Threads() + 1, kSlotsMax), TaskHooks());
+    tasks_.emplace(std::min(Threads() + kSlotsWaiting, kSlotsMax), TaskHooks());
     AttachClient::Options options;
     options.coordinator = flags_.coordinator;
     options.token = token;

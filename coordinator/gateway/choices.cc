@@ -40,8 +40,6 @@ struct Choices::Choice {
 namespace {
 
 constexpr std::chrono::milliseconds kGroupPoll{20};
-// A group that is still said to serve this long after it could not be reached may be asked again.
-constexpr std::chrono::milliseconds kSameGroup{2'000};
 // Groups in a row that may be lost before they bring anything; more within kIdleTime, because a
 // stream that waits its turn is not to blame for them.
 constexpr int kIdleGroupsMax = 2;
@@ -135,7 +133,7 @@ absl::Status Choices::RunOverGroups(Leader leader) {
     if (next->model.group_epoch() == leader.model.group_epoch()) {
       // It was not lost, only out of reach: a connection that the network broke comes back.
       --idle;
-      if (Steady::now() - news > kGroupWait) return status;
+      if (Steady::now() - news > parts_.patience.group) return status;
     }
     leader = *std::move(next);
     parts_.metrics.Add(metric::kStreamsResumed, 1);
@@ -193,11 +191,12 @@ absl::StatusOr<Choices::Leader> Choices::AwaitGroup(const v1::ModelInfo& lost) {
     if (other && events_ == 0) {
       return MakeError(Reason::kNotReady, "another version took the model's place");
     }
-    if (other || waited > kGroupWait) {
+    if (other || waited > parts_.patience.group) {
       return MakeError(Reason::kGroupLost, "no group came that could go on");
     }
-    if (leader.ok() && (leader->model.group_epoch() != lost.group_epoch() ||
-                        (waited > kSameGroup && leader->model.state() == "ready"))) {
+    if (leader.ok() &&
+        (leader->model.group_epoch() != lost.group_epoch() ||
+         (waited > parts_.patience.same_group && leader->model.state() == "ready"))) {
       return leader;
     }
     if (!leader.ok() && ReasonOf(leader.status()) != Reason::kNotReady) return leader.status();

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "coordinator/gateway/gateway.h"
 #include "coordinator/gateway/generation.h"
 #include "coordinator/gateway/live_calls.h"
 #include "grpcpp/client_context.h"
@@ -30,9 +31,6 @@ class Metrics;
 
 class Choices {
  public:
-  // How long streams wait for a group that forms again.
-  static constexpr std::chrono::milliseconds kGroupWait{30'000};
-
   struct Leader {
     std::shared_ptr<v1::Engine::Stub> engine;
     v1::ModelInfo model;
@@ -46,6 +44,7 @@ class Choices {
     Metrics& metrics;
     // The leader of the model now. kNotReady while its group forms; another error: it will not.
     std::function<absl::StatusOr<Leader>()> find_leader;
+    StreamPatience patience;
   };
 
   // Times are told from now on.
@@ -63,7 +62,7 @@ class Choices {
   // Streams until every choice has its Finished. Where one fails, the others are cancelled and its
   // error is returned; so is kCancelled when the client hangs up, and what LiveCalls ended the call
   // for. An aborted call is no error: what is not finished yet is FINISH_CANCELLED then.
-  // kGroupLost: no group came within kGroupWait or until shortly before the client's deadline, or
+  // kGroupLost: no group came within the patience or until shortly before the client's deadline, or
   // groups were lost again and again before they brought a token. kNotReady: the group takes no
   // more requests, or another version is in its place, and the client was told nothing.
   absl::Status Run(Leader leader);

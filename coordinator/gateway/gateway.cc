@@ -33,10 +33,6 @@ using CallPtr = std::shared_ptr<LiveCalls::Call>;
 
 constexpr size_t kChannelsMax = 256;
 constexpr std::chrono::milliseconds kLogTimeout{2'000};
-// Young gateways may not know all workers yet: those of a coordinator that died dial again.
-constexpr std::chrono::milliseconds kAttachTime{5'000};
-// How long a group may have refused requests before this gateway hears which one took its place.
-constexpr std::chrono::milliseconds kHandoverTime{2'000};
 constexpr std::chrono::milliseconds kHandoverPoll{20};
 
 double SecondsSince(Steady::time_point start) {
@@ -47,10 +43,12 @@ double SecondsSince(Steady::time_point start) {
 
 class Gateway::Impl final : public v1::Inference::Service {
  public:
-  Impl(const ModelTable* models, Metrics* metrics, const std::string& token)
+  Impl(const ModelTable* models, Metrics* metrics, const std::string& token,
+       const StreamPatience& patience)
       : models_(models),
         metrics_(metrics),
         token_(token),
+        patience_(patience),
         guard_(token),
         texts_(token),
         calls_(models) {}
@@ -111,6 +109,7 @@ class Gateway::Impl final : public v1::Inference::Service {
   const ModelTable* const models_;
   Metrics* const metrics_;
   const std::string token_;
+  const StreamPatience patience_;
   const CallGuard guard_;
   TextCache texts_;
   Mutex mutex_;
@@ -147,8 +146,8 @@ absl::Status Gateway::Impl::OnGroup(const std::string& name, const grpc::ServerC
     if (status.ok() || ReasonOf(status) != Reason::kNotReady || context.IsCancelled()) {
       return status;
     }
-    if (Steady::now() - asked > kHandoverTime) refused_since = asked;  // that was no refusal
-    if (asked - refused_since > kHandoverTime) return status;
+    if (Steady::now() - asked > patience_.handover) refused_since = asked;  // that was no refusal
+    if (asked - refused_since > patience_.handover) return status;
     std::this_thread::sleep_for(kHandoverPoll);
   }
 }
@@ -192,7 +191,7 @@ absl::StatusOr<Resumption> Gateway::Impl::Remember(const v1::GenerateRequest& re
                           AskForLog(workers, request.request_id(), kLogTimeout));
   absl::StatusOr<Resumption> found = ChooseLog(logs, request);
   if (!found.ok() && ReasonOf(found.status()) == Reason::kNotFound &&
-      Steady::now() - start_ < kAttachTime) {
+      Steady::now() - start_ < patience_.attach) {
     return MakeError(Reason::kNotReady, "workers may still be attaching, one of which remembers it",
                      {}, "try again");
   }
@@ -228,7 +227,8 @@ absl::Status Gateway::Impl::GenerateOn(const v1::ModelInfo& model, LiveCalls::Ca
                    .client = context,
                    .writer = writer,
                    .metrics = *metrics_,
-                   .find_leader = [this, &model] { return LeaderOf(model.model_id()); }});
+                   .find_leader = [this, &model] { return LeaderOf(model.model_id()); },
+                   .patience = patience_});
   OCTAVO_ASSIGN_OR_RETURN(const std::shared_ptr<const TextBundle> text, texts_.Get(model));
   OCTAVO_ASSIGN_OR_RETURN(v1::EngineRequest engine, BuildEngineRequest(request, *text));
   engine.set_request_id(call.id);
@@ -386,8 +386,9 @@ grpc::Status Gateway::Impl::Abort(grpc::ServerContext* context, const v1::AbortR
   });
 }
 
-Gateway::Gateway(const ModelTable* models, Metrics* metrics, const std::string& token)
-    : impl_(std::make_unique<Impl>(models, metrics, token)) {}
+Gateway::Gateway(const ModelTable* models, Metrics* metrics, const std::string& token,
+                 const StreamPatience& patience)
+    : impl_(std::make_unique<Impl>(models, metrics, token, patience)) {}
 Gateway::~Gateway() = default;
 
 grpc::Service* Gateway::service() { return impl_.get(); }

@@ -46,8 +46,11 @@ std::string Membership::Leave(uint64_t session) {
 }
 
 std::vector<std::string> Membership::Expire(Nanos now) {
+  const Nanos unseen = now - last_look_.value_or(now) - lease_ / 3;
+  last_look_ = now;
   std::vector<std::string> lost;
   for (auto& [id, member] : members_) {
+    if (unseen > Nanos::zero()) member.last_beat = std::min(now, member.last_beat + unseen);
     if (member.state != WorkerState::kReady || now - member.last_beat <= lease_) continue;
     lost.push_back(id);
   }

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -45,7 +46,9 @@ class Membership {
   bool Beat(uint64_t session, Nanos arrived, uint64_t rss_peak_bytes);
   // The stream ended: the id of the worker that is lost by it, empty if the session was void.
   std::string Leave(uint64_t session);
-  // Workers whose last beat is older than the lease; they are lost from now on.
+  // Workers whose last beat is older than the lease; they are lost from now on. To be asked several
+  // times within a lease: of the time between two calls, what is beyond a third of the lease counts
+  // as nobody's silence, because a coordinator that stood still read no beats.
   std::vector<std::string> Expire(Nanos now);
   // No task and no rank for it any more, whatever it says; it may not join again.
   void Quarantine(const std::string& worker_id, const std::string& why);
@@ -68,6 +71,7 @@ class Membership {
   void MarkLost(Member& member);
 
   const Nanos lease_;
+  std::optional<Nanos> last_look_;  // when Expire was called
   uint64_t last_session_ = 0;
   std::map<std::string, Member> members_;
   std::map<uint64_t, std::string> sessions_;  // current ones of ready workers

@@ -133,6 +133,18 @@ class TakeoverTest(ClusterTest):
         # The group is the one that served before: nothing was loaded again.
         self.assertEqual(self.model_now().group_epoch, epoch)
 
+    def pause_coordinator(self, seconds=3):
+        self.assertEqual(self.cluster.run.kill("octavo-coordinator", signal.SIGSTOP), 1)
+        time.sleep(seconds)
+        self.assertEqual(self.cluster.run.kill("octavo-coordinator", signal.SIGCONT), 1)
+
+    def test_a_coordinator_that_stood_still_takes_nobody_for_lost(self):
+        epoch, lost = self.model_now().group_epoch, self.figure("octavo_workers_lost_total")
+        streams = self.disturb(self.cluster.client, lambda index: f"paused-{index}", self.pause_coordinator, 1)
+        self.assertEqual(sum(s.broken for s in streams), 0)
+        self.assertEqual(self.model_now().group_epoch, epoch)
+        self.assertEqual(self.figure("octavo_workers_lost_total"), lost)
+
     def test_a_chat_asks_for_the_rest_of_its_answer(self):
         ask = ["chat", "--target", self.cluster.record["address"], "--message", "Tell me more.", "--seed", 4,
                "--temperature", 0.9, "--max-tokens", 1500, "--min-tokens", 1500]

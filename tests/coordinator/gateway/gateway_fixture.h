@@ -206,7 +206,10 @@ class GatewayTest : public ::testing::Test {
   Metrics metrics_{MetricHome::kCoordinator, "coordinator"};
   FakeLeader leader_;
   std::unique_ptr<RpcServer> leader_server_;
-  Gateway gateway_{&models_, &metrics_, "t"};
+  Gateway gateway_{&models_,
+                   &metrics_,
+                   "t",
+                   {.group = std::chrono::seconds(2), .same_group = std::chrono::seconds(1)}};
   std::unique_ptr<RpcServer> server_;
   std::unique_ptr<v1::Inference::Stub> stub_;
 };

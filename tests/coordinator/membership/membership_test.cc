@@ -49,6 +49,21 @@ TEST_F(MembershipTest, ABeatCountsFromItsArrivalNotFromItsProcessing) {
   EXPECT_THAT(members_.Expire(clock_.Now()), IsEmpty());
 }
 
+TEST_F(MembershipTest, APauseOfTheCoordinatorIsNobodysSilence) {
+  const uint64_t a = Join("a");
+  Join("b");
+  EXPECT_THAT(members_.Expire(clock_.Now()), IsEmpty());
+  clock_.Advance(milliseconds(250));
+  EXPECT_THAT(members_.Expire(clock_.Now()), IsEmpty());
+  clock_.Advance(milliseconds(60'000));  // stopped; of this a third of a lease counts
+  EXPECT_THAT(members_.Expire(clock_.Now()), IsEmpty());
+  EXPECT_TRUE(members_.Beat(a, clock_.Now(), 0));
+  clock_.Advance(milliseconds(250));
+  EXPECT_THAT(members_.Expire(clock_.Now()), IsEmpty());
+  clock_.Advance(milliseconds(1));
+  EXPECT_THAT(members_.Expire(clock_.Now()), ElementsAre("b"));  // silent before and after it
+}
+
 TEST_F(MembershipTest, ALaterJoinVoidsTheEarlierSession) {
   const uint64_t first = Join("a");
   const uint64_t second = Join("a");
