@@ -47,9 +47,9 @@ class DeviceArray {
     return array;
   }
 
-  // Copies to the beginning. REQUIRES values.size() <= size().
-  absl::Status Fill(std::span<const T> values, simt::Stream stream) {
-    if (!simt::CopyToDevice(data_, values.data(), values.size_bytes(), stream)) {
+  // Copies to element `at` and on. REQUIRES at + values.size() <= size().
+  absl::Status Fill(std::span<const T> values, simt::Stream stream, size_t at = 0) {
+    if (!simt::CopyToDevice(data_ + at, values.data(), values.size_bytes(), stream)) {
       return MakeError(Reason::kHardware, "a copy to the GPU failed");
     }
     return absl::OkStatus();

@@ -1,7 +1,7 @@
 #pragma once
 
-// A whole model's weights in the GPU's memory, as they lie on disk: row by row, rows aligned to 16
-// bytes. One rank, dense families.
+// A whole model's weights in the GPU's memory, row by row, rows aligned to 16 bytes; of a mixture,
+// all experts of a layer in one array, one after the other. One rank.
 
 #include <cstdint>
 #include <string>
@@ -18,25 +18,31 @@
 
 namespace octavo {
 
+// One linear layer, or the same one of all experts (`experts` > 0): then every array holds theirs
+// one after the other, and they are alike in form and shape.
 struct GpuLinear {
-  std::string name;
+  std::string name;  // of the weight tensor, the first expert's
+  int experts = 0;
   InputForm form = InputForm::kBf16;
   cuda::DenseTypes types = cuda::DenseTypes::kBf16;
   int64_t channels = 0;
   int64_t depth = 0;
   int64_t stride = 0;  // elements of a row
   UnitCut units;
-  float static_scale = 1;          // InputForm::kFp8Static
-  DeviceArray<std::byte> weights;  // [channels][stride]
-  DeviceArray<float> scales;       // [channels], or [channel blocks][depth blocks]; empty: none
-  int64_t scale_stride = 0;        // of block scales
-  DeviceArray<float> bias;         // [channels]; empty: none
+  float static_scale = 1;                          // InputForm::kFp8Static, without experts
+  DeviceArray<float> input_scales, input_factors;  // [experts], the same with them; 1 / scale
+  DeviceArray<std::byte> weights;                  // [channels][stride]
+  DeviceArray<float> scales;  // [channels], or [channel blocks][depth blocks]; empty: none
+  int64_t scale_stride = 0;   // of block scales
+  DeviceArray<float> bias;    // [channels]; empty: none
 };
 
 struct GpuLayer {
   DeviceArray<uint16_t> attention_norm, mlp_norm;
   DeviceArray<uint16_t> query_norm, key_norm;  // empty: none
-  GpuLinear query, key, value, output, gate, up, down;
+  GpuLinear query, key, value, output;
+  GpuLinear router;  // of mixtures
+  GpuLinear gate, up, down;
 };
 
 struct GpuWeights {
@@ -47,7 +53,8 @@ struct GpuWeights {
 };
 
 // Reads with every check of LoadWeights (worker/runner/weights.h). kUnsupported: several ranks,
-// mixtures, heads quantized at load, weight-only block scales, widths that are no multiple of 16.
+// heads quantized at load, weight-only block scales, block scales of a slice that begins within a
+// block, widths that are no multiple of 16, experts of different formats.
 absl::StatusOr<GpuWeights> LoadGpuWeights(const v1::ServePlan& plan, ShardFiles* files,
                                           ThreadPool* pool);
 

@@ -115,6 +115,28 @@ SliceBounds ChannelBounds(const v1::RankTensor& weight) {
           stored.column_end, stored.row_begin, stored.row_end};
 }
 
+absl::Status ReadWeight(ShardFiles* files, const v1::RankTensor& weight, ThreadPool* pool,
+                        std::byte* out) {
+  if (!weight.tensor().transposed()) {
+    const SliceReader reader(files, weight);
+    return ForRows(reader, pool, [&](int64_t row, std::span<const std::byte> bytes) {
+      std::memcpy(out + row * reader.row_bytes(), bytes.data(), bytes.size());
+    });
+  }
+  const v1::RankTensor stored = AsStored(weight);
+  const SliceReader reader(files, stored);
+  const SliceBounds bounds = ChannelBounds(weight);
+  const int64_t depth = bounds.column_end - bounds.column_begin;
+  const int64_t channels = bounds.row_end - bounds.row_begin;
+  const int64_t size = reader.row_bytes() / std::max<int64_t>(channels, 1);
+  return ForRows(reader, pool, [&](int64_t input, std::span<const std::byte> bytes) {
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      std::memcpy(out + (channel * depth + input) * size, bytes.data() + channel * size,
+                  static_cast<size_t>(size));
+    }
+  });
+}
+
 absl::Status PackWeight(ShardFiles* files, const v1::RankTensor& weight, ThreadPool* pool,
                         std::byte* tiles, Linear* out) {
   if (weight.tensor().transposed()) {

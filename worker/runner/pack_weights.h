@@ -1,6 +1,6 @@
 #pragma once
 
-// Weights on their way from a checkpoint's rows into the tiles of the kernels.
+// Weights on their way from a checkpoint's rows into the tiles of the kernels, or into rows.
 
 #include <cstddef>
 #include <cstdint>
@@ -22,6 +22,11 @@ absl::Status ForRows(const SliceReader& reader, ThreadPool* pool,
 
 // The bounds of a weight's slice as outputs by inputs, also where it is stored transposed.
 SliceBounds ChannelBounds(const v1::RankTensor& weight);
+
+// Fills `out`, [outputs][inputs] elements, with the slice of `weight`, also where it is stored
+// transposed. Errors as SliceReader.
+absl::Status ReadWeight(ShardFiles* files, const v1::RankTensor& weight, ThreadPool* pool,
+                        std::byte* out);
 
 // Puts one output's row of elements, out->packed.type each, into `tiles`; REQUIRES that it is not
 // transposed. INT8: its sum too.

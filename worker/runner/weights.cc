@@ -2,16 +2,15 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
-#include <tuple>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/base/status.h"
-#include "core/tensor/bare/float_bits.h"
 #include "core/tensor/bare/units.h"
 #include "fmt/format.h"
 #include "worker/runner/pack_weights.h"
 #include "worker/runner/quantize_at_load.h"
+#include "worker/runner/rank_tensors.h"
 #include "worker/runner/read_tensor.h"
 
 namespace octavo {
@@ -32,14 +31,10 @@ class Loader {
          ThreadPool* pool)
       : plan_(plan),
         rank_plan_(plan.ranks(static_cast<int>(rank))),
+        tensors_(rank_plan_, files),
         files_(files),
         arena_(arena),
-        pool_(pool) {
-    for (const v1::RankTensor& tensor : rank_plan_.tensors()) {
-      const v1::ModelTensor& one = tensor.tensor();
-      by_role_[{one.layer(), static_cast<int>(one.role()), one.expert()}] = &tensor;
-    }
-  }
+        pool_(pool) {}
 
   absl::StatusOr<WeightSet> Load(Isa isa) {
     isa_ = isa;
@@ -50,7 +45,7 @@ class Loader {
     OCTAVO_RETURN_IF_ERROR(LoadLinear({-1, set.tied ? v1::EMBEDDING : v1::LM_HEAD},
                                       v1::ROLE_UNSPECIFIED, whole, &set.head));
     if (!set.tied) OCTAVO_RETURN_IF_ERROR(LoadRows({-1, v1::EMBEDDING}, &set.embedding));
-    OCTAVO_ASSIGN_OR_RETURN(set.final_norm, LoadVector({-1, v1::FINAL_NORM}));
+    OCTAVO_ASSIGN_OR_RETURN(set.final_norm, tensors_.Vector({-1, v1::FINAL_NORM}));
     set.layers.resize(static_cast<size_t>(plan_.model().layer_count()));
     for (int layer = 0; layer < plan_.model().layer_count(); ++layer) {
       OCTAVO_RETURN_IF_ERROR(LoadLayer(layer, whole, &set.layers[static_cast<size_t>(layer)]));
@@ -66,23 +61,7 @@ class Loader {
   }
 
  private:
-  struct Place {
-    int32_t layer = -1;
-    v1::TensorRole role = v1::ROLE_UNSPECIFIED;
-    int32_t expert = -1;
-  };
-
-  const v1::RankTensor* Find(Place place) const {
-    const auto found = by_role_.find({place.layer, static_cast<int>(place.role), place.expert});
-    return found == by_role_.end() ? nullptr : found->second;
-  }
-
-  absl::StatusOr<const v1::RankTensor*> Need(Place place) const {
-    const v1::RankTensor* tensor = Find(place);
-    if (tensor != nullptr) return tensor;
-    return MakeError(Reason::kInternal, fmt::format("the serving plan lacks {} of layer {}",
-                                                    v1::TensorRole_Name(place.role), place.layer));
-  }
+  using Place = RankTensors::Place;
 
   absl::Status LoadLayer(int layer, const DepthCut& whole, LayerWeights* out) {
     const DepthCut attention = {
@@ -92,11 +71,11 @@ class Loader {
     const DepthCut mlp = {{plan_.mlp_unit_size(), static_cast<int>(plan_.mlp_unit_count())},
                           {static_cast<int>(rank_plan_.mlp_unit_begin()),
                            static_cast<int>(rank_plan_.mlp_unit_end())}};
-    OCTAVO_ASSIGN_OR_RETURN(out->attention_norm, LoadVector({layer, v1::ATTENTION_NORM}));
-    OCTAVO_ASSIGN_OR_RETURN(out->mlp_norm, LoadVector({layer, v1::MLP_NORM}));
-    if (Find({layer, v1::Q_NORM}) != nullptr) {
-      OCTAVO_ASSIGN_OR_RETURN(out->query_norm, LoadVector({layer, v1::Q_NORM}));
-      OCTAVO_ASSIGN_OR_RETURN(out->key_norm, LoadVector({layer, v1::K_NORM}));
+    OCTAVO_ASSIGN_OR_RETURN(out->attention_norm, tensors_.Vector({layer, v1::ATTENTION_NORM}));
+    OCTAVO_ASSIGN_OR_RETURN(out->mlp_norm, tensors_.Vector({layer, v1::MLP_NORM}));
+    if (tensors_.Find({layer, v1::Q_NORM}) != nullptr) {
+      OCTAVO_ASSIGN_OR_RETURN(out->query_norm, tensors_.Vector({layer, v1::Q_NORM}));
+      OCTAVO_ASSIGN_OR_RETURN(out->key_norm, tensors_.Vector({layer, v1::K_NORM}));
     }
     OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::Q_PROJ}, v1::Q_BIAS, whole, &out->query));
     OCTAVO_RETURN_IF_ERROR(LoadLinear({layer, v1::K_PROJ}, v1::K_BIAS, whole, &out->key));
@@ -121,13 +100,8 @@ class Loader {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<std::vector<uint16_t>> LoadVector(Place place) {
-    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(place));
-    return ReadVector(files_, *tensor);
-  }
-
   absl::Status LoadRows(Place place, Buffer* out) {
-    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(place));
+    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, tensors_.Need(place));
     const SliceReader reader(files_, *tensor);
     const SliceBounds& bounds = reader.bounds();
     const int64_t rows = bounds.row_end - bounds.row_begin;
@@ -139,7 +113,7 @@ class Loader {
   }
 
   absl::Status LoadLinear(Place place, v1::TensorRole bias_role, const DepthCut& cut, Linear* out) {
-    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, Need(place));
+    OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, tensors_.Need(place));
     const SliceBounds bounds = ChannelBounds(*tensor);
     OCTAVO_RETURN_IF_ERROR(Shape(*tensor, bounds, cut, out));
     if (streamed_) {
@@ -162,10 +136,7 @@ class Loader {
   }
 
   absl::Status LoadBias(Place place, Linear* out) {
-    const v1::RankTensor* bias = place.role == v1::ROLE_UNSPECIFIED ? nullptr : Find(place);
-    if (bias == nullptr) return absl::OkStatus();
-    OCTAVO_ASSIGN_OR_RETURN(const std::vector<uint16_t> values, ReadVector(files_, *bias));
-    for (const uint16_t value : values) out->bias.push_back(F32FromBf16(value));
+    OCTAVO_ASSIGN_OR_RETURN(out->bias, tensors_.Bias(place));
     return absl::OkStatus();
   }
 
@@ -186,54 +157,28 @@ class Loader {
         (out->unit_count - 1) * out->blocks_per_unit + CeilDiv(short_unit, kTileDepth);
     out->packed.group_count = CeilDiv(out->channels, kTileChannels);
     if (!tensor.has_scheme()) return absl::OkStatus();
-    const v1::Scheme& scheme = tensor.scheme();
-    out->block_scaled = scheme.weight().granularity() == v1::PER_BLOCK;
-    const bool plain_input = !scheme.has_input() ||
-                             scheme.input().type() == v1::NUMERIC_UNSPECIFIED ||
-                             scheme.input().type() == v1::NUMERIC_KEEP;
-    if (scheme.weight().type() == v1::NUMERIC_INT8) {
-      out->packed.type = WeightType::kInt8;
-      out->form = InputForm::kInt8Token;
-      out->pieces = {{0, out->unit_count}};  // exact: one sum is enough
-      if (bounds.columns > kInt8DepthMax) {
-        return MakeError(Reason::kUnsupported, "an INT8 product deeper than 131072",
-                         {.tensor = out->name});
-      }
-      return absl::OkStatus();
+    out->form = InputFormOf(tensor);
+    out->block_scaled = tensor.scheme().weight().granularity() == v1::PER_BLOCK;
+    out->packed.type = out->form == InputForm::kInt8Token ? WeightType::kInt8 : WeightType::kFp8;
+    if (out->form != InputForm::kInt8Token) return absl::OkStatus();
+    out->pieces = {{0, out->unit_count}};  // exact: one sum is enough
+    if (bounds.columns > kInt8DepthMax) {
+      return MakeError(Reason::kUnsupported, "an INT8 product deeper than 131072",
+                       {.tensor = out->name});
     }
-    out->packed.type = WeightType::kFp8;
-    if (plain_input) return absl::OkStatus();
-    out->form = !scheme.input().dynamic() ? InputForm::kFp8Static
-                : out->block_scaled       ? InputForm::kFp8Group
-                                          : InputForm::kFp8Token;
     return absl::OkStatus();
   }
 
   absl::Status LoadScales(const v1::RankTensor& tensor, const SliceBounds& bounds, Linear* out) {
-    const v1::NumericFormat& format = tensor.scheme().weight();
+    OCTAVO_ASSIGN_OR_RETURN(WeightScales scales, ReadWeightScales(files_, tensor, bounds));
     const auto padded = static_cast<size_t>(out->padded_channels());
-    if (!tensor.has_scale() || (out->form == InputForm::kFp8Static && !tensor.has_input_scale())) {
-      return MakeError(Reason::kBadCheckpoint, "a quantized weight without a scale",
-                       {.tensor = out->name});
-    }
-    if (out->form == InputForm::kFp8Static) {
-      OCTAVO_ASSIGN_OR_RETURN(const auto scales, ReadScales(files_, tensor.input_scale(), 1));
-      out->static_scale = scales.front();
-    }
+    out->static_scale = scales.input;
     if (!out->block_scaled) {
-      const bool one = format.granularity() == v1::PER_TENSOR;
-      OCTAVO_ASSIGN_OR_RETURN(const auto scales,
-                              ReadScales(files_, tensor.scale(), one ? 1 : bounds.rows));
-      out->channel_scales.assign(padded, 0.0f);
-      for (int64_t i = 0; i < out->channels; ++i) {
-        out->channel_scales[static_cast<size_t>(i)] =
-            scales[one ? 0 : static_cast<size_t>(bounds.row_begin + i)];
-      }
+      out->channel_scales = std::move(scales.channels);
+      out->channel_scales.resize(padded, 0.0f);
       return absl::OkStatus();
     }
     const int64_t across = CeilDiv(bounds.columns, kScaleBlock);
-    const int64_t down = CeilDiv(bounds.rows, kScaleBlock);
-    OCTAVO_ASSIGN_OR_RETURN(const auto scales, ReadScales(files_, tensor.scale(), across * down));
     const int64_t blocks = CeilDiv(out->packed.block_count, 4);
     const int64_t first = bounds.column_begin / kScaleBlock;
     out->block_scales.assign(static_cast<size_t>(blocks) * padded, 0.0f);
@@ -241,7 +186,7 @@ class Loader {
       for (int64_t i = 0; i < out->channels; ++i) {
         const int64_t row = (bounds.row_begin + i) / kScaleBlock;
         out->block_scales[static_cast<size_t>(block) * padded + static_cast<size_t>(i)] =
-            scales[static_cast<size_t>(row * across + first + block)];
+            scales.blocks[static_cast<size_t>(row * across + first + block)];
       }
     }
     return absl::OkStatus();
@@ -249,12 +194,12 @@ class Loader {
 
   const v1::ServePlan& plan_;
   const v1::RankPlan& rank_plan_;
+  const RankTensors tensors_;
   ShardFiles* files_;
   Arena* arena_;
   ThreadPool* pool_;
   bool streamed_ = false;
   Isa isa_ = Isa::kReference;
-  std::map<std::tuple<int32_t, int, int32_t>, const v1::RankTensor*> by_role_;
 };
 
 }  // namespace

@@ -76,6 +76,10 @@ struct QuantizeTokens {
   uint8_t* codes = nullptr;
   float* scales = nullptr;
   uint32_t* worst = nullptr;
+  // Rows sorted by expert, each expert with a factor of its own in place of `factor`: expert e has
+  // the rows offsets[e] to offsets[e + 1]. Static kinds only; null: one factor for all.
+  const float* expert_factors = nullptr;    // [experts]
+  const int32_t* expert_offsets = nullptr;  // [experts + 1], ascending from 0 to `rows`
 };
 void Launch(const QuantizeTokens& call, simt::Stream stream);
 

@@ -46,6 +46,14 @@ struct TokenKernel {
     }
   }
 
+  // Of a static kind.
+  OCTAVO_DEVICE float FactorOf(int64_t row) const {
+    if (call.expert_factors == nullptr) return call.factor;
+    int expert = 0;
+    while (row >= call.expert_offsets[expert + 1]) ++expert;
+    return call.expert_factors[expert];
+  }
+
   OCTAVO_DEVICE void operator()() const {
     const int64_t row = simt::Block();
     const uint16_t* from = call.x + row * call.columns;
@@ -53,7 +61,7 @@ struct TokenKernel {
     if constexpr (Rule::kKind == TokenScales::kGroupsFp8) {
       Groups(row, from, to);
     } else if constexpr (Rule::kStatic) {
-      Cast(from, call.columns, simt::ThreadIndex(), kThreads, {0, call.factor}, to);
+      Cast(from, call.columns, simt::ThreadIndex(), kThreads, {0, FactorOf(row)}, to);
       if (call.worst == nullptr) return;
       const uint32_t most = WarpMax(Most(from, call.columns, simt::ThreadIndex(), kThreads));
       if (simt::Lane() == 0 && !IsFiniteAmax(most)) simt::AtomicMax(call.worst, most);

@@ -253,6 +253,37 @@ TEST(CudaQuantize, Tokens) {
   }
 }
 
+TEST(CudaQuantize, ExpertsHaveStaticFactorsOfTheirOwn) {
+  const FpEnv environment;
+  constexpr size_t kColumns = 333;
+  const std::vector<int32_t> offsets = {0, 0, 3, 4, 4, 9};  // the first and the fourth have no rows
+  const std::vector<float> factors = {1, 37.25f, 0.5f, 2, 900};
+  const Unified<int32_t> expert_offsets{std::span<const int32_t>(offsets)};
+  const Unified<float> expert_factors{std::span<const float>(factors)};
+  const Matrix matrix(SourceType::kBf16, 9, kColumns, 0, 77);
+  const auto* x = reinterpret_cast<const uint16_t*>(matrix.source);
+  for (const TokenScales kind : {TokenScales::kStaticFp8, TokenScales::kStaticInt8}) {
+    const Unified<uint8_t> codes(9 * kColumns);
+    Launch(QuantizeTokens{.kind = kind,
+                          .x = x,
+                          .rows = 9,
+                          .columns = kColumns,
+                          .codes = codes.data(),
+                          .expert_factors = expert_factors.data(),
+                          .expert_offsets = expert_offsets.data()},
+           nullptr);
+    ASSERT_TRUE(simt::Finish());
+    ASSERT_TRUE(codes.Intact());
+    for (size_t row = 0; row < 9; ++row) {
+      const float factor = factors[row < 3 ? 1 : row < 4 ? 2 : 4];
+      const Token expected = ExpectedToken(kind, x + row * kColumns, kColumns, factor);
+      for (size_t i = 0; i < kColumns; ++i) {
+        ASSERT_EQ(codes[row * kColumns + i], expected.codes[i]) << row << ", " << i;
+      }
+    }
+  }
+}
+
 TEST(CudaQuantize, TokensTellOfNanAndInfinity) {
   for (const TokenScales kind :
        {TokenScales::kDynamicFp8, TokenScales::kDynamicInt8, TokenScales::kGroupsFp8,

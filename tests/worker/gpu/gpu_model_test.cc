@@ -22,8 +22,7 @@ using testing::TinyModel;
 
 constexpr int64_t kTokens = 41;
 
-v1::ModelSpec Spec() {
-  v1::ModelSpec spec = testing::RaggedSpec();
+v1::ModelSpec Spec(v1::ModelSpec spec = testing::RaggedSpec()) {
   spec.set_hidden_size(96);
   spec.set_head_dim(32);
   spec.set_intermediate_size(160);
@@ -92,6 +91,15 @@ std::vector<Case> Cases() {
       {"Fp8Static", Spec(), Format::kFp8Static},
       {"Fp8StaticAndCache", Spec(), Format::kFp8StaticTied, true},
   };
+  const v1::ModelSpec mixture = Spec(testing::MixtureSpec());
+  const v1::ModelSpec dbrx = Spec(testing::DbrxSpec());
+  cases.insert(cases.end(), {{"MixtureBf16", mixture, Format::kBf16},
+                             {"MixtureFp8Dynamic", mixture, Format::kFp8Dynamic},
+                             {"MixtureInt8", mixture, Format::kInt8},
+                             {"MixtureFp8Static", mixture, Format::kFp8Static},
+                             {"DbrxBf16", dbrx, Format::kBf16},
+                             {"DbrxFp8WeightOnly", dbrx, Format::kFp8WeightOnly},
+                             {"DbrxFp8Static", dbrx, Format::kFp8Static}});
   return cases;
 }
 
@@ -112,7 +120,7 @@ TEST_P(GpuModelFormats, LogitsAreTheCpusButForTheOrderOfSums) {
   ASSERT_EQ(whole.size(), expected.size());
   for (const float x : whole) ASSERT_TRUE(std::isfinite(x));
   const double error = RelativeError(whole, expected);
-  EXPECT_LT(error, 0.02);
+  EXPECT_LT(error, 0.006);  // at most 0.0031 seen, BF16
   RecordProperty("relative_error", std::to_string(error));
 
   // The same bits in steps of 7 tokens.
@@ -137,11 +145,6 @@ TEST(GpuModel, RefusesWhatItCannotRun) {
   const TinyModel ragged = WriteTinyModel(testing::RaggedSpec(), Format::kBf16, 1);
   const auto heads = GpuModel::Load(ragged.dir, PlanOf(ragged, v1::CACHE_AUTO), 1);
   EXPECT_EQ(heads.status().code(), absl::StatusCode::kUnimplemented) << heads.status();
-  v1::ModelSpec spec = testing::MixtureSpec();
-  spec.set_head_dim(32);
-  const TinyModel mixture = WriteTinyModel(spec, Format::kBf16, 2);
-  const auto experts = GpuModel::Load(mixture.dir, PlanOf(mixture, v1::CACHE_AUTO), 1);
-  EXPECT_EQ(experts.status().code(), absl::StatusCode::kUnimplemented) << experts.status();
 }
 
 TEST(GpuModel, RefusesStepsThatArePastTheVocabulary) {
