@@ -24,6 +24,7 @@ class DeviceArray {
   DeviceArray& operator=(DeviceArray&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
+    std::swap(room_, other.room_);
     return *this;
   }
 
@@ -35,7 +36,7 @@ class DeviceArray {
       return MakeError(Reason::kOutOfMemory,
                        fmt::format("the GPU has no {} bytes for {}", size * sizeof(T), what));
     }
-    array.size_ = size;
+    array.size_ = array.room_ = size;
     return array;
   }
   // The same, filled with `values`.
@@ -45,6 +46,23 @@ class DeviceArray {
     const absl::Status status = array->Fill(values, nullptr);
     if (!status.ok()) return status;
     return array;
+  }
+
+  // Makes room for `size` elements, whose values are lost; keeps the memory where it is enough, and
+  // takes a quarter more than asked for where it is not. What was launched on it must be done.
+  absl::Status Resize(size_t size, std::string_view what) {
+    if (size > room_) {
+      auto array = Create(size + size / 4, what);
+      if (!array.ok()) return array.status();
+      *this = *std::move(array);
+    }
+    size_ = size;
+    return absl::OkStatus();
+  }
+  // The same, filled with `values`.
+  absl::Status Assign(std::span<const T> values, std::string_view what, simt::Stream stream) {
+    const absl::Status status = Resize(values.size(), what);
+    return status.ok() ? Fill(values, stream) : status;
   }
 
   // Copies to element `at` and on. REQUIRES at + values.size() <= size().
@@ -61,6 +79,7 @@ class DeviceArray {
  private:
   T* data_ = nullptr;
   size_t size_ = 0;
+  size_t room_ = 0;  // elements allocated
 };
 
 }  // namespace octavo

@@ -66,7 +66,7 @@ absl::Status GpuModel::State::Product(const GpuLinear& linear, const uint16_t* i
   const auto needed = static_cast<size_t>(cuda::DenseWorkspaceBytes(call));
   if (needed > workspace.size()) {
     if (!simt::Finish()) return MakeError(Reason::kHardware, "the GPU failed");
-    OCTAVO_ASSIGN_OR_RETURN(workspace, DeviceArray<std::byte>::Create(needed, "products"));
+    OCTAVO_RETURN_IF_ERROR(workspace.Resize(needed, "products"));
   }
   call.workspace = workspace.data();
   Launch(call, stream);
@@ -93,7 +93,7 @@ void GpuModel::State::Norm(const DeviceArray<uint16_t>& weight, const int32_t* p
          stream);
 }
 
-absl::Status GpuModel::State::Attention(size_t index, const GpuStep& step) {
+absl::Status GpuModel::State::Attention(size_t index) {
   const GpuLayer& layer = weights.layers[index];
   const KvScale scale = scales.empty() ? KvScale{} : scales[index];
   Norm(layer.attention_norm, nullptr, step.rows);

@@ -100,7 +100,7 @@ cuda::KvPages GpuModel::State::Pages(size_t layer) const {
   return pages;
 }
 
-absl::Status GpuModel::State::Head(const GpuStep& step, Logits* out) {
+absl::Status GpuModel::State::Head(Logits* out) {
   const int64_t vocab = plan.model().vocab_size();
   out->rows = step.logit_count;
   out->vocab = vocab;
@@ -152,22 +152,22 @@ absl::StatusOr<std::unique_ptr<GpuModel>> GpuModel::Load(const std::string& dir,
   return std::unique_ptr<GpuModel>(new GpuModel(std::move(state)));
 }
 
-absl::Status GpuModel::Run(const v1::Step& step, Logits* out) {
+absl::Status GpuModel::Run(const v1::Step& asked, Logits* out) {
   State& s = *state_;
-  OCTAVO_ASSIGN_OR_RETURN(const StepRows rows, FlattenStep(step, s.plan));
+  OCTAVO_ASSIGN_OR_RETURN(const StepRows rows, FlattenStep(asked, s.plan));
   if (rows.rows() > s.plan.max_batched_tokens()) {
     return MakeError(Reason::kBadRequest, "a step of more tokens than planned");
   }
-  OCTAVO_ASSIGN_OR_RETURN(const GpuStep on_gpu,
-                          UploadStep(step, rows, s.group(), s.plan.model().kv_head_count()));
+  OCTAVO_RETURN_IF_ERROR(
+      UploadStep(asked, rows, s.group(), s.plan.model().kv_head_count(), s.stream, &s.step));
   if (!simt::ClearDevice(s.flags.data(), kFlags * sizeof(uint32_t), s.stream)) {
     return MakeError(Reason::kHardware, "the GPU failed");
   }
   const auto vocab = static_cast<int32_t>(s.plan.model().vocab_size());
   const std::byte* table =
       s.weights.embedding.size() > 0 ? s.weights.embedding.data() : s.weights.head.weights.data();
-  Launch(cuda::EmbedTokens{.ids = on_gpu.ids.data(),
-                           .rows = on_gpu.rows,
+  Launch(cuda::EmbedTokens{.ids = s.step.ids.data(),
+                           .rows = s.step.rows,
                            .columns = s.hidden(),
                            .table = reinterpret_cast<const uint16_t*>(table),
                            .begin = 0,
@@ -177,12 +177,12 @@ absl::Status GpuModel::Run(const v1::Step& step, Logits* out) {
                            .bad = s.flags.data() + 1},
          s.stream);
   for (size_t layer = 0; layer < s.weights.layers.size(); ++layer) {
-    OCTAVO_RETURN_IF_ERROR(s.Attention(layer, on_gpu));
+    OCTAVO_RETURN_IF_ERROR(s.Attention(layer));
     const GpuLayer& own = s.weights.layers[layer];
-    OCTAVO_RETURN_IF_ERROR(own.router.channels > 0 ? s.Moe(own, on_gpu.rows)
-                                                   : s.Mlp(own, on_gpu.rows));
+    OCTAVO_RETURN_IF_ERROR(own.router.channels > 0 ? s.Moe(own, s.step.rows)
+                                                   : s.Mlp(own, s.step.rows));
   }
-  return s.Head(on_gpu, out);
+  return s.Head(out);
 }
 
 }  // namespace octavo

@@ -32,6 +32,7 @@ struct GpuModel::State {
   // The largest magnitude that is not finite; a bad id's row + 1; a bad row of the router's + 1.
   DeviceArray<uint32_t> flags;
   DeviceArray<std::byte> workspace;
+  GpuStep step;
   simt::Stream stream = nullptr;
 
   int64_t hidden() const { return plan.model().hidden_size(); }
@@ -51,12 +52,12 @@ struct GpuModel::State {
   absl::Status ToBf16(const GpuLinear& linear, const uint16_t* input, int64_t rows,
                       const uint16_t* residual, uint16_t* out);
   void Norm(const DeviceArray<uint16_t>& weight, const int32_t* picked, int64_t rows);
-  absl::Status Attention(size_t layer, const GpuStep& step);
+  absl::Status Attention(size_t layer);
   // gate = silu(gate) * up of `rows` rows of `input`.
   absl::Status GateUp(const GpuLayer& layer, const uint16_t* input, int64_t rows);
   absl::Status Mlp(const GpuLayer& layer, int64_t rows);
   absl::Status Moe(const GpuLayer& layer, int64_t rows);
-  absl::Status Head(const GpuStep& step, Logits* out);
+  absl::Status Head(Logits* out);
   absl::Status CheckFlags() const;
 };
 

@@ -13,8 +13,8 @@ constexpr int64_t kBlocksWanted = 264;  // two for each multiprocessor of an H10
 
 }  // namespace
 
-absl::StatusOr<GpuStep> UploadStep(const v1::Step& step, const StepRows& rows, int64_t group,
-                                   int64_t kv_heads) {
+absl::Status UploadStep(const v1::Step& step, const StepRows& rows, int64_t group, int64_t kv_heads,
+                        simt::Stream stream, GpuStep* out) {
   std::vector<cuda::AttentionSpan> spans;
   std::vector<int32_t> positions, slots, logit_rows;
   size_t stride = 1;
@@ -40,23 +40,19 @@ absl::StatusOr<GpuStep> UploadStep(const v1::Step& step, const StepRows& rows, i
   for (const int64_t row : rows.logits) logit_rows.push_back(static_cast<int32_t>(row));
   const cuda::AttentionPlan plan = cuda::PlanAttention(spans, group, kv_heads, kBlocksWanted);
 
-  GpuStep out;
-  out.rows = rows.rows();
-  out.logit_count = static_cast<int64_t>(logit_rows.size());
-  out.table_stride = static_cast<int64_t>(stride);
-  OCTAVO_ASSIGN_OR_RETURN(out.ids, DeviceArray<int32_t>::Of(rows.ids, "ids"));
-  OCTAVO_ASSIGN_OR_RETURN(out.positions, DeviceArray<int32_t>::Of(positions, "positions"));
-  OCTAVO_ASSIGN_OR_RETURN(out.slots, DeviceArray<int32_t>::Of(slots, "slots"));
-  OCTAVO_ASSIGN_OR_RETURN(out.logit_rows, DeviceArray<int32_t>::Of(logit_rows, "rows of logits"));
-  OCTAVO_ASSIGN_OR_RETURN(out.tables, DeviceArray<int32_t>::Of(tables, "block tables"));
-  OCTAVO_ASSIGN_OR_RETURN(out.spans, DeviceArray<cuda::AttentionSpan>::Of(spans, "spans"));
-  OCTAVO_ASSIGN_OR_RETURN(out.items, DeviceArray<cuda::AttentionItem>::Of(plan.items, "items"));
-  OCTAVO_ASSIGN_OR_RETURN(out.merges, DeviceArray<cuda::AttentionMerge>::Of(plan.merges, "merges"));
-  OCTAVO_ASSIGN_OR_RETURN(
-      out.scratch,
-      DeviceArray<float>::Create(
-          static_cast<size_t>(plan.slots * cuda::AttentionSlotFloats(kv_heads)), "splits"));
-  return out;
+  out->rows = rows.rows();
+  out->logit_count = static_cast<int64_t>(logit_rows.size());
+  out->table_stride = static_cast<int64_t>(stride);
+  OCTAVO_RETURN_IF_ERROR(out->ids.Assign(rows.ids, "ids", stream));
+  OCTAVO_RETURN_IF_ERROR(out->positions.Assign(positions, "positions", stream));
+  OCTAVO_RETURN_IF_ERROR(out->slots.Assign(slots, "slots", stream));
+  OCTAVO_RETURN_IF_ERROR(out->logit_rows.Assign(logit_rows, "rows of logits", stream));
+  OCTAVO_RETURN_IF_ERROR(out->tables.Assign(tables, "block tables", stream));
+  OCTAVO_RETURN_IF_ERROR(out->spans.Assign(spans, "spans", stream));
+  OCTAVO_RETURN_IF_ERROR(out->items.Assign(plan.items, "items", stream));
+  OCTAVO_RETURN_IF_ERROR(out->merges.Assign(plan.merges, "merges", stream));
+  return out->scratch.Resize(static_cast<size_t>(plan.slots * cuda::AttentionSlotFloats(kv_heads)),
+                             "splits");
 }
 
 }  // namespace octavo

@@ -1,10 +1,11 @@
 #pragma once
 
-// A step as the kernels want it, in the GPU's memory.
+// A step as the kernels want it, in the GPU's memory. Its arrays grow to those of the largest step
+// and stay.
 
 #include <cstdint>
 
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 #include "kernels/cuda/attention/attention.h"
 #include "octavo/v1/engine.pb.h"
 #include "worker/gpu/device_array.h"
@@ -23,8 +24,9 @@ struct GpuStep {
   int64_t table_stride = 0;
 };
 
-// `rows` are FlattenStep's of `step`; `group` queries share a KV head.
-absl::StatusOr<GpuStep> UploadStep(const v1::Step& step, const StepRows& rows, int64_t group,
-                                   int64_t kv_heads);
+// Puts `step` in the place of the one before, which must be done. `rows` are FlattenStep's of it;
+// `group` queries share a KV head. kOutOfMemory.
+absl::Status UploadStep(const v1::Step& step, const StepRows& rows, int64_t group, int64_t kv_heads,
+                        simt::Stream stream, GpuStep* out);
 
 }  // namespace octavo
