@@ -103,13 +103,10 @@ class Loader {
   absl::Status LoadRows(Place place, Buffer* out) {
     OCTAVO_ASSIGN_OR_RETURN(const v1::RankTensor* tensor, tensors_.Need(place));
     const SliceReader reader(files_, *tensor);
-    const SliceBounds& bounds = reader.bounds();
-    const int64_t rows = bounds.row_end - bounds.row_begin;
+    const int64_t rows = reader.bounds().row_end - reader.bounds().row_begin;
     OCTAVO_ASSIGN_OR_RETURN(*out, arena_->Allocate(static_cast<uint64_t>(rows * reader.row_bytes()),
                                                    tensor->tensor().spec().name()));
-    return ForRows(reader, pool_, [&](int64_t row, std::span<const std::byte> bytes) {
-      std::memcpy(out->data() + row * reader.row_bytes(), bytes.data(), bytes.size());
-    });
+    return ReadWeight(files_, *tensor, pool_, out->data());
   }
 
   absl::Status LoadLinear(Place place, v1::TensorRole bias_role, const DepthCut& cut, Linear* out) {
