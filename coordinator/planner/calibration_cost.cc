@@ -5,6 +5,7 @@
 
 #include "coordinator/planner/calibration_plan.h"
 #include "coordinator/planner/sensitivity_plan.h"
+#include "core/plan/solve_memory.h"
 
 namespace octavo {
 namespace {
@@ -64,7 +65,7 @@ double SolveOperations(const v1::Unit& unit) {
   }
   double rows = 0;
   for (const v1::Piece& piece : unit.pieces()) {
-    rows += static_cast<double>(piece.row_end() - piece.row_begin());
+    rows += static_cast<double>(OutputsOf(piece));
   }
   // Factor and inverse, then twice over every row: with the nearest codes, and with its own. In
   // F64, of which there is half as much.

@@ -109,8 +109,9 @@ void AddCalibrateUnits(v1::Plan* plan) {
 }
 
 void AddScaleUnits(std::span<const v1::StaticScale> scales, v1::Plan* plan) {
-  uint32_t phase = 0;
-  for (const v1::Unit& unit : plan->units()) phase = std::max(phase, unit.phase() + 1);
+  uint32_t after_all = 0;
+  for (const v1::Unit& unit : plan->units()) after_all = std::max(after_all, unit.phase() + 1);
+  const bool by_layers = IsLayerwise(plan->recipe());
   std::map<int32_t, v1::Unit> by_layer;
   for (const v1::StaticScale& scale : scales) {
     v1::Unit& unit = by_layer[scale.layer()];
@@ -120,7 +121,7 @@ void AddScaleUnits(std::span<const v1::StaticScale> scales, v1::Plan* plan) {
   for (auto& [layer, unit] : by_layer) {
     unit.set_id(static_cast<uint32_t>(plan->units_size()));
     unit.set_kind(v1::UNIT_SCALES);
-    unit.set_phase(phase);
+    unit.set_phase(by_layers ? WeightsPhaseOf(layer) : after_all);
     unit.set_layer(static_cast<uint32_t>(layer));
     *plan->add_units() = std::move(unit);
   }

@@ -1,6 +1,12 @@
 #include "coordinator/planner/layer_units.h"
 
 namespace octavo {
+namespace {
+
+// Stored [inputs, outputs], expert after expert.
+bool IsTransposed(const PlacedTensor& tensor) { return tensor.source->role() == v1::STACKED_DOWN; }
+
+}  // namespace
 
 v1::Unit* LayerUnits::Add(v1::UnitKind kind, int32_t layer, uint32_t phase) {
   v1::Unit* unit = plan_->add_units();
@@ -28,7 +34,10 @@ void LayerUnits::AddBatches(v1::UnitKind kind, int32_t layer, uint32_t phase,
 void LayerUnits::SetRead(const WeightGroup& group, v1::HessianSpec* spec) {
   spec->set_point(std::get<1>(group.first));
   spec->set_expert(std::get<2>(group.first));
-  spec->set_channels(group.second.front()->source->spec().shape(1));
+  const PlacedTensor& weight = *group.second.front();
+  const v1::TensorSpec& stored = weight.source->spec();
+  spec->set_channels(IsTransposed(weight) ? stored.shape(0) / weight.expert_count
+                                          : stored.shape(1));
 }
 
 void LayerUnits::AddPieces(const WeightGroup& group, v1::Unit* unit) {
@@ -36,8 +45,10 @@ void LayerUnits::AddPieces(const WeightGroup& group, v1::Unit* unit) {
   bool tied = false;
   for (const PlacedTensor* tensor : group.second) {
     v1::Piece& piece = *unit->add_pieces();
-    piece = WholePiece(*tensor);
-    unit->set_source_bytes(unit->source_bytes() + tensor->source_bytes());
+    piece = WholePiece(*tensor, std::get<2>(group.first));
+    piece.set_transposed(IsTransposed(*tensor));
+    unit->set_source_bytes(unit->source_bytes() +
+                           tensor->source_bytes() / static_cast<uint64_t>(tensor->expert_count));
     if (piece.format().granularity() != v1::PER_TENSOR) continue;
     piece.set_tie_group(static_cast<int32_t>(plan_->tie_group_count()));
     tied = true;

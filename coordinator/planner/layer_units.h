@@ -17,7 +17,8 @@ namespace octavo {
 // Threads of a worker that a plan reckons with.
 inline constexpr int kPlannedThreads = 16;
 
-// Weights that read the same thing: by (layer, point, expert).
+// Weights that read the same thing: by (layer, point, expert). A stack is in those of all its
+// experts.
 using WeightKey = std::tuple<int32_t, v1::ObservedPoint, int32_t>;
 using WeightGroups = std::map<WeightKey, std::vector<const PlacedTensor*>>;
 using WeightGroup = WeightGroups::value_type;

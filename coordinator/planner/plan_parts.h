@@ -52,8 +52,8 @@ struct Layout {
 absl::StatusOr<Layout> LayOutFiles(const Checkpoint& checkpoint, const v1::Recipe& recipe,
                                    std::span<const TensorScheme> schemes, v1::Plan* plan);
 
-// All rows of a tensor in one piece, without a tie.
-v1::Piece WholePiece(const PlacedTensor& tensor);
+// All rows of a tensor, of a stack those of one expert, in one piece without a tie.
+v1::Piece WholePiece(const PlacedTensor& tensor, int32_t expert);
 
 // Bytes that a piece writes.
 uint64_t OutputBytes(const v1::Piece& piece);

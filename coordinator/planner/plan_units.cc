@@ -135,13 +135,16 @@ void SetOutput(const PlacedRows& own, v1::Piece* piece) {
 
 }  // namespace
 
-v1::Piece WholePiece(const PlacedTensor& tensor) {
+v1::Piece WholePiece(const PlacedTensor& tensor, int32_t expert) {
+  const bool stack = IsStack(tensor.source->role());
+  const int64_t rows = tensor.rows() / tensor.expert_count;
+  const int32_t index = stack ? expert : 0;
   v1::Piece piece;
   *piece.mutable_source() = tensor.source->spec();
-  piece.set_row_begin(0);
-  piece.set_row_end(tensor.rows());
+  piece.set_row_begin(index * rows);
+  piece.set_row_end((index + 1) * rows);
   piece.set_tie_group(-1);
-  SetOutput({&tensor, 0, tensor.rows(), 0}, &piece);
+  SetOutput({&tensor, piece.row_begin(), piece.row_end(), index}, &piece);
   return piece;
 }
 

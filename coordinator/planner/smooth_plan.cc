@@ -84,7 +84,7 @@ void FillSmoothUnit(const SmoothedPoint& smoothed, double strength, v1::Unit* un
   spec.set_strength(strength);
   const auto add = [&](const PlacedTensor& tensor) {
     v1::Piece& piece = *unit->add_pieces();
-    piece = WholePiece(tensor);
+    piece = WholePiece(tensor, tensor.source->expert());
     unit->set_source_bytes(unit->source_bytes() + tensor.source_bytes());
     if (piece.has_format()) {  // looked at
       ClearOutput(&piece);

@@ -23,6 +23,7 @@ namespace octavo {
 namespace {
 
 constexpr uint32_t kPhasesPerLayer = 3;
+constexpr uint32_t kWeightsPhase = 2;  // of a layer
 
 // What is solved, or smoothed and quantized; all of it is marked. Those of a group share a Hessian.
 WeightGroups GroupsOf(const SmoothedPoints& smoothed, Layout* layout) {
@@ -34,15 +35,49 @@ WeightGroups GroupsOf(const SmoothedPoints& smoothed, Layout* layout) {
     if (tensor.scheme.scheme == nullptr || tensor.source_bytes() == 0) continue;
     if (tensor.scheme.solver == nullptr && !folds) continue;
     tensor.by_layers = true;
-    groups[{source.layer(), point, source.expert()}].push_back(&tensor);
+    if (!IsStack(source.role())) {
+      groups[{source.layer(), point, source.expert()}].push_back(&tensor);
+      continue;
+    }
+    for (int32_t expert = 0; expert < tensor.expert_count; ++expert) {
+      groups[{source.layer(), point, expert}].push_back(&tensor);
+    }
   }
   return groups;
 }
 
 bool IsSolved(const WeightGroup& group) { return group.second.front()->scheme.solver != nullptr; }
 
+// A tensor of scales at its place in an output file.
+v1::TensorSpec SpecOf(const ScaleShape& shape, v1::DType dtype, uint32_t output_file,
+                      uint64_t begin, const v1::Plan& plan) {
+  v1::TensorSpec spec;
+  spec.set_name(shape.name);
+  spec.set_file(plan.outputs(static_cast<int>(output_file)).name());
+  spec.set_dtype(dtype);
+  auto bytes = static_cast<uint64_t>(ByteSize(FromProto(dtype)));
+  for (const int64_t size : shape.shape) {
+    spec.add_shape(size);
+    bytes *= static_cast<uint64_t>(size);
+  }
+  spec.set_begin(begin);
+  spec.set_end(begin + bytes);
+  return spec;
+}
+
+// Where calibration puts the scale of a static input; of experts that are not tied the first one.
+v1::TensorSpec StagedInputScale(const PlacedTensor& placed, const Layout& layout,
+                                const v1::Plan& plan) {
+  const ScaleShape shape = InputScaleOf(plan.recipe().dialect(), plan.model(), *placed.source);
+  const auto own =
+      std::find_if(layout.scales.begin(), layout.scales.end(),
+                   [&](const v1::StaticScale& scale) { return scale.tensor() == shape.name; });
+  OCTAVO_CHECK(own != layout.scales.end());
+  return SpecOf(shape, own->dtype(), placed.output_file, own->out().begin(), plan);
+}
+
 // A tensor as it will lie in the staging folder.
-ServedTensor StagedTensor(const PlacedTensor& placed, const v1::Plan& plan) {
+ServedTensor StagedTensor(const PlacedTensor& placed, const Layout& layout, const v1::Plan& plan) {
   ServedTensor served;
   served.tensor = *placed.source;
   v1::TensorSpec& spec = *served.tensor.mutable_spec();
@@ -67,24 +102,17 @@ ServedTensor StagedTensor(const PlacedTensor& placed, const v1::Plan& plan) {
   served.scheme = *placed.scheme.scheme;
   const ScaleShape shape =
       WeightScaleOf(plan.recipe().dialect(), plan.model(), *placed.source, format);
-  v1::TensorSpec& scale = served.scale.emplace();
-  scale.set_name(shape.name);
-  scale.set_file(file);
-  scale.set_dtype(placed.scale_dtype);
-  uint64_t elements = 1;
-  for (const int64_t size : shape.shape) {
-    scale.add_shape(size);
-    elements *= static_cast<uint64_t>(size);
+  served.scale = SpecOf(shape, placed.scale_dtype, placed.output_file, placed.scale_begin, plan);
+  if (HasStaticInput(served.scheme.value())) {
+    served.input_scale = StagedInputScale(placed, layout, plan);
   }
-  scale.set_begin(placed.scale_begin);
-  scale.set_end(placed.scale_begin + elements * placed.scale_bytes);
   return served;
 }
 
 absl::Status PlanSolvedLayers(const Checkpoint& checkpoint, const Layout& layout, v1::Plan* plan) {
   std::vector<ServedTensor> tensors;
   for (const PlacedTensor& placed : layout.tensors) {
-    tensors.push_back(StagedTensor(placed, *plan));
+    tensors.push_back(StagedTensor(placed, layout, *plan));
   }
   v1::CalibrationPlan& calibration = *plan->mutable_calibration();
   const uint32_t longest =
@@ -122,7 +150,7 @@ class SolveCutter {
       FillSmoothUnit(smoothed_.at({layer, point}), plan_->recipe().smooth().strength(), unit);
       plan_->set_source_bytes(plan_->source_bytes() + unit->output_bytes());
     }
-    for (const WeightGroup& group : groups) AddWeights(group, phase + 2);
+    for (const WeightGroup& group : groups) AddWeights(group, phase + kWeightsPhase);
   }
 
  private:
@@ -231,6 +259,10 @@ std::map<uint32_t, double> KeptRowBytes(const v1::Plan& plan) {
 
 }  // namespace
 
+uint32_t WeightsPhaseOf(int32_t layer) {
+  return static_cast<uint32_t>(layer) * kPhasesPerLayer + kWeightsPhase;
+}
+
 uint64_t KeptBytesOfBatch(const v1::Plan& plan) {
   double row = 0;
   for (const auto& [layer, bytes] : KeptRowBytes(plan)) row = std::max(row, bytes);
@@ -282,7 +314,10 @@ uint64_t SolveMemoryBytes(const v1::Plan& plan) {
     if (unit.kind() == v1::UNIT_HESSIAN) {
       most = std::max(most, HessianLeafBytes(hessian.channels()));
     } else if (unit.kind() == v1::UNIT_SOLVE) {
-      most = std::max(most, SolveBytes(hessian.channels(), hessian.leaf_count(), kPlannedThreads));
+      uint64_t turned = 0;
+      for (const v1::Piece& piece : unit.pieces()) turned = std::max(turned, TurnedBytes(piece));
+      most = std::max(
+          most, turned + SolveBytes(hessian.channels(), hessian.leaf_count(), kPlannedThreads));
     }
   }
   return most;

@@ -10,6 +10,7 @@
 //      UNIT_SMOOTH     powers of two for each smoothed point
 //   3  UNIT_SOLVE      one for every Hessian: all weights that read the same thing
 //      UNIT_CAST       the same, of smoothed weights without a solver
+//      UNIT_SCALES     static scales of the layer (calibration_plan.h)
 // By default a layer sees what the quantized layers below it give: the first phase of a layer then
 // begins with UNIT_PROPAGATE, which takes the micro-batches through the layer before as it lies in
 // the staging folder. With `propagate: source` a UNIT_CALIBRATE hands on what the source's layer
@@ -29,6 +30,9 @@ namespace octavo {
 // plan->recipe() set. kUnsupported where the decoder does not compute the quantized layers;
 // kBadRecipe as SmoothedPoints.
 absl::Status AddSolveUnits(const Checkpoint& checkpoint, Layout* layout, v1::Plan* plan);
+
+// The third phase of a layer.
+uint32_t WeightsPhaseOf(int32_t layer);
 
 // What one micro-batch keeps at most at the points of a layer: calibration.kept_bytes. Of plans
 // that solve or measure.

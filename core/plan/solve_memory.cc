@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "core/tensor/bare/units.h"
+#include "core/tensor/dtype_proto.h"
 
 namespace octavo {
 namespace {
@@ -38,6 +39,16 @@ uint64_t SolveBytes(int64_t channels, uint32_t leaves, int threads) {
   const uint64_t factor = (static_cast<uint64_t>(channels) + kPanelRows) * row;
   const uint64_t bands = static_cast<uint64_t>(channels) * 1024 * static_cast<uint64_t>(threads);
   return std::max(sums, HessianBytes(channels) + factor) + bands;
+}
+
+int64_t OutputsOf(const v1::Piece& piece) {
+  return piece.transposed() ? piece.source().shape(1) : piece.row_end() - piece.row_begin();
+}
+
+uint64_t TurnedBytes(const v1::Piece& piece) {
+  if (!piece.transposed()) return 0;
+  const int64_t elements = (piece.row_end() - piece.row_begin()) * piece.source().shape(1);
+  return static_cast<uint64_t>(elements * (ByteSize(FromProto(piece.source().dtype())) + 1));
 }
 
 uint64_t SenseBytes(int64_t channels, uint64_t weights, int threads) {

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "octavo/v1/plan.pb.h"
+
 namespace octavo {
 
 // A Hessian of `channels` in memory, and its upper triangle in a file.
@@ -20,6 +22,12 @@ inline constexpr int64_t kHessianReadTokens = 256;
 // Solving matrices under a Hessian of `leaves` leaves that lie in files (0: summed where it is
 // solved; shrinking it takes no more), on `threads` threads.
 uint64_t SolveBytes(int64_t channels, uint32_t leaves, int threads);
+
+// Outputs of the weight that a piece is: its rows, unless it is transposed.
+int64_t OutputsOf(const v1::Piece& piece);
+
+// Turning a transposed piece and its codes; 0 of others.
+uint64_t TurnedBytes(const v1::Piece& piece);
 
 // Measuring what quantizing does to the outputs of weights that read `channels`, on `threads`
 // threads: kSenseTokens tokens as they are and quantized, and 128 rows of each of `weights` both

@@ -152,14 +152,9 @@ absl::Status CheckSolver(const v1::Rule& rule, std::string_view where) {
     return MakeError(Reason::kBadRecipe,
                      fmt::format("{}: damping must be 0 to {}", where, kDampingMax));
   }
-  if (scheme.weight().type() == v1::NUMERIC_KEEP) {
-    return MakeError(Reason::kBadRecipe, fmt::format("{}: a kept weight is not solved", where), {},
-                     "Leave out solver");
-  }
-  if (!HasStaticInput(scheme)) return absl::OkStatus();
-  return Refuse(scheme, where,
-                "a solver needs the quantized layers below, and their static inputs have no scale "
-                "before all layers were seen");
+  if (scheme.weight().type() != v1::NUMERIC_KEEP) return absl::OkStatus();
+  return MakeError(Reason::kBadRecipe, fmt::format("{}: a kept weight is not solved", where), {},
+                   "Leave out solver");
 }
 
 // A rule that has lm_head among its roles.

@@ -189,12 +189,6 @@ absl::Status CheckSchemes(const v1::Recipe& recipe, std::span<const v1::ModelTen
     const std::string_view module = ModuleName(tensor.spec().name());
     const Home home = HomeOf(tensor.role());
     const v1::Scheme& scheme = *schemes[i].scheme;
-    if (schemes[i].solver != nullptr && home == Home::kStack) {
-      return MakeError(
-          Reason::kBadRecipe,
-          fmt::format("{}: experts stacked in one tensor cannot be solved yet", module), {},
-          "Leave out solver");
-    }
     OCTAVO_RETURN_IF_ERROR(
         CheckLegal(scheme, schemes[i].algorithm, recipe.dialect(), home, module));
     if (home == Home::kStack && !CompatModeOf(recipe.compat()).stacks) {

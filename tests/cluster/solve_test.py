@@ -133,17 +133,22 @@ calibration: {calibration}
         fp8, int8 = ("{type: fp8, scale: channel}", "{type: fp8, scale: token}"), ("{type: int8, scale: channel}", "{type: int8, scale: token}")
         block = ("{type: fp8, scale: block, block: [128, 128]}", "{type: fp8, scale: group, group: 128}")
         one = ("{type: fp8, scale: tensor}", "{type: fp8, scale: token}")
+        static = ("{type: fp8, scale: tensor}", "{type: fp8, scale: tensor}")
         for family, (weight, token), solver, calibration in [
                 ("llama", fp8, "{type: gptq}", "{samples: 9, sample_length: 9}"),
                 ("llama", one, "{type: gptq, order: natural}", "{samples: 9, sample_length: 9}"),
                 ("qwen2", fp8, "{type: sparsegpt}", "{samples: 9, sample_length: 9}"),
                 ("qwen3", block, "{type: gptq, damping: 0.1}", "{samples: 9, sample_length: 9}"),
-                ("mistral", int8, "{type: gptq}", "{samples: 9, sample_length: 9, propagate: source}")]:
+                ("mistral", int8, "{type: gptq}", "{samples: 9, sample_length: 9, propagate: source}"),
+                ("mixtral", static, "{type: gptq}", "{observer: absmax, samples: 9, sample_length: 9}"),
+                ("dbrx", static, "{type: gptq}", "{observer: mse, samples: 9, sample_length: 9}")]:
             with self.subTest(family=family, solver=solver, weight=weight):
                 source = self.scratch / f"source-{family}"
                 if not source.exists():
-                    self.run_ok("synth", "--family", family, *SHAPE, "--out", source)
-                recipe = self.recipe(f"r-{family}", weight, token, solver, calibration)
+                    experts = ["--experts", 4, "--experts-per-token", 2] if family in ("mixtral", "dbrx") else []
+                    self.run_ok("synth", "--family", family, *experts, *SHAPE, "--out", source)
+                rest = "kv_cache: {type: fp8, scale: tensor}\ndialect: fp8\n" if family == "dbrx" else ""
+                recipe = self.recipe(f"r-{family}", weight, token, solver, calibration, rest)
                 outs = [self.scratch / f"{family}-by-{workers}" for workers in (1, 3)]
                 for workers, out in zip((1, 3), outs):
                     self.run_ok("quantize", source, "--recipe", recipe, *CALIBRATION, "--out", out, "--workers", workers, "--overwrite")

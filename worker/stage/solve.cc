@@ -87,7 +87,7 @@ v1::SolveFigures SolveRun::NewFigures() const {
   figures.set_expert(spec_.expert());
   for (const v1::Piece& piece : unit_.pieces()) {
     figures.add_tensors(piece.source().name());
-    figures.set_rows(figures.rows() + static_cast<uint64_t>(RowsOf(piece.source())));
+    figures.set_rows(figures.rows() + static_cast<uint64_t>(OutputsOf(piece)));
   }
   return figures;
 }

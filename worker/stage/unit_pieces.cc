@@ -60,21 +60,6 @@ WeightRows RowsIn(const v1::Piece& piece, std::span<const std::byte> chunk_bytes
 
 }  // namespace
 
-template <typename Visit>
-absl::Status UnitRun::ForChunks(const v1::Piece& piece, Visit visit) {
-  const int64_t step = ChunkRows(piece);
-  const uint64_t row_bytes = RowBytes(piece);
-  for (int64_t row = piece.row_begin(); row < piece.row_end(); row += step) {
-    Chunk chunk;
-    chunk.begin = row;
-    chunk.rows = std::min(step, piece.row_end() - row);
-    OCTAVO_ASSIGN_OR_RETURN(chunk.bytes, Read(piece, static_cast<uint64_t>(row) * row_bytes,
-                                              static_cast<uint64_t>(chunk.rows) * row_bytes));
-    OCTAVO_RETURN_IF_ERROR(visit(chunk));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status UnitRun::CopyPiece(const v1::Piece& piece) {
   const uint64_t row_bytes = RowBytes(piece);
   const uint64_t begin = static_cast<uint64_t>(piece.row_begin()) * row_bytes;
@@ -195,14 +180,19 @@ absl::Status UnitRun::CastPiece(const v1::Piece& piece, const Quantizer& quantiz
   if (written) AddDigest(piece.weight_out(), weight_digest);
   if (piece.has_bitmask_out()) AddDigest(piece.bitmask_out(), bitmask_digest);
   if (scale_at > 0) AddDigest(scale_out, scale_digest);
+  AddReport(piece, std::move(blocks), scale_at > 0);
+  return absl::OkStatus();
+}
+
+void UnitRun::AddReport(const v1::Piece& piece, std::vector<v1::PieceReport> blocks,
+                        bool has_scale) {
   v1::PieceReport report = MergeReports(std::move(blocks));
   // Rows of one all-zero tensor are one group, not one per block: the piece with the scale counts.
   if (piece.format().granularity() == v1::PER_TENSOR) {
     const v1::TieStat* stat = StatOf(piece);
-    report.set_zero_groups(stat != nullptr && stat->amax_bits() == 0 && scale_at > 0);
+    report.set_zero_groups(stat != nullptr && stat->amax_bits() == 0 && has_scale);
   }
   *receipt_.add_reports() = std::move(report);
-  return absl::OkStatus();
 }
 
 absl::StatusOr<uint32_t> UnitRun::PieceAmax(const v1::Piece& piece, const Quantizer& quantizer) {

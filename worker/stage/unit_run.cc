@@ -11,6 +11,7 @@
 #include "core/base/limits.h"
 #include "core/base/status.h"
 #include "core/plan/scratch_files.h"
+#include "core/plan/solve_memory.h"
 #include "core/tensor/bare/tree.h"
 #include "core/tensor/dtype_proto.h"
 #include "worker/stage/smooth.h"
@@ -25,6 +26,7 @@ uint64_t ScaleBytes(const v1::Piece& piece) {
 // Buffers that a piece needs at a time.
 uint64_t BufferBytes(const v1::Piece& piece) {
   if (!piece.has_format()) return FrontBytes(piece) + kChunkBytes;
+  if (piece.transposed()) return FrontBytes(piece) + TurnedBytes(piece) + ScaleBytes(piece);
   return FrontBytes(piece) + CodeBytes(ChunkRows(piece), ColumnsOf(piece.source())) +
          ScaleBytes(piece);
 }
@@ -35,7 +37,8 @@ absl::Status CheckTask(const v1::Task& task) {
     const bool rows_fit = piece.row_begin() >= 0 && piece.row_begin() < piece.row_end() &&
                           piece.row_end() <= RowsOf(source);
     const bool is_matrix = source.shape_size() == 2 && source.shape(1) > 0;
-    if (!rows_fit || source.end() <= source.begin() || (piece.has_format() && !is_matrix)) {
+    if (!rows_fit || source.end() <= source.begin() || (piece.has_format() && !is_matrix) ||
+        (piece.transposed() && piece.format().granularity() != v1::PER_TENSOR)) {
       return MakeError(Reason::kInternal, "a task's piece does not fit its tensor",
                        {.file = source.file(), .tensor = source.name()});
     }
@@ -139,6 +142,8 @@ absl::Status UnitRun::Do() {
       OCTAVO_RETURN_IF_ERROR(ReportStat(i));
     } else if (piece.has_format() && looks) {
       continue;
+    } else if (piece.transposed()) {
+      OCTAVO_RETURN_IF_ERROR(CastTurned(piece, *quantizers_[i]));
     } else if (piece.has_format()) {
       OCTAVO_RETURN_IF_ERROR(CastPiece(piece, *quantizers_[i]));
     } else {

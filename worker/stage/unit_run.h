@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "core/base/checksum.h"
 #include "core/base/limits.h"
+#include "core/base/status.h"
 #include "kernels/isa.h"
 #include "octavo/v1/task.pb.h"
 #include "worker/quant/quantizer.h"
@@ -111,6 +112,10 @@ class UnitRun {
   absl::Status CastChunk(const v1::Piece& piece, const Quantizer& quantizer, const Chunk& chunk,
                          std::span<std::byte> codes, std::span<std::byte> scales,
                          std::vector<v1::PieceReport>* blocks);
+  // The same where rows are inputs (unit_turned.cc).
+  absl::Status CastTurned(const v1::Piece& piece, const Quantizer& quantizer);
+  // Of a piece, from those of its blocks of 128 rows; `has_scale`: it wrote its tensor's scale.
+  void AddReport(const v1::Piece& piece, std::vector<v1::PieceReport> blocks, bool has_scale);
   absl::StatusOr<uint32_t> PieceAmax(const v1::Piece& piece, const Quantizer& quantizer);
   absl::StatusOr<std::vector<double>> PieceGrid(const v1::Piece& piece, const Quantizer& quantizer,
                                                 uint32_t joint_amax_bits);
@@ -151,5 +156,20 @@ class UnitRun {
   double cast_seconds_ = 0;
   double write_seconds_ = 0;
 };
+
+template <typename Visit>
+absl::Status UnitRun::ForChunks(const v1::Piece& piece, Visit visit) {
+  const int64_t step = ChunkRows(piece);
+  const uint64_t row_bytes = RowBytes(piece);
+  for (int64_t row = piece.row_begin(); row < piece.row_end(); row += step) {
+    Chunk chunk;
+    chunk.begin = row;
+    chunk.rows = std::min(step, piece.row_end() - row);
+    OCTAVO_ASSIGN_OR_RETURN(chunk.bytes, Read(piece, static_cast<uint64_t>(row) * row_bytes,
+                                              static_cast<uint64_t>(chunk.rows) * row_bytes));
+    OCTAVO_RETURN_IF_ERROR(visit(chunk));
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace octavo
