@@ -186,6 +186,11 @@ class Worker {
                               const bool fenced = !why.ok() && ReasonOf(why) == Reason::kFenced;
                               fenced ? ranks_->Detached() : ranks_->Orphaned();
                             },
+                        .echoed =
+                            [this](std::chrono::nanoseconds took) {
+                              metrics_.Observe(metric::kHeartbeatRtt,
+                                               std::chrono::duration<double>(took).count());
+                            },
                         .directive = [this](v1::Directive directive) { Obey(directive); },
                         .fatal = [this](absl::Status status) { Fail(std::move(status)); }});
     attach_->Start();

@@ -202,7 +202,13 @@ void Control::HandleReport(uint64_t session, const v1::Report& report, Clock::Na
       return groups_->OnPut(report.put());
     case v1::Report::kGet:
       return groups_->OnGet(worker, report.get());
-    case v1::Report::kBeat:
+    case v1::Report::kBeat: {
+      if (report.beat().sent_nanos() == 0) return;
+      v1::Directive echo;
+      echo.mutable_echo()->set_sent_nanos(report.beat().sent_nanos());
+      attached.client->Send(echo);
+      return;
+    }
     case v1::Report::kHello:
     case v1::Report::KIND_NOT_SET:
       return;

@@ -104,6 +104,11 @@ double Metrics::ValueOf(const MetricDef& def, Labels labels) const {
   return static_cast<double>(series.histogram->Collect().histogram.sample_count);
 }
 
+double Metrics::SumOf(const MetricDef& def, Labels labels) const {
+  OCTAVO_CHECK(def.type == MetricType::kHistogram);
+  return state_->Find(def, labels).histogram->Collect().histogram.sample_sum;
+}
+
 void Metrics::UpdateMemory() {
   const MemoryUse use = ReadMemoryUse();
   Set(metric::kRss, static_cast<double>(use.resident));

@@ -39,6 +39,8 @@ class Metrics {
   // The current value of a counter or gauge, how many values a histogram has; 0 where it was never
   // touched. For tests and reports.
   double ValueOf(const MetricDef& def, Labels labels = {}) const;
+  // What the values of a histogram add up to. For tests.
+  double SumOf(const MetricDef& def, Labels labels = {}) const;
 
   // Resident memory of this process from /proc/self/status, into kRss and kRssPeak.
   void UpdateMemory();

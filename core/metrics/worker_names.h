@@ -31,6 +31,13 @@ inline constexpr MetricDef kWorkerStageSeconds{"octavo_worker_stage_seconds_tota
 inline constexpr MetricDef kWorkerReconnects{"octavo_worker_reconnects_total",
                                              "Times the stream to the coordinator was opened.",
                                              kCounter, kWorker};
+inline constexpr MetricDef kHeartbeatRtt{
+    "octavo_heartbeat_rtt_seconds",
+    "Time of a beat to the coordinator's count of it and back, of one beat in twenty.",
+    kHistogram,
+    kWorker,
+    {},
+    kStepBuckets};
 inline constexpr MetricDef kWorkerBufferBytes{
     "octavo_worker_buffer_bytes", "Buffer bytes of the units in flight.", kGauge, kWorker};
 
@@ -141,6 +148,20 @@ inline constexpr MetricDef kCollectiveSeconds{
     kWorker,
     {"op"},
     kCollectiveBuckets};
+inline constexpr MetricDef kRankSkew{
+    "octavo_rank_skew_seconds",
+    "Of a step of several ranks: the longest time that one spent in collectives less the shortest, "
+    "which is what others waited for the slowest.",
+    kHistogram,
+    kWorker,
+    {},
+    kCollectiveBuckets};
+inline constexpr MetricDef kExpertTokens{
+    "octavo_engine_expert_tokens_total",
+    "Tokens that routers of a mixture sent to each expert, summed over layers; on the leader.",
+    kCounter,
+    kWorker,
+    {"model", "expert"}};
 inline constexpr MetricDef kCollectiveAborts{
     "octavo_collective_aborts_total",
     "Groups whose collectives this rank ended for another reason than an unload, by cause.",

@@ -121,6 +121,13 @@ class BatchingTest(ClusterTest):
             self.assertGreater(more(name, 'op="all_gather"'), 0)
             self.assertEqual(more(name, 'op="all_gather"'),
                              more(name, 'op="all_gather"', old=follower_before, new=follower))
+        steps = more("octavo_engine_steps_total")
+        self.assertEqual(more("octavo_rank_skew_seconds_count"), steps)
+        self.assertLessEqual(more("octavo_rank_skew_seconds_sum"),
+                             sum(more("octavo_engine_phase_seconds_total", 'phase="collective"', old=old, new=new)
+                                 for old, new in [(before, after), (follower_before, follower)]))
+        self.assertGreater(total(follower, "octavo_heartbeat_rtt_seconds_count"), 0)
+        self.assertLess(total(follower, "octavo_heartbeat_rtt_seconds_sum"), 10 * total(follower, "octavo_heartbeat_rtt_seconds_count"))
         self.assertEqual(total(after, "octavo_group_size", model), 2)
         self.assertEqual(total(after, "octavo_engine_state", model, 'state="serving"'), 1)
         blocks = total(after, "octavo_kv_cache_blocks", model)

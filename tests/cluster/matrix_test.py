@@ -23,7 +23,7 @@ FAMILIES = {"llama": [], "mistral": [], "qwen2": [], "qwen3": [], "mixtral": EXP
 CALIBRATION = ["--calibration", "random", "--samples", 8, "--sample-length", 32, "--seed", 3]
 PRESETS = {"fp8-dynamic": [], "fp8-weight-only": [], "fp8-block": [], "int8-dynamic": [], "fp8-static": CALIBRATION,
            "fp8-static-kv": CALIBRATION, "fp8-gptq": CALIBRATION, "int8-smoothquant-gptq": CALIBRATION}
-# No reader has a kernel, or the dialect no place for the scales of stacked experts, or they are not solved.
+# No reader has a kernel, or the dialect no place for the scales of stacked experts, or they are not smoothed.
 REFUSED = {("dbrx", preset) for preset in PRESETS if "static" not in preset}
 WORKERS = [1, 2, 3, 8]
 MEMORY = ["256MiB", "1GiB"]

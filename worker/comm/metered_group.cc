@@ -52,6 +52,12 @@ absl::Status MeteredGroup::Barrier() {
   return Measure(counts_[kBarrier], 0, [&] { return group_->Barrier(); });
 }
 
+uint64_t MeteredGroup::nanos() const {
+  uint64_t sum = 0;
+  for (const Counts& counts : counts_) sum += counts.nanos.load(std::memory_order_relaxed);
+  return sum;
+}
+
 std::vector<CollectiveFigures> MeteredGroup::figures() const {
   std::vector<CollectiveFigures> all;
   for (const Counts& counts : counts_) {

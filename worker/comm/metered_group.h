@@ -37,6 +37,8 @@ class MeteredGroup final : public Communicator {
   absl::Status Barrier() override;
   void Abort(const std::string& why) override { group_->Abort(why); }
 
+  // Spent in all of them. From any thread, as figures().
+  uint64_t nanos() const;
   // From any thread, while calls go on.
   std::vector<CollectiveFigures> figures() const;
 

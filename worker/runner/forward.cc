@@ -299,10 +299,12 @@ absl::Status Forward::Run(const v1::Step& step, const StepRows& rows, Logits* ou
     out->residuals.resize(rows.residuals.size() *
                           static_cast<size_t>(plan_.model().layer_count() * hidden_));
   }
+  expert_tokens_.assign(static_cast<size_t>(plan_.model().expert_count()), 0);
   for (int64_t layer = 0; layer < plan_.model().layer_count(); ++layer) {
     OCTAVO_RETURN_IF_ERROR(Layer(layer, step, rows));
     if (keeps) KeepResiduals(layer, rows, out);
   }
+  if (keeps) out->expert_tokens = expert_tokens_;
   return Head(rows, out);
 }
 

@@ -152,6 +152,7 @@ class Forward {
   PieceMap attention_pieces_, mlp_pieces_, exact_pieces_;
 
   LayerPass pass_;                                // while a RunLayer runs
+  std::vector<uint64_t> expert_tokens_;           // Logits::expert_tokens, while a step runs
   GrowingBuffer x_;                               // [rows][hidden] BF16, the residual stream
   GrowingBuffer normed_;                          // [rows][hidden]
   GrowingBuffer query_, key_, value_, attended_;  // [rows][heads of this rank * head_dim]

@@ -170,6 +170,9 @@ absl::Status Forward::Moe(int64_t layer, const v1::Step& step, const StepRows& r
   const int64_t count = rows.rows();
   Norm(weights.mlp_norm, all_rows_);
   OCTAVO_ASSIGN_OR_RETURN(const ExpertRoute route, RouteToExperts(weights, step, count));
+  for (size_t e = 0; e < expert_tokens_.size(); ++e) {
+    expert_tokens_[e] += static_cast<uint64_t>(route.routed_end[e] - route.begin[e]);
+  }
   std::fill_n(expert_sums_.as<float>(), count * hidden_, 0.0f);
   for (size_t begin = 0; begin < weights.experts.size();) {
     const ExpertRun run = RunFrom(weights, route, begin, count);

@@ -34,6 +34,8 @@ struct Logits {
   int64_t vocab = 0;
   std::vector<float> values;             // [rows, vocab]
   std::vector<uint16_t> residuals = {};  // BF16 [requested positions, layers, hidden]
+  // Of a mixture, by expert: tokens of the step that routers sent there, over all layers.
+  std::vector<uint64_t> expert_tokens = {};
 };
 
 class ModelRunner {

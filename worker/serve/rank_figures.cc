@@ -4,6 +4,7 @@
 #include <chrono>
 #include <map>
 #include <numeric>
+#include <string>
 
 #include "core/base/error.h"
 #include "core/base/status.h"
@@ -22,7 +23,9 @@ absl::StatusOr<std::span<const float>> RankHost::TimedRun(Serving& serving, cons
                                 : decodes == 0                ? "prefill"
                                                               : "mixed";
   const auto start = std::chrono::steady_clock::now();
+  const uint64_t waited = serving.communicator->nanos();
   OCTAVO_RETURN_IF_ERROR(serving.model.run(step, &serving.logits));
+  serving.waited_nanos = serving.communicator->nanos() - waited;
   const std::chrono::nanoseconds nanos = std::chrono::steady_clock::now() - start;
   serving.run_nanos += static_cast<uint64_t>(nanos.count());
   metrics_->Add(metric::kEngineSteps, 1, {kind});
@@ -31,8 +34,24 @@ absl::StatusOr<std::span<const float>> RankHost::TimedRun(Serving& serving, cons
   if (tokens > decodes) metrics_->Add(metric::kEngineTokens, tokens - decodes, {"prefill"});
   metrics_->Observe(metric::kEngineStepTokens, tokens);
   metrics_->Observe(metric::kEngineStepSequences, step.chunks_size());
+  const std::vector<uint64_t>& experts = serving.logits.expert_tokens;
+  for (size_t e = 0; e < experts.size(); ++e) {
+    metrics_->Add(metric::kExpertTokens, static_cast<double>(experts[e]),
+                  {serving.load.model_id(), std::to_string(e)});
+  }
   Show(serving);
   return std::span<const float>(serving.logits.values);
+}
+
+void RankHost::ShowSkew(const Serving& serving, std::span<const v1::StepDone> followers) {
+  if (followers.empty()) return;
+  uint64_t least = serving.waited_nanos;
+  uint64_t most = serving.waited_nanos;
+  for (const v1::StepDone& done : followers) {
+    least = std::min(least, done.waited_nanos());
+    most = std::max(most, done.waited_nanos());
+  }
+  metrics_->Observe(metric::kRankSkew, static_cast<double>(most - least) * 1e-9);
 }
 
 void RankHost::Show(Serving& serving) {

@@ -249,7 +249,12 @@ void RankHost::Lead(const std::shared_ptr<Serving>& serving) {
                     .run = [this, raw](const v1::Step& step) { return TimedRun(*raw, step); },
                     .spread = serving->model.spread,
                     .residuals = [raw] { return std::span<const uint16_t>(raw->logits.residuals); },
-                    .collect = link.collect,
+                    .collect =
+                        [this, raw, collect = link.collect](uint64_t index) {
+                          auto done = collect(index);
+                          if (done.ok()) ShowSkew(*raw, *done);
+                          return done;
+                        },
                     .broken =
                         [this, raw, epoch](const absl::Status& why) {
                           CountBroken(why, raw->End(std::string(why.message())));
@@ -297,8 +302,12 @@ v1::StepDone RankHost::Follow(const v1::Step& step) {
       refused = MakeError(Reason::kNotReady, "this rank is not a loaded follower");
     }
   }
-  if (refused.ok()) return present->follower->Execute(step);
   v1::StepDone done;
+  if (refused.ok()) {
+    done = present->follower->Execute(step);
+    done.set_waited_nanos(present->waited_nanos);
+    return done;
+  }
   done.set_index(step.index());
   done.mutable_failure()->set_reason(std::string(InfoOf(ReasonOf(refused)).name));
   done.mutable_failure()->set_message(std::string(refused.message()));

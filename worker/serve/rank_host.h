@@ -129,6 +129,8 @@ class RankHost {
   // Counters of time and of collectives: ten times a second and when the rank is taken apart, for
   // they are many.
   void ShowCosts(Serving& serving);
+  // Of a step of a group that this rank leads, once it is done everywhere.
+  void ShowSkew(const Serving& serving, std::span<const v1::StepDone> followers);
   // A step of a group that this rank leads failed; `first`: that is what ended the group.
   void CountBroken(const absl::Status& why, bool first);
   void ShowEngineCosts(Serving& serving, EngineFigures& counted);

@@ -35,6 +35,7 @@ struct RankHost::Serving {
   std::vector<CollectiveFigures> collectives_counted OCTAVO_GUARDED_BY(showing);
   uint64_t compute_counted OCTAVO_GUARDED_BY(showing) = 0;  // nanoseconds
   std::atomic<uint64_t> run_nanos = 0;                      // of steps, collectives included
+  uint64_t waited_nanos = 0;  // in the last step's collectives; of the thread that runs steps
   bool ready = false;
   bool over = false;
   bool draining = false;

@@ -26,6 +26,7 @@ constexpr milliseconds kBackoffFirst{50};
 constexpr milliseconds kBackoffMax{2000};
 // From dialing to Welcome.
 constexpr milliseconds kWelcomeTimeout{5000};
+constexpr int kBeatsPerEcho = 20;
 
 }  // namespace
 
@@ -116,6 +117,13 @@ class AttachClient::Impl {
   void ReadLoop(Stream& stream, bool* welcomed) {
     v1::Directive directive;
     while (stream.Read(&directive)) {
+      if (directive.has_echo()) {
+        if (handlers_.echoed) {
+          handlers_.echoed(Steady::now().time_since_epoch() -
+                           std::chrono::nanoseconds(directive.echo().sent_nanos()));
+        }
+        continue;
+      }
       if (!directive.has_welcome()) {
         handlers_.directive(std::move(directive));
         continue;
@@ -133,6 +141,10 @@ class AttachClient::Impl {
         stream_ = &stream;
         leased_ = true;
       }
+      {
+        MutexLock lock(mutex_);
+        beats_since_welcome_ = 0;
+      }
       *welcomed = true;
       handlers_.attached();
     }
@@ -141,13 +153,19 @@ class AttachClient::Impl {
   void BeatLoop(const std::stop_token& stop) {
     while (!stop.stop_requested()) {
       milliseconds beat;
+      bool wants_echo = false;
       {
         MutexLock lock(mutex_);
         beat = beat_;
+        wants_echo = beats_since_welcome_++ % kBeatsPerEcho == 0;
         Watch();
       }
       v1::Report report;
       report.mutable_beat()->set_rss_peak_bytes(ReadMemoryUse().peak);
+      if (wants_echo) {
+        const std::chrono::nanoseconds now = Steady::now().time_since_epoch();
+        report.mutable_beat()->set_sent_nanos(static_cast<uint64_t>(now.count()));
+      }
       Send(report);
       Sleep(stop, beat);
     }
@@ -188,6 +206,7 @@ class AttachClient::Impl {
   Steady::time_point last_sign_ OCTAVO_GUARDED_BY(mutex_);            // of being awake
   milliseconds beat_ OCTAVO_GUARDED_BY(mutex_){kBeatMs};
   milliseconds lease_ OCTAVO_GUARDED_BY(mutex_){kLeaseMs};
+  uint32_t beats_since_welcome_ OCTAVO_GUARDED_BY(mutex_) = 0;
 
   Mutex write_mutex_;  // gRPC takes one writer at a time
   Stream* stream_ OCTAVO_GUARDED_BY(write_mutex_) = nullptr;

@@ -3,6 +3,7 @@
 // This worker's line to the coordinator: dials for ever with backoff, says Hello, beats on a thread
 // of its own, hands directives on, and says when a lease begins and ends.
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -27,7 +28,9 @@ class AttachClient {
     // The stream ended, and so did the lease. kFenced: this process slept through it, or the
     // coordinator said so; otherwise the coordinator is gone, as far as one can tell.
     std::function<void(const absl::Status& why)> detached;
-    // Everything but Welcome.
+    // A beat came back so long after it was sent. May be empty.
+    std::function<void(std::chrono::nanoseconds)> echoed;
+    // Everything but Welcome and the echoes of beats.
     std::function<void(v1::Directive)> directive;
     // Dialing again is no use (wrong token): the worker should exit with this.
     std::function<void(absl::Status)> fatal;

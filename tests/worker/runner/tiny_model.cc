@@ -6,6 +6,7 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <random>
 #include <thread>
@@ -142,6 +143,11 @@ void RunRank(const TinyModel& model, const v1::ServePlan& plan, uint32_t rank,
     ASSERT_TRUE(status.ok()) << status.message();
     if (rank != 0) continue;
     ASSERT_EQ(logits.rows, end - start);
+    ASSERT_EQ(static_cast<int64_t>(logits.expert_tokens.size()), model.spec.expert_count());
+    const auto visits = std::reduce(logits.expert_tokens.begin(), logits.expert_tokens.end());
+    ASSERT_EQ(static_cast<int64_t>(visits), model.spec.layer_count() * logits.rows *
+                                                model.spec.experts_per_token() *
+                                                (model.spec.expert_count() > 0 ? 1 : 0));
     for (int64_t row = 0; row < logits.rows; ++row) {
       const std::span<const float> values(logits.values.data() + row * logits.vocab,
                                           static_cast<size_t>(logits.vocab));

@@ -35,6 +35,11 @@ class FakeCoordinator final : public v1::Coordinator::Service {
     const int lives = hang_ups;
     while (lives == hang_ups && stream->Read(&report)) {
       beats += report.has_beat();
+      if (report.beat().sent_nanos() != 0) {
+        v1::Directive echo;
+        echo.mutable_echo()->set_sent_nanos(report.beat().sent_nanos());
+        stream->Write(echo);
+      }
       wants += report.has_want();
     }
     return grpc::Status::OK;
@@ -52,10 +57,21 @@ struct Seen {
   std::atomic<int> detached = 0;
   std::atomic<int> directives = 0;
   std::atomic<int> fatal = 0;
+  std::atomic<int> echoed = 0;
   AttachClient::Handlers handlers() {
     return {.attached = [this] { ++attached; },
             .detached = [this](const absl::Status&) { ++detached; },
-            .directive = [this](const v1::Directive& d) { directives += d.has_revoke(); },
+            .echoed =
+                [this](std::chrono::nanoseconds took) {
+                  EXPECT_GT(took.count(), 0);
+                  EXPECT_LT(took, milliseconds(20'000));
+                  ++echoed;
+                },
+            .directive =
+                [this](const v1::Directive& d) {
+                  EXPECT_FALSE(d.has_echo());
+                  directives += d.has_revoke();
+                },
             .fatal =
                 [this](const absl::Status& status) {
                   EXPECT_EQ(ReasonOf(status), Reason::kUnauthenticated);
@@ -80,6 +96,8 @@ TEST(AttachClient, AttachesBeatsAndAttachesAgain) {
   ASSERT_TRUE(Eventually([&] { return service.beats > 3; }));
   EXPECT_EQ(seen.attached, 1);
   EXPECT_TRUE(Eventually([&] { return seen.directives == 1; }));
+  EXPECT_TRUE(Eventually([&] { return seen.echoed > 0; }));
+  EXPECT_LT(seen.echoed, service.beats);
   v1::Report want;
   want.mutable_want()->set_count(1);
   client.Send(want);

@@ -62,6 +62,19 @@ TEST(GroupFigures, TellWhatStepsAndCollectivesTook) {
   }
 }
 
+TEST(GroupFigures, TellWhatOthersWaitedForTheSlowest) {
+  Cluster cluster(3);
+  cluster.Load(1);
+  ASSERT_TRUE(cluster.Ready(1));
+  auto stub = cluster.Leader();
+  cluster.ranks[1]->late = milliseconds(30);
+  ASSERT_EQ(Ask(*stub, 5, 4, 3).ids.size(), 3u);
+  const Metrics& leader = cluster.ranks[0]->metrics;
+  EXPECT_TRUE(Eventually([&] { return leader.ValueOf(metric::kRankSkew) == 3; }));
+  EXPECT_GT(leader.SumOf(metric::kRankSkew), 3 * 0.015);
+  EXPECT_EQ(ValueOf(cluster, 1, metric::kRankSkew), 0);
+}
+
 TEST(GroupFigures, FollowAGroupFromLoadingToItsEnd) {
   Cluster cluster(2);
   cluster.Load(1);

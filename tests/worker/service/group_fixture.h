@@ -35,6 +35,7 @@ struct Rank {
   std::atomic<bool> stuck = false;
   std::atomic<float> certainty = 9.0f;
   std::atomic<milliseconds> step_time = milliseconds(1);
+  std::atomic<milliseconds> late = milliseconds(0);  // at the barrier of every step
   std::unique_ptr<RankHost> host;
   std::unique_ptr<grpc::Service> service;
   std::unique_ptr<RpcServer> server;
@@ -138,6 +139,7 @@ class Cluster {
 inline absl::Status RunRule(const Rank& rank, Communicator& group, const v1::Step& step,
                             Logits* out) {
   while (rank.stuck) std::this_thread::sleep_for(milliseconds(1));
+  if (const milliseconds late = rank.late; late.count() > 0) std::this_thread::sleep_for(late);
   if (absl::Status met = group.Barrier(); !met.ok()) return met;
   const milliseconds pause = rank.step_time;
   if (pause.count() > 0) std::this_thread::sleep_for(pause);
