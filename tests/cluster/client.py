@@ -19,7 +19,7 @@ import grpc
 
 SOURCE_DIR = pathlib.Path(__file__).resolve().parents[2]
 MESSAGES = [f"octavo/v1/{name}" for name in ["types", "model", "recipe", "plan", "task", "artifact", "job", "cluster",
-                                             "engine", "inference", "compare"]] + ["compat/rpc_status", "compat/reflection_v1"]
+                                             "engine", "inference", "compare", "token_log"]] + ["compat/rpc_status", "compat/reflection_v1"]
 
 
 def _compile():
