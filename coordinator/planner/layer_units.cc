@@ -1,5 +1,7 @@
 #include "coordinator/planner/layer_units.h"
 
+#include "core/checkpoint/dialect.h"
+
 namespace octavo {
 namespace {
 
@@ -7,6 +9,18 @@ namespace {
 bool IsTransposed(const PlacedTensor& tensor) { return tensor.source->role() == v1::STACKED_DOWN; }
 
 }  // namespace
+
+void AddToGroups(const PlacedTensor& tensor, WeightGroups* groups) {
+  const v1::ModelTensor& source = *tensor.source;
+  const v1::ObservedPoint point = InputPointOf(source.role());
+  if (!IsStack(source.role())) {
+    (*groups)[{source.layer(), point, source.expert()}].push_back(&tensor);
+    return;
+  }
+  for (int32_t expert = 0; expert < tensor.expert_count; ++expert) {
+    (*groups)[{source.layer(), point, expert}].push_back(&tensor);
+  }
+}
 
 v1::Unit* LayerUnits::Add(v1::UnitKind kind, int32_t layer, uint32_t phase) {
   v1::Unit* unit = plan_->add_units();

@@ -23,6 +23,9 @@ using WeightKey = std::tuple<int32_t, v1::ObservedPoint, int32_t>;
 using WeightGroups = std::map<WeightKey, std::vector<const PlacedTensor*>>;
 using WeightGroup = WeightGroups::value_type;
 
+// Adds a weight where it belongs.
+void AddToGroups(const PlacedTensor& tensor, WeightGroups* groups);
+
 // The groups of one layer.
 struct LayerGroups {
   LayerGroups(const WeightGroups& groups, int32_t layer)

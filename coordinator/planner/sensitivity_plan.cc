@@ -25,14 +25,8 @@ absl::StatusOr<WeightGroups> SenseGroupsOf(const Layout& layout) {
   WeightGroups groups;
   for (const PlacedTensor& tensor : layout.tensors) {
     if (tensor.scheme.scheme == nullptr || tensor.source_bytes() == 0) continue;
-    const v1::ModelTensor& source = *tensor.source;
-    if (source.role() == v1::LM_HEAD) continue;  // nothing measures what it reads
-    if (IsStack(source.role())) {
-      return MakeError(Reason::kUnsupported, "experts stacked in one tensor cannot be measured yet",
-                       {.file = source.spec().file(), .tensor = source.spec().name()},
-                       "Let the recipe keep them");
-    }
-    groups[{source.layer(), InputPointOf(source.role()), source.expert()}].push_back(&tensor);
+    if (tensor.source->role() == v1::LM_HEAD) continue;  // nothing measures what it reads
+    AddToGroups(tensor, &groups);
   }
   if (groups.empty()) {
     return MakeError(Reason::kUnsupported, "the recipe quantizes nothing of this model");
@@ -135,8 +129,11 @@ uint64_t SenseMemoryBytes(const v1::Plan& plan) {
   uint64_t most = 0;
   for (const v1::Unit& unit : plan.units()) {
     if (unit.kind() != v1::UNIT_SENSE) continue;
-    most = std::max(most, SenseBytes(unit.hessian().channels(),
-                                     static_cast<uint64_t>(unit.pieces_size()), kPlannedThreads));
+    uint64_t turned = 0;
+    for (const v1::Piece& piece : unit.pieces()) turned = std::max(turned, TurnedBytes(piece));
+    most = std::max(
+        most, turned + SenseBytes(unit.hessian().channels(),
+                                  static_cast<uint64_t>(unit.pieces_size()), kPlannedThreads));
   }
   return most;
 }
@@ -152,7 +149,7 @@ double SenseOperations(const v1::Plan& plan, const v1::Unit& unit) {
   }
   double elements = 0;
   for (const v1::Piece& piece : unit.pieces()) {
-    elements += static_cast<double>(piece.row_end() - piece.row_begin());
+    elements += static_cast<double>(OutputsOf(piece));
   }
   elements *= static_cast<double>(spec.channels());
   return 2 * elements * tokens * (spec.has_input() ? 4 : 2);

@@ -21,9 +21,8 @@ struct Checkpoint;
 
 // `recipe` without the calibration that it may have; `measure` in its place: coverage of experts is
 // looked at. Solvers are left out: rounding to nearest under the recipe's scales is what is
-// measured. Errors: as BuildPlan and PlanCalibration; kUnsupported for experts stacked in one
-// tensor, for SparseGPT, which drops weights, for smoothing, and where the recipe quantizes
-// nothing.
+// measured. Errors: as BuildPlan and PlanCalibration; kUnsupported for SparseGPT, which drops
+// weights, for smoothing, and where the recipe quantizes nothing.
 absl::StatusOr<v1::Plan> BuildSensitivityPlan(const Checkpoint& checkpoint,
                                               const v1::Recipe& recipe,
                                               const v1::Calibration& measure,

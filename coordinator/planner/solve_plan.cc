@@ -35,13 +35,7 @@ WeightGroups GroupsOf(const SmoothedPoints& smoothed, Layout* layout) {
     if (tensor.scheme.scheme == nullptr || tensor.source_bytes() == 0) continue;
     if (tensor.scheme.solver == nullptr && !folds) continue;
     tensor.by_layers = true;
-    if (!IsStack(source.role())) {
-      groups[{source.layer(), point, source.expert()}].push_back(&tensor);
-      continue;
-    }
-    for (int32_t expert = 0; expert < tensor.expert_count; ++expert) {
-      groups[{source.layer(), point, expert}].push_back(&tensor);
-    }
+    AddToGroups(tensor, &groups);
   }
   return groups;
 }

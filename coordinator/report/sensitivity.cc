@@ -24,7 +24,7 @@ using nlohmann::ordered_json;
 constexpr char kSensitivityFormat[] = "octavo-sensitivity-1";
 
 uint64_t QuantizedBytes(const v1::Piece& piece) {
-  const int64_t rows = piece.source().shape(0);
+  const int64_t rows = piece.row_end() - piece.row_begin();
   const int64_t columns = piece.source().shape(1);
   const v1::NumericFormat& format = piece.format();
   int64_t scales = 1;
@@ -100,12 +100,14 @@ class SensitivityCollector {
  private:
   MeasuredTensor& Find(const v1::Piece& piece, int32_t expert, MeasuredGroup* open) {
     const v1::TensorSpec& source = piece.source();
-    const auto [at, inserted] = index_.try_emplace(source.name(), open->tensors.size());
+    const auto [at, inserted] = index_.try_emplace({source.name(), expert}, open->tensors.size());
     if (!inserted) return open->tensors[at->second];
     MeasuredTensor& tensor = open->tensors.emplace_back();
     tensor.tensor.name = source.name();
     tensor.tensor.expert = expert;
-    tensor.tensor.source_bytes = source.end() - source.begin();
+    tensor.tensor.source_bytes = (source.end() - source.begin()) /
+                                 static_cast<uint64_t>(source.shape(0)) *
+                                 static_cast<uint64_t>(piece.row_end() - piece.row_begin());
     tensor.tensor.quantized_bytes = QuantizedBytes(piece);
     if (family_ == nullptr) return tensor;
     if (const auto place = RoleOf(source.name(), *family_, model_))
@@ -116,7 +118,7 @@ class SensitivityCollector {
   const v1::ModelSpec& model_;
   const Family* family_;
   std::map<std::pair<uint32_t, v1::ObservedPoint>, MeasuredGroup> groups_;
-  std::map<std::string, size_t> index_;  // of a tensor in its group
+  std::map<std::pair<std::string, int32_t>, size_t> index_;  // of an expert's tensor in its group
 };
 
 ordered_json ErrorsJson(const SensitivityErrors& errors, bool inputs_measured) {

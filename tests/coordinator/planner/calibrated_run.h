@@ -39,7 +39,7 @@ inline SynthSpec Spec(const std::string& family) {
   spec.model.set_head_count(6);
   spec.model.set_kv_head_count(2);
   spec.model.set_vocab_size(kVocabulary);
-  if (family == "mixtral") {
+  if (family == "mixtral" || family == "dbrx") {
     spec.model.set_expert_count(4);
     spec.model.set_experts_per_token(2);
   }

@@ -9,6 +9,7 @@
 #include "coordinator/planner/sensitivity_plan.h"
 #include "coordinator/report/sensitivity.h"
 #include "core/base/error.h"
+#include "core/scheme/legality.h"
 #include "core/scheme/recipe.h"
 #include "core/tensor/bare/float_bits.h"
 #include "tests/coordinator/planner/calibrated_run.h"
@@ -127,15 +128,28 @@ TEST_P(Sensed, BytesDependNeitherOnOrderNorOnKernelsNorOnMemory) {
   }
 }
 
+class SensedOutputs : public Sensed {
+ protected:
+  bool has_stacks() const { return std::string(GetParam()) == "dbrx"; }
+  v1::Recipe Recipe() const {
+    v1::Recipe recipe = *Preset("fp8-dynamic");
+    if (!has_stacks()) return recipe;
+    recipe.set_dialect(std::string(kFp8Dialect));
+    recipe.mutable_rules(0)->mutable_scheme()->mutable_weight()->set_granularity(v1::PER_TENSOR);
+    return recipe;
+  }
+};
+
 // y = x W^T of what units kept of the last layer, by plain loops.
-TEST_P(Sensed, OutputsAreThoseOfWhatLayersRead) {
-  Made made = Job("a", *Preset("fp8-dynamic"), 60);
+TEST_P(SensedOutputs, AreThoseOfWhatLayersRead) {
+  Made made = Job("a", Recipe(), 60);
   Stages stages(BestIsa());
   Finished(&made, &stages, 1, 2);
   const std::string scratch = ScratchDirOf(made.job.staging_dir());
   const auto batches = static_cast<uint32_t>(made.plan.calibration().batches_size());
-  std::map<std::string, double> got;
-  std::map<std::string, double> want;
+  using Key = std::pair<std::string, int32_t>;  // name and expert
+  std::map<Key, double> got;
+  std::map<Key, double> want;
   for (const v1::Unit& unit : made.plan.units()) {
     if (unit.kind() != v1::UNIT_SENSE || unit.layer() != 2) continue;
     const v1::HessianSpec& spec = unit.hessian();
@@ -157,28 +171,48 @@ TEST_P(Sensed, OutputsAreThoseOfWhatLayersRead) {
     }
     const auto& outputs = made.receipts[unit.id()].outputs();
     for (int i = 0; i < unit.pieces_size(); ++i) {
-      const v1::TensorSpec& source = unit.pieces(i).source();
+      const v1::Piece& piece = unit.pieces(i);
+      const v1::TensorSpec& source = piece.source();
+      const Key key = {source.name(), spec.expert()};
       ASSERT_EQ(outputs[i].tensor(), source.name());
-      got[source.name()] += outputs[i].squared_output();
+      got[key] += outputs[i].squared_output();
       const std::string file = ReadText(source_ + "/" + source.file());
-      const auto* w = reinterpret_cast<const uint16_t*>(file.data() + source.begin());
+      const auto* w = reinterpret_cast<const uint16_t*>(file.data() + source.begin()) +
+                      piece.row_begin() * source.shape(1);
+      const bool by_inputs = source.name().ends_with("w2");
+      const int64_t outputs_of = by_inputs ? source.shape(1) : piece.row_end() - piece.row_begin();
       double sum = 0;
       for (size_t t = 0; t < x.size(); t += columns) {
-        for (int64_t r = 0; r < source.shape(0); ++r) {
+        for (int64_t r = 0; r < outputs_of; ++r) {
           double y = 0;
           for (size_t k = 0; k < columns; ++k) {
-            y += static_cast<double>(F32FromBf16(x[t + k])) *
-                 F32FromBf16(w[static_cast<size_t>(r) * columns + k]);
+            const auto row = static_cast<size_t>(r);
+            const size_t at =
+                by_inputs ? k * static_cast<size_t>(outputs_of) + row : row * columns + k;
+            y += static_cast<double>(F32FromBf16(x[t + k])) * F32FromBf16(w[at]);
           }
           sum += y * y;
         }
       }
-      want[source.name()] = sum;
+      want[key] = sum;
     }
   }
-  EXPECT_EQ(got.size(), has_experts() ? 4u + 4 * 3 : 7u);
-  for (const auto& [name, sum] : want) EXPECT_NEAR(got[name] / sum, 1, 1e-5) << name;
+  EXPECT_EQ(got.size(), has_stacks() ? 2u + 4 * 3 : has_experts() ? 4u + 4 * 3 : 7u);
+  for (const auto& [key, sum] : want) EXPECT_NEAR(got[key] / sum, 1, 1e-5) << key.first;
+  const Sensitivity found = Of(Contents(made.job.staging_dir()));
+  uint64_t bytes = 0;
+  for (const SensitivityGroup& group : found.groups) bytes += group.source_bytes;
+  uint64_t of_weights = 0;
+  const auto checkpoint = OpenCheckpoint(source_);
+  for (const v1::ModelTensor& tensor : checkpoint->tensors) {
+    if (IsQuantizable(tensor.role())) of_weights += tensor.spec().end() - tensor.spec().begin();
+  }
+  EXPECT_EQ(bytes, of_weights);
 }
+
+INSTANTIATE_TEST_SUITE_P(Families, SensedOutputs,
+                         ::testing::Values("llama", "qwen2", "mixtral", "dbrx"),
+                         [](const auto& given) { return std::string(given.param); });
 
 INSTANTIATE_TEST_SUITE_P(Families, Sensed, ::testing::Values("llama", "qwen2", "mixtral"),
                          [](const auto& given) { return std::string(given.param); });

@@ -21,13 +21,6 @@
 namespace octavo {
 namespace {
 
-SynthSpec DbrxSpec() {
-  SynthSpec spec = Spec("dbrx");
-  spec.model.set_expert_count(4);
-  spec.model.set_experts_per_token(2);
-  return spec;
-}
-
 v1::Recipe Solving(const std::string& dialect, const std::string& input,
                    const std::string& solver) {
   const auto recipe = ParseRecipe(
@@ -125,7 +118,7 @@ class ExpertError {
 TEST(StackedRun, ExpertsAreSolvedByTheirOwnInputs) {
   const TestFolder folder;
   const std::string source = folder / "src";
-  ASSERT_TRUE(WriteSynthetic(DbrxSpec(), 7, source).ok());
+  ASSERT_TRUE(WriteSynthetic(Spec("dbrx"), 7, source).ok());
   for (const char* solver : {"gptq", "sparsegpt"}) {
     const auto prepare = [&](const std::string& run) {
       return Prepare(source, folder / (solver + ("-" + run)), Solving("fp8", "token", solver),
@@ -176,7 +169,7 @@ std::string Place(v1::RankTensor tensor) {
 // finished folder find it.
 TEST(StackedRun, LayersAreReadAsTheFinishedFolderIs) {
   const TestFolder folder;
-  ASSERT_TRUE(WriteSynthetic(DbrxSpec(), 7, folder / "dbrx").ok());
+  ASSERT_TRUE(WriteSynthetic(Spec("dbrx"), 7, folder / "dbrx").ok());
   ASSERT_TRUE(WriteSynthetic(Spec("mixtral"), 7, folder / "mixtral").ok());
   ASSERT_TRUE(WriteSynthetic(Spec("qwen2"), 7, folder / "qwen2").ok());
   for (const auto& [family, dialect] :
