@@ -48,6 +48,20 @@ struct LanesAvx2 {
   [[gnu::always_inline]] static F Max(F a, F b) {
     return {_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)};
   }
+  // x beyond +-limit becomes +-limit. By bits, so that subnormals and NaN stay.
+  [[gnu::always_inline]] static __m256 Clamp(__m256 x, float limit) {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i sign = _mm256_set1_epi32(static_cast<int>(0x80000000u));
+    const __m256i magnitude = _mm256_andnot_si256(sign, bits);
+    const __m256i most = _mm256_castps_si256(_mm256_set1_ps(limit));
+    const __m256i nan = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(0x7f800000));
+    const __m256i beyond = _mm256_andnot_si256(nan, _mm256_cmpgt_epi32(magnitude, most));
+    const __m256i clamped = _mm256_or_si256(_mm256_and_si256(bits, sign), most);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(bits, clamped, beyond));
+  }
+  [[gnu::always_inline]] static F Clamp(F x, float limit) {
+    return {Clamp(x.a, limit), Clamp(x.b, limit)};
+  }
   // a * b + c with one rounding.
   [[gnu::always_inline]] static F Fma(F a, F b, F c) {
     return {_mm256_fmadd_ps(a.a, b.a, c.a), _mm256_fmadd_ps(a.b, b.b, c.b)};

@@ -31,6 +31,17 @@ struct LanesAvx512 {
   [[gnu::always_inline]] static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
   [[gnu::always_inline]] static F Div(F a, F b) { return _mm512_div_ps(a, b); }
   [[gnu::always_inline]] static F Max(F a, F b) { return _mm512_max_ps(a, b); }
+  // x beyond +-limit becomes +-limit. By bits, so that subnormals and NaN stay.
+  [[gnu::always_inline]] static F Clamp(F x, float limit) {
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i sign = _mm512_set1_epi32(static_cast<int>(0x80000000u));
+    const __m512i magnitude = _mm512_andnot_si512(sign, bits);
+    const __m512i most = _mm512_castps_si512(_mm512_set1_ps(limit));
+    const __mmask16 number = _mm512_cmple_epi32_mask(magnitude, _mm512_set1_epi32(0x7f800000));
+    const __mmask16 beyond = _mm512_mask_cmpgt_epi32_mask(number, magnitude, most);
+    return _mm512_castsi512_ps(
+        _mm512_mask_or_epi32(bits, beyond, _mm512_and_si512(bits, sign), most));
+  }
   // a * b + c with one rounding.
   [[gnu::always_inline]] static F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   [[gnu::always_inline]] static F Negate(F a) {

@@ -219,12 +219,9 @@ void SiluMultiply(const uint16_t* gate, const uint16_t* up, int64_t count, uint1
 
 template <class L>
 void Clip(uint16_t* x, int64_t count, float limit) {
-  const typename L::F lowest = L::Set(-limit);
   ForLanes(
       count, [&](int64_t i, int64_t used) __attribute__((always_inline)) {
-        const typename L::F raised = L::Max(lowest, LoadBf16Of<L>(x + i, used));
-        // min(a, b) = -max(-a, -b); a NaN stays one, as Max gives its second operand then.
-        StoreBf16Of<L>(x + i, L::Negate(L::Max(lowest, L::Negate(raised))), used);
+        StoreBf16Of<L>(x + i, L::Clamp(LoadBf16Of<L>(x + i, used), limit), used);
       });
 }
 

@@ -127,10 +127,14 @@ void SiluMultiply(const uint16_t* gate, const uint16_t* up, int64_t count, uint1
   }
 }
 
+// By bits: minima and maxima of floats may flush subnormals, or not, as the compiler has it.
 void Clip(uint16_t* x, int64_t count, float limit) {
+  const uint32_t most = BitsOf(limit);
   for (int64_t i = 0; i < count; ++i) {
-    const float value = F32FromBf16(x[i]);
-    x[i] = Bf16FromF32(value > limit ? limit : value < -limit ? -limit : value);
+    uint32_t bits = static_cast<uint32_t>(x[i]) << 16;
+    const uint32_t magnitude = bits & kF32MagnitudeMask;
+    if (magnitude > most && magnitude <= kF32InfBits) bits = (bits & ~kF32MagnitudeMask) | most;
+    x[i] = Bf16FromF32(FloatFromBits(bits));
   }
 }
 

@@ -111,6 +111,34 @@ TEST(Elementwise, ClipKeepsWhatIsInside) {
   for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(F32FromBf16(x[i]), want[i]);
 }
 
+// Subnormals stay, whatever the environment makes of them in sums.
+TEST(Elementwise, ClipOfEveryBf16Number) {
+  for (const float limit : {8.0f, 0.1f, 3.0000002f, 0x1p-126f, 3.4028235e38f}) {
+    std::vector<uint16_t> want;
+    std::vector<uint16_t> every(65536);
+    for (uint32_t i = 0; i < 65536; ++i) {
+      every[i] = static_cast<uint16_t>(i);
+      const double value = std::bit_cast<float>(i << 16);
+      if (std::isnan(value)) {
+        want.push_back(static_cast<uint16_t>(i | 0x40));
+      } else if (std::abs(value) > static_cast<double>(limit)) {
+        want.push_back(static_cast<uint16_t>((i & 0x8000) | Bf16FromF32(limit)));
+      } else {
+        want.push_back(every[i]);
+      }
+    }
+    const FpEnv env;
+    std::vector<uint16_t> got = every;
+    internal::kServingReference.activation.clip(got.data(), 65536, limit);
+    ExpectSameBits(got, want, "reference");
+    for (const auto& [name, unused, serving] : Twins()) {
+      got = every;
+      serving->activation.clip(got.data(), 65536, limit);
+      ExpectSameBits(got, want, name);
+    }
+  }
+}
+
 TEST(Elementwise, SoftmaxSumsToOne) {
   const FpEnv env;
   const float x[] = {1.0f, -200.0f, 3.0f, 2.0f, 3.0f};

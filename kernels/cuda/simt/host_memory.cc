@@ -58,16 +58,17 @@ bool Finish() { return true; }
 void* AllocateDevice(size_t bytes) { return std::aligned_alloc(256, RoundUp(bytes, 256)); }
 void FreeDevice(void* memory) { std::free(memory); }
 
+// No bytes may be of nowhere, which memcpy does not take.
 bool CopyToDevice(void* to, const void* from, size_t bytes, Stream) {
-  std::memcpy(to, from, bytes);
+  if (bytes > 0) std::memcpy(to, from, bytes);
   return true;
 }
 bool CopyFromDevice(void* to, const void* from, size_t bytes, Stream) {
-  std::memcpy(to, from, bytes);
+  if (bytes > 0) std::memcpy(to, from, bytes);
   return true;
 }
 bool ClearDevice(void* at, size_t bytes, Stream) {
-  std::memset(at, 0, bytes);
+  if (bytes > 0) std::memset(at, 0, bytes);
   return true;
 }
 
