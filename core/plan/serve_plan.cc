@@ -202,7 +202,8 @@ absl::Status SizeCache(const ServeOptions& options, v1::ServePlan* plan) {
   }
   const uint64_t block = KvBlockBytes(*plan, heads);
   const auto blocks_of = [&](int64_t tokens) {
-    return static_cast<uint64_t>(CeilDiv(tokens, kKvBlockTokens));
+    const int64_t rest = tokens % kKvBlockTokens;  // CeilDiv would overflow where a client asks
+    return static_cast<uint64_t>(tokens / kKvBlockTokens + (rest > 0 ? 1 : 0));  // for INT64_MAX
   };
   const auto need = [&](int64_t tokens) {
     return weights + blocks_of(tokens) * block + ScratchBytes(*plan, tokens);

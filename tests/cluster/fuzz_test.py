@@ -9,6 +9,7 @@ import collections
 import math
 import os
 import random
+import re
 import threading
 import time
 import unittest
@@ -188,8 +189,10 @@ class FuzzTest(ClusterTest):
 
     @classmethod
     def assert_nothing_reported(cls):
-        reports = [path.read_text()[:3000] for path in cls.scratch.glob("sanitizer*")]
-        assert not reports, "\n".join(reports)
+        """Children write into their logs, whatever the environment says."""
+        logs = [path.read_text(errors="replace") for path in [*cls.scratch.glob("sanitizer*"), *cls.cluster.state.glob("*.log")]]
+        found = [log[match.start():][:3000] for log in logs if (match := re.search(r"runtime error:|ERROR: \w+Sanitizer", log))]
+        assert not found, "\n".join(found)
 
     def known(self):
         """What plain requests give."""
@@ -269,6 +272,10 @@ class FuzzTest(ClusterTest):
         for (method, outcome), count in sorted(outcomes.items()):
             print(f"{count:7} {method:22} {outcome}")
         print(f"{sum(outcomes.values())} requests, seed {SEED}, {SECONDS:g} s")
+        if wrong:  # what died said why
+            print(self.cluster.run.stderr()[-2000:])
+            for log in self.cluster.state.glob("*.log"):
+                print(f"== {log.name}\n{log.read_text(errors='replace')[-3000:]}")
         self.assertEqual(wrong[:3], [])
         self.assertEqual(self.cluster.worker_pids(), pids, "a worker died")
         wait_until(lambda: sum(self.gauges().values()) == 0, 30, f"everything ends {self.gauges()}")

@@ -334,8 +334,8 @@ TEST(PlanServing, TheCacheIsBoundedWhereAsked) {
   ServeOptions options;
   options.max_model_len = 512;
   options.max_sequences = 4;
-  for (const auto& [tokens, blocks] :
-       std::vector<std::pair<int64_t, uint32_t>>{{512, 16}, {513, 17}, {1000, 32}, {9999, 64}}) {
+  for (const auto& [tokens, blocks] : std::vector<std::pair<int64_t, uint32_t>>{
+           {512, 16}, {513, 17}, {1000, 32}, {9999, 64}, {INT64_MAX, 64}}) {
     options.kv_cache_tokens = tokens;
     const auto plan = PlanServing(Spec(), Tensors(), options);
     ASSERT_TRUE(plan.ok()) << plan.status();
