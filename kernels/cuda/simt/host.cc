@@ -2,6 +2,9 @@
 
 #include "kernels/cuda/simt/host.h"
 
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
 #include <ucontext.h>
 
 #include <algorithm>
@@ -39,8 +42,31 @@ struct PendingCopy {
   int group;
 };
 
+// ThreadSanitizer keeps calls by fiber and has to be told who goes on.
+#ifdef __SANITIZE_THREAD__
+void* OwnHistory() { return __tsan_get_current_fiber(); }
+void* NewHistory() { return __tsan_create_fiber(0); }
+void DropHistory(void* history) { __tsan_destroy_fiber(history); }
+void GoOnWith(void* history) { __tsan_switch_to_fiber(history, 0); }
+#else
+void* OwnHistory() { return nullptr; }
+void* NewHistory() { return nullptr; }
+void DropHistory(void* /*history*/) {}
+void GoOnWith(void* /*history*/) {}
+#endif
+
+struct Context {
+  ucontext_t registers;
+  void* history = nullptr;
+};
+
+void Switch(Context& from, Context& to) {
+  GoOnWith(to.history);
+  swapcontext(&from.registers, &to.registers);
+}
+
 struct Fiber {
-  ucontext_t context;
+  Context context;
   std::unique_ptr<char[]> stack;
   bool done = false;
   // What it waits for: *count > above.
@@ -65,7 +91,7 @@ struct BlockState {
   size_t shared_bytes = 0;
   int arrived = 0;
   uint64_t barriers = 0;  // that are complete
-  ucontext_t scheduler;
+  Context scheduler;
   void (*body)(const void*) = nullptr;
   const void* kernel = nullptr;
 };
@@ -79,15 +105,29 @@ void WaitUntilAbove(const uint64_t& count, uint64_t above) {
   const Position mine = here;
   Self().count = &count;
   Self().above = above;
-  swapcontext(&Self().context, &state->scheduler);
+  Switch(Self().context, state->scheduler);
   here = mine;
 }
 
+// A thread of one block after the other.
 void FiberMain() {
-  state->body(state->kernel);
-  if (!Self().copies.empty()) Die("it ends with asynchronous copies under way");
-  Self().done = true;
-  swapcontext(&Self().context, &state->scheduler);
+  while (true) {
+    state->body(state->kernel);
+    if (!Self().copies.empty()) Die("it ends with asynchronous copies under way");
+    Self().done = true;
+    Switch(Self().context, state->scheduler);
+  }
+}
+
+void Start(Fiber* fiber) {
+  fiber->stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+  ucontext_t& registers = fiber->context.registers;
+  getcontext(&registers);
+  registers.uc_stack.ss_sp = fiber->stack.get();
+  registers.uc_stack.ss_size = kStackBytes;
+  registers.uc_link = nullptr;
+  makecontext(&registers, FiberMain, 0);
+  fiber->context.history = NewHistory();
 }
 
 void CheckGuards() {
@@ -110,11 +150,6 @@ void RunBlock(std::mt19937& random) {
     fiber.count = nullptr;
     fiber.exchanges = fiber.barriers = 0;
     fiber.groups = 0;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, FiberMain, 0);
   }
   // Some warps run ahead of others, as far as barriers let them.
   std::vector<uint32_t> slowness(block.warps.size());
@@ -139,7 +174,7 @@ void RunBlock(std::mt19937& random) {
       Fiber& fiber = block.fibers[at];
       if (fiber.count == nullptr || *fiber.count > fiber.above) {
         here.thread = static_cast<int>(at);
-        swapcontext(&block.scheduler, &fiber.context);
+        Switch(block.scheduler, fiber.context);
         progress = true;
       }
       all_done = all_done && fiber.done;
@@ -197,9 +232,9 @@ void RunGrid(const Grid& grid, int threads, void (*body)(const void*), const voi
   if (grid.shared_bytes > kSharedBytesMax) Die("more shared memory than every GPU gives a block");
   const FpEnv environment;
   BlockState block;
+  block.scheduler.history = OwnHistory();
   block.fibers.resize(static_cast<size_t>(threads));
-  for (Fiber& fiber : block.fibers)
-    fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+  for (Fiber& fiber : block.fibers) Start(&fiber);
   block.warps.resize(static_cast<size_t>(threads / kWarp));
   block.shared_bytes = static_cast<size_t>(grid.shared_bytes);
   block.shared.resize(block.shared_bytes + 2 * kGuard);
@@ -213,6 +248,7 @@ void RunGrid(const Grid& grid, int threads, void (*body)(const void*), const voi
       RunBlock(random);
     }
   }
+  for (const Fiber& fiber : block.fibers) DropHistory(fiber.context.history);
   state = nullptr;
 }
 
